@@ -1,0 +1,62 @@
+# make demo | test | test-all | test-gpu | bench | lint
+# Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
+# OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
+OLDEST := triton==3.6.0 "numpy<2.4"
+
+ifdef PYTHON
+  ENVIRONMENT :=
+  OVERLAY :=
+else
+  PYTHON := .venv/bin/python
+  ENVIRONMENT := .venv/.ready
+  OVERLAY := .triton-oldest/.ready
+endif
+PYTEST := $(PYTHON) -m pytest -q -n auto
+INTERPRETED := tests/ops tests/test_masked_layers.py
+CORES := $(shell nproc 2>/dev/null || echo 2)
+export OMP_NUM_THREADS ?= $(CORES)
+
+.PHONY: demo test test-all test-gpu bench lint environment
+.NOTPARALLEL:
+
+demo: environment
+	$(PYTHON) -m smart_train demo
+
+test: environment $(OVERLAY) lint
+	$(PYTEST) tests bench -m "not gpu and not slow" --benchmark-disable
+	TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
+ifneq ($(OVERLAY),)
+	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
+	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py -m "not gpu and not slow"
+endif
+
+test-all: environment $(OVERLAY) lint
+	HYPOTHESIS_PROFILE=all $(PYTEST) tests bench -m "not gpu" --benchmark-disable
+	HYPOTHESIS_PROFILE=all TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu"
+ifneq ($(OVERLAY),)
+	HYPOTHESIS_PROFILE=all TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu"
+	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py -m "not gpu"
+endif
+
+test-gpu: environment
+	$(PYTHON) -m pytest -q tests -m gpu
+	$(PYTHON) -m bench gpu-check
+
+bench: environment
+	$(PYTHON) -m bench layers
+	$(PYTHON) -m bench report
+
+lint: environment
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+environment: $(ENVIRONMENT)
+
+.venv/.ready: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
+	touch $@
+
+.triton-oldest/.ready: .venv/.ready
+	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .triton-oldest $(OLDEST)
+	touch $@

@@ -1,0 +1,1 @@
+"""Measurements: kernels, layers and machine code. Not installed; run ``python -m bench``."""

@@ -1,0 +1,76 @@
+"""What the census compiles: each case is one public call, forward and backward, so every kernel behind it is seen."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from smart_kernels.ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def _linear(M: int, N: int, K: int, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.empty(M, K, dtype=DTYPES[dtype], requires_grad=True)
+    return x, torch.empty(N, K, dtype=DTYPES[dtype], requires_grad=True)
+
+
+def _masked(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16", **flags) -> None:
+    x, weight = _linear(M, N, K, dtype)
+    mask = torch.zeros(-(-N // tile[0]), -(-K // tile[1]), requires_grad=True)
+    y = masked_linear(x, weight, mask, tile=tile, **flags)
+    y.backward(torch.empty_like(y))
+
+
+def _smart(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16") -> None:
+    x, weight = _linear(M, N, K, dtype)
+    scores = torch.zeros(-(-N // tile[0]), -(-K // tile[1]), requires_grad=True)
+    threshold = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    y = smart_linear(x, weight, scores, threshold, 0.1, tile=tile)
+    y.backward(torch.empty_like(y))
+
+
+def _block(block: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16") -> None:
+    rows, cols = -(-N // block[0]), -(-K // block[1])
+    nnz = rows * cols // 4
+    crow = torch.linspace(0, nnz, rows + 1).int()
+    col = (torch.arange(nnz) % cols).int()
+    values = torch.empty(nnz, *block, dtype=DTYPES[dtype], requires_grad=True)
+    x = torch.empty(M, K, dtype=DTYPES[dtype], requires_grad=True)
+    y = block_sparse_linear(x, values, crow, col, out_features=N)
+    y.backward(torch.empty_like(y))
+
+
+def _topk(groups: int, n: int, weighted: bool = False) -> None:
+    scores = torch.zeros(groups, n, requires_grad=True)
+    cost = torch.ones(n) if weighted else None
+    mask, _ = soft_topk(scores, n / 2, 0.1, cost)
+    mask.backward(torch.empty_like(mask))
+
+
+def _cases() -> dict[str, Callable[[], None]]:
+    cases = {f"soft_topk {g}x{n}": partial(_topk, g, n) for g, n in ((262144, 4), (64, 4096), (1, 1_000_000))}
+    cases["soft_topk 1x1000000 cost"] = partial(_topk, 1, 1_000_000, weighted=True)
+    for name, run in (("masked_linear", _masked), ("smart_linear", _smart), ("block_sparse_linear", _block)):
+        for tile in ((64, 64), (128, 128), (32, 32), (16, 16)):
+            cases[f"{name} {tile[0]}x{tile[1]} bf16"] = partial(run, tile)
+        for dtype in ("fp16", "fp32"):
+            cases[f"{name} 64x64 {dtype}"] = partial(run, (64, 64), dtype=dtype)
+        cases[f"{name} 64x64 bf16 M=16"] = partial(run, (64, 64), M=16)
+        cases[f"{name} 24x40 bf16"] = partial(run, (24, 40))
+    cases["masked_linear 1x1 bf16"] = partial(_masked, (1, 1))
+    cases["masked_linear 1x1024 bf16"] = partial(_masked, (1, 1024))
+    cases["masked_linear 64x64 bf16 dead_grad"] = partial(_masked, (64, 64), dead_grad=True)
+    return cases
+
+
+CASES = _cases()
+REPRESENTATIVE = (  # what `make test-all` compiles for every target
+    "soft_topk 262144x4",
+    "soft_topk 1x1000000 cost",
+    "masked_linear 64x64 bf16",
+    "masked_linear 32x32 bf16",
+    "smart_linear 64x64 bf16",
+    "block_sparse_linear 64x64 bf16",
+    "block_sparse_linear 32x32 bf16",
+)

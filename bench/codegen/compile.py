@@ -1,0 +1,110 @@
+"""Compile what the launchers launch, with no GPU: ``python -m bench.codegen.compile TARGET OUT CASE...``
+
+A driver that only claims a GPU lets ``JITFunction.run(warmup=True)`` specialise and compile exactly as on one, so
+the census sees the real arguments (strides, alignment, flags) and every configuration of an autotuned kernel.
+Runs in its own process: inline assembly for the wrong target and LLVM errors abort the whole process.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import tempfile
+
+import torch
+import triton
+from torch.library import CustomOpDef
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+from triton.runtime import driver
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
+
+from smart_kernels import ops
+
+from . import sass
+from .cases import CASES
+
+
+def target_of(name: str) -> GPUTarget:
+    """``"sm_90"`` or ``"gfx942"`` as Triton's target."""
+    return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
+
+
+class ClaimedDriver(DriverBase):
+    """Answers what compiling asks; cannot launch."""
+
+    def __init__(self, target: GPUTarget):
+        self.target = target
+
+    def is_active(self):
+        return True
+
+    def get_current_target(self):
+        return self.target
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
+
+    def get_benchmarker(self):
+        raise NotImplementedError("nothing is timed without a GPU")
+
+    def map_python_to_cpp_type(self, ty):
+        raise NotImplementedError("nothing is launched without a GPU")
+
+
+@contextlib.contextmanager
+def launchers():
+    """CPU tensors go to the Triton launchers instead of the references."""
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith(f"{ops.__name__}.")]
+    with contextlib.ExitStack() as stack:
+        for op in {v for m in modules for v in vars(m).values() if isinstance(v, CustomOpDef)}:
+            stack.enter_context(op.set_kernel_enabled("cpu", enabled=False))
+        yield
+
+
+def record_compiles(found: dict) -> None:
+    """Every launch compiles only; ``found`` maps the hash of what was compiled to (kernel, what ptxas said)."""
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()) as log:
+            compiled = run(self, *args, grid=grid, warmup=True, **kwargs)
+        found.setdefault(compiled.hash, (compiled, log.getvalue()))
+        return compiled
+
+    def compile_each(self, *args, **kwargs):
+        self.nargs = dict(zip(self.arg_names, args, strict=False))
+        for config in self.prune_configs(kwargs):
+            self.fn.run(*args, **kwargs, **config.all_kwargs())
+
+    JITFunction.run, Autotuner.run = compile_only, compile_each
+
+
+def main(target: str, out: str, names: list[str]) -> None:
+    driver.set_active(ClaimedDriver(target_of(target)))
+    triton.knobs.nvidia.dump_ptxas_log = True
+    found, seen = {}, set()
+    record_compiles(found)
+    with launchers(), open(out, "a") as lines, tempfile.TemporaryDirectory() as cache:
+        triton.knobs.cache.dir = cache  # ptxas reports only when it runs
+        for name in names:
+            print(json.dumps({"case": name, "begin": True}), file=lines, flush=True)
+            try:
+                CASES[name]()
+            except Exception as error:
+                row = {"case": name, "kernel": "", "error": f"{type(error).__name__}: {error}"[:300]}
+                print(json.dumps(row), file=lines, flush=True)
+            for key in found.keys() - seen:
+                seen.add(key)
+                print(json.dumps({"case": name, **sass.describe(*found[key])}), file=lines, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -1,0 +1,115 @@
+"""Read machine code: registers, spills, shared memory and what the innermost matrix loop is made of."""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+
+import triton
+
+INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Zx0-9_.]*)(.*?);", re.M)
+KINDS = {
+    "HGMMA": r"[HQI]GMMA",  # wgmma
+    "HMMA": r"[HQ]MMA",  # mma.sync
+    "LDG": r"LDG",
+    "LDGSTS": r"LDGSTS",  # cp.async
+    "UTMALDG": r"UTMALDG",  # TMA
+    "LDSM": r"LDSM",
+    "LDS": r"LDS\b",
+    "STS": r"STS\b",
+    "BAR": r"BAR",
+}
+LAYOUT = re.compile(r"STRIDE|PARTS|PER_TILE|TILES")  # follow from tile and block
+SERIALISED = re.compile(r"C7515|C7512|wgmma.*serializ", re.I)
+
+
+def describe(compiled, log: str) -> dict:
+    """One row of the census: a compiled kernel and what ptxas said while compiling it."""
+    row = {"kernel": compiled.metadata.name, "config": config(compiled), "shared": compiled.metadata.shared}
+    if "amdgcn" in compiled.asm:
+        return row | describe_amd(compiled.asm["amdgcn"])
+    return row | describe_nvidia(compiled.asm["cubin"], log, compiled.metadata.num_warps)
+
+
+def config(compiled) -> str:
+    """Compile-time arguments by their upper-case names, then warps and stages."""
+    names = compiled.src.fn.arg_names
+    constants = {names[path[0]]: value for path, value in compiled.src.constants.items()}
+    shown = [f"{name}={value}" for name, value in constants.items() if name.isupper() and not LAYOUT.match(name)]
+    return " ".join([*shown, f"w{compiled.metadata.num_warps}", f"s{compiled.metadata.num_stages}"])
+
+
+def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", log)]
+    if not registers or not spills:
+        raise ValueError(f"ptxas must report registers and spills, got {log[:200]!r}")
+    main = matrix_loop(parse(disassemble(cubin)))
+    kinds = Counter(kind for op, _ in main for kind, pattern in KINDS.items() if re.match(pattern + r"(\.|\b)", op))
+    macs = sum(macs_per_warp(op) for op, _ in main)
+    wide = sum(op.startswith("LDG") and ".128" in op for op, _ in main)
+    return {
+        "registers": int(registers[1]),
+        "spill": sum(spills),
+        "serialised": bool(SERIALISED.search(log)),
+        "loop": len(main),
+        "tensor_core": kinds["HGMMA"] + kinds["HMMA"],
+        "instruction": next((op for op, _ in main if macs_per_warp(op)), ""),
+        "wide_loads": wide + kinds["UTMALDG"],
+        "narrow_loads": kinds["LDG"] + kinds["LDGSTS"] - wide,
+        "asynchronous": kinds["LDGSTS"] + kinds["UTMALDG"],
+        "per_kilomac": round(1000 * len(main) / macs, 3) if macs else None,
+        "histogram": " ".join(f"{kind}={n}" for kind, n in kinds.items()),
+    }
+
+
+def disassemble(cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-sass", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def parse(text: str) -> list[tuple[int, str, str]]:
+    """(address, opcode, operands) of every instruction."""
+    return [(int(address, 16), op, rest) for address, op, rest in INSTRUCTION.findall(text)]
+
+
+def matrix_loop(code: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
+    """The smallest loop with a tensor-core instruction; empty when no loop has one."""
+    best: list = []
+    for end, op, rest in code:
+        target = re.search(r"0x([0-9a-f]+)", rest) if op.startswith("BRA") else None
+        if target is None or int(target[1], 16) >= end:
+            continue
+        body = [(o, r) for address, o, r in code if int(target[1], 16) <= address <= end]
+        if any(macs_per_warp(o) for o, _ in body) and (not best or len(body) < len(best)):
+            best = body
+    return best
+
+
+def macs_per_warp(op: str) -> float:
+    """Multiply-adds one warp does in a tensor-core instruction: HMMA.16816.F32, HGMMA.64x128x16.F32, ..."""
+    wgmma = re.match(r"[HQI]GMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", op)
+    if wgmma:
+        return int(wgmma[1]) * int(wgmma[2]) * int(wgmma[3]) / 4  # four warps issue one
+    mma = re.match(r"[HQ]MMA\.(?:SP\.)?(16)(8)(4|8|16|32)\b", op)
+    return float(int(mma[1]) * int(mma[2]) * int(mma[3])) if mma else 0.0
+
+
+def describe_amd(text: str) -> dict:
+    def number(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s+(\d+)", text)[1])
+
+    loads = re.findall(r"(?:global|buffer)_load_(\w+)", text)
+    matrix = re.findall(r"v_mfma_\w+", text)
+    return {
+        "registers": number("vgpr_count"),
+        "spill": number("vgpr_spill_count") + number("sgpr_spill_count"),
+        "serialised": False,
+        "tensor_core": len(matrix),
+        "instruction": matrix[0] if matrix else "",
+        "wide_loads": sum("dwordx4" in load for load in loads),
+        "narrow_loads": sum("dwordx4" not in load for load in loads),
+    }

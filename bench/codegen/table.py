@@ -1,0 +1,101 @@
+"""The census itself: compile cases for targets in processes of their own, check the rows, write the table."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import triton
+
+from . import budget
+
+TABLE = Path(__file__).parents[1] / "results" / "codegen.csv"
+TARGETS = {"sm_80": 166912, "sm_90": 232448, "sm_120": 101376, "gfx942": 65536}  # shared memory per program, bytes
+COLUMNS = (
+    *("case", "target", "triton", "kernel", "config", "registers", "spill", "shared", "serialised", "loop", "budget"),
+    *("tensor_core", "instruction", "wide_loads", "narrow_loads", "asynchronous", "per_kilomac", "histogram", "error"),
+)
+
+
+def case_names() -> list[str]:
+    """Every case of the census."""
+    from .cases import CASES
+
+    return list(CASES)
+
+
+def census(cases: Sequence[str], targets: Iterable[str] = TARGETS) -> list[dict]:
+    """One row per compiled kernel, configuration and target; a failure is a row with ``error``."""
+    return [row for target in targets for row in _one_target(target, list(cases))]
+
+
+def _one_target(target: str, cases: list[str]) -> list[dict]:
+    rows: list[dict] = []
+    while cases:
+        lines, log = _compile(target, cases)
+        rows += [line for line in lines if "begin" not in line]
+        begun = [line["case"] for line in lines if "begin" in line]
+        if log is None:
+            break
+        died = begun[-1] if begun else cases[0]
+        rows.append({"case": died, "kernel": "", "error": f"the compiler died: {log[-300:]}"})
+        cases = cases[cases.index(died) + 1 :]
+    rows = [{"target": target, "triton": triton.__version__, **row} for row in rows]
+    return [{**row, "budget": budget.budget(row)} for row in rows]
+
+
+def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:
+    """Rows, and what was written to stderr if the process died."""
+    env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "rows")
+        out.touch()
+        command = [sys.executable, "-m", "bench.codegen.compile", target, str(out), *cases]
+        done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+    return lines, done.stderr if done.returncode else None
+
+
+def faults(row: dict) -> list[str]:
+    """What is wrong with one row; empty when the machine code is as it must be."""
+    if row.get("error"):
+        return [row["error"]]
+    found = []
+    if row["spill"]:
+        found.append(f"{row['spill']} spilled")
+    if row["serialised"]:
+        found.append("wgmma serialised (C7515)")
+    if row["shared"] > TARGETS[row["target"]]:
+        found.append(f"{row['shared']} B of shared memory, limit {TARGETS[row['target']]}")
+    return found + (_matrix_faults(row) if budget.kind(row) else [])
+
+
+def _matrix_faults(row: dict) -> list[str]:
+    found = []
+    if not row["tensor_core"]:
+        found.append("no tensor-core instruction in the matrix loop")
+    if not row["wide_loads"] and budget.copies(row, threads_per_warp=32 if row["target"][:2] == "sm" else 64) >= 2:
+        found.append("no 16-byte load in the matrix loop")
+    if row["budget"] is not None and row["loop"] > row["budget"]:
+        found.append(f"{row['loop']} instructions in the matrix loop, budget {row['budget']}")
+    return found
+
+
+def write(rows: list[dict], path: Path = TABLE) -> None:
+    """Write the rows as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def show(rows: list[dict]) -> None:
+    """Print one line per row, and what is wrong with it."""
+    for row in rows:
+        shown = ("target", "kernel", "config", "registers", "spill", "shared", "loop", "budget", "wide_loads")
+        print("  ".join(str(row.get(column, "-")) for column in shown), *(f"\n    WRONG: {f}" for f in faults(row)))

@@ -1,0 +1,7 @@
+"""The first minutes on a GPU, in parts: ``python -m bench gpu-check``. Each part is a module that offers cases()."""
+
+from .check import Check, Context
+
+PARTS = ("ceilings", "topk", "masked", "block", "train", "sanitizer", "speed")
+
+__all__ = ["PARTS", "Check", "Context"]

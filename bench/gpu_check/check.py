@@ -1,0 +1,90 @@
+"""A Check is one thing that must hold; results are held to float64."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.autotuner import Autotuner
+
+from smart_kernels.kernels import block_sparse_linear, masked_linear
+
+from ..case import TOLERANCE
+
+TUNED = [v for m in (block_sparse_linear, masked_linear) for v in vars(m).values() if isinstance(v, Autotuner)]
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where to check. ``small``: shapes for the interpreter and compute-sanitizer; ``dry``: and nothing timed."""
+
+    device: str
+    small: bool
+    dry: bool
+
+    @property
+    def configs(self) -> range:
+        """Indices of the launch configurations to force, one after the other."""
+        return range(1 if self.device == "cpu" else max((len(t.configs) for t in TUNED), default=1))
+
+
+@dataclass(frozen=True)
+class Check:
+    """``run`` returns what it measured, ``ok`` included; it may raise."""
+
+    name: str
+    run: Callable[[], dict]
+
+
+@contextlib.contextmanager
+def configuration(index: int) -> Iterator[None]:
+    """Launch every tuned kernel with its ``index``-th configuration (its last where it has fewer)."""
+    before = [tuned.configs for tuned in TUNED]
+    try:
+        for tuned in TUNED:
+            tuned.configs = [tuned.configs[min(index, len(tuned.configs) - 1)]]
+        yield
+    finally:
+        for tuned, configs in zip(TUNED, before, strict=True):
+            tuned.configs = configs
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """``torch.empty`` returns NaN, so an output that a kernel forgets to write shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def compare(function: Callable, definition: Callable, inputs: Sequence[Tensor], config: int = 0) -> dict:
+    """Outputs and all gradients of ``function`` against ``definition`` in float64, and against themselves."""
+    try:
+        with poisoned(), configuration(config):
+            runs = [outputs(function, inputs) for _ in range(REPEATS)]
+    except triton.runtime.errors.OutOfResources as error:
+        return {"ok": True, "skipped": str(error)}  # the tuner would drop this configuration here
+    exact = outputs(definition, [t.double() if t.is_floating_point() else t for t in inputs])
+    errors = [relative_error(got, want) for got, want in zip(runs[0], exact, strict=True)]
+    repeatable = all(torch.equal(a, b) for again in runs[1:] for a, b in zip(runs[0], again, strict=True))
+    tolerance = TOLERANCE[inputs[0].dtype]
+    return {"ok": repeatable and all(e <= tolerance for e in errors), "errors": errors, "repeatable": repeatable}
+
+
+def outputs(function: Callable, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """y and the gradient of every floating input, for a fixed random dy."""
+    leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
+    y = function(*leaves)
+    generator = torch.Generator().manual_seed(1)
+    dy = torch.randn(y.shape, generator=generator).to(y)
+    return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if t.requires_grad], dy.to(inputs[0].dtype).to(y))]
+
+
+def relative_error(got: Tensor, exact: Tensor) -> float:
+    """||got - exact|| / ||exact||; NaN where anything is."""
+    return ((got.double() - exact).norm() / exact.norm().clamp_min(1e-12)).item()

@@ -1,0 +1,36 @@
+"""Timings beside cuBLAS and the peers: the cases of ``python -m bench ops``, one check per operation and shape."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from types import ModuleType
+
+from .. import block_sparse_linear, masked_linear, rows, run, soft_topk
+from ..case import DTYPES, Shape, shapes
+from .check import Check, Context
+
+SECONDS = 2.0
+
+
+def cases(context: Context) -> Iterator[Check]:
+    everything = shapes(context.device, context.small)
+    yield Check("speed soft_topk", partial(measure, soft_topk, everything, context))
+    for module in (block_sparse_linear, masked_linear):
+        for shape in everything:
+            name = f"speed {module.__name__.rpartition('.')[2]} {shape.name}"
+            yield Check(name, partial(measure, module, (shape,), context))
+
+
+def measure(module: ModuleType, shapes: Sequence[Shape], context: Context) -> dict:
+    """Rows are also appended to the results that the report reads."""
+    found = module.cases(context.device, DTYPES["fp32" if context.device == "cpu" else "bf16"], shapes)
+    if context.dry:
+        count, wrong = run.dry(found)
+        return {"ok": not wrong, "cases": count, "wrong": wrong}
+    wrong: list[str] = []
+    measured = []
+    for row in run.measure(found, context.device, SECONDS, wrong):
+        rows.append([row], rows.default_path(context.device))
+        measured.append(row)
+    for line in run.table(measured):
+        print("   ", line, flush=True)
+    return {"ok": not wrong, "cases": len(measured), "wrong": wrong}

@@ -1,0 +1,111 @@
+"""A Row is one measurement with everything needed to judge it; rows are kept as JSON lines, one file per device."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+import triton
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of results. Times in ms; ``of_floor`` = floor / p50; ``speedup`` = p50 of the best baseline / p50."""
+
+    op: str
+    provider: str
+    shape: str
+    M: int
+    N: int
+    K: int
+    block: str
+    sparsity: float
+    dtype: str
+    pass_: str
+    timer: str
+    runs: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    tflops: float
+    gbps: float
+    flops: float
+    bytes: float
+    peak_tflops: float
+    bandwidth_gbps: float
+    floor_ms: float
+    of_floor: float
+    speedup: float | None
+    device: str
+    threads: int
+    load: float
+    torch: str
+    triton: str
+    python: str
+    commit: str
+    date: str
+    command: str
+
+
+def environment(device: str) -> dict:
+    """Where and with what a row was measured."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+    }
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or the processor's."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Short hash of the measured tree, marked when files differ from it."""
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def default_path(device: str) -> Path:
+    """bench/results/<device>.jsonl"""
+    return RESULTS / f"{re.sub('[^a-z0-9]+', '-', device_name(device).lower()).strip('-')}.jsonl"
+
+
+def append(rows: Iterable[Row], path: Path) -> None:
+    """Add rows to a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a file of JSON lines; the last measurement of a case is the one kept."""
+    rows = (Row(**json.loads(line)) for line in path.read_text().splitlines())
+    kept = {(r.op, r.provider, r.shape, r.block, r.sparsity, r.dtype, r.pass_, r.timer, r.threads): r for r in rows}
+    return list(kept.values())

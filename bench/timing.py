@@ -1,0 +1,104 @@
+"""How long things take, and how short they could: measured ceilings, interleaved rounds, percentiles."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+ROUNDS = 30  # fewest rounds behind a speed claim
+SPREAD = 0.05  # (p80 - p20) / p50 above which more rounds follow
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the device reached here: FLOP/s of a large dense matmul and bytes/s of a large copy."""
+
+    peak: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    runs: int
+    timer: str
+
+
+def floor_ms(flops: float, bytes: float, ceilings: Ceilings) -> float:
+    """No implementation can be faster: max(flops / peak, bytes / bandwidth)."""
+    return 1e3 * max(flops / ceilings.peak, bytes / ceilings.bandwidth)
+
+
+def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
+    """Measure the ceilings, with random data (zeros draw less power and run faster)."""
+    n, size = (8192, 2**30) if device == "cuda" else (1024, 2**27)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    multiply = [lambda: F.linear(a, b)]
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+        multiply.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
+    source = torch.randint(0, 255, (size,), device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    *products, copy = measure([*multiply, lambda: target.copy_(source)], device)
+    best = min(t.p50_ms for t in products)
+    return Ceilings(2e3 * n**3 / best, 2e3 * size / copy.p50_ms)
+
+
+def measure(functions: Sequence[Callable], device: str, graph: bool = False, seconds: float = 4.0) -> list[Timing]:
+    """Time functions that compute the same thing. On a GPU ``graph`` leaves the launch overhead out."""
+    if device == "cpu":
+        return interleaved(functions, seconds)
+    return [on_gpu(function, graph) for function in functions]
+
+
+def on_gpu(function: Callable, graph: bool = False) -> Timing:
+    """Percentiles from CUDA events; the L2 cache is flushed between calls, except inside a CUDA graph."""
+    from triton.testing import do_bench, do_bench_cudagraph
+
+    if graph:
+        times = do_bench_cudagraph(function, rep=100, return_mode="all")
+    else:
+        times = do_bench(function, warmup=50, rep=200, return_mode="all")
+    return summarise([t / 1e3 for t in times], "graph" if graph else "events")
+
+
+def interleaved(functions: Sequence[Callable], seconds: float) -> list[Timing]:
+    """Rounds over all functions, so that noise hits all of them; more rounds while the spread is large."""
+    counts = [max(1, int(1e-3 / _once(f))) for f in functions]
+    samples: list[list[float]] = [[] for _ in functions]
+    deadline = time.perf_counter() + seconds
+    while True:
+        for function, count, times in zip(functions, counts, samples, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                function()
+            times.append((time.perf_counter() - start) / count)
+        rounds, late = len(samples[0]), time.perf_counter() > deadline
+        if rounds >= 5 and (late or (rounds % ROUNDS == 0 and max(map(spread, samples)) <= SPREAD)):
+            return [summarise(times, "rounds") for times in samples]
+
+
+def _once(function: Callable) -> float:
+    function()  # warm caches and allocations
+    start = time.perf_counter()
+    function()
+    return max(time.perf_counter() - start, 1e-9)
+
+
+def percentiles(times: Sequence[float]) -> tuple[float, float, float]:
+    p20, _, _, p80 = statistics.quantiles(times, n=5, method="inclusive")
+    return p20, statistics.median(times), p80
+
+
+def spread(times: Sequence[float]) -> float:
+    p20, p50, p80 = percentiles(times)
+    return (p80 - p20) / p50
+
+
+def summarise(seconds: Sequence[float], timer: str) -> Timing:
+    return Timing(*(round(1e3 * p, 6) for p in percentiles(seconds)), runs=len(seconds), timer=timer)

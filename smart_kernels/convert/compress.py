@@ -1,0 +1,183 @@
+"""``compress_``: every layer of a pruned model becomes what runs it fastest, by measurement."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from smart_kernels.nn import Masked
+from smart_kernels.nn.sparse import Sparse, matrix
+
+from .graph import users_of_weights
+from .plan import BACKENDS, DENSE, candidates, tile_of, weight_shape
+from .report import Report, Row
+from .timing import choose, device_name, measure
+
+LAYERS = (nn.Linear, nn.Conv2d)
+WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "FSDPModule")
+# relative difference of a candidate's output: rounding of other orders of summation, not errors
+AGREE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def compress_(
+    model: nn.Module,
+    example_input,
+    pattern=None,
+    backends: tuple[str, ...] | None = None,
+    policy: str = "speed",
+    seconds: float = 1.0,
+) -> Report:
+    """Make a pruned model fast, in place: each layer keeps the backend that wins on its own input.
+
+    Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts. Candidates are
+    timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
+    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with. Convolutions are
+    put into channels_last, which both get.
+
+    Args:
+        model: on the device it will run on. Layers compressed before are chosen again.
+        example_input: tensor, tuple of positional or dict of keyword arguments, shaped like the real input.
+        pattern: what was pruned together; default: the largest tile that explains the zeros.
+        backends: names out of ``BACKENDS``; default all.
+        policy: ``"speed"``, or ``"size"`` to keep sparse storage where it loses, too.
+        seconds: how long at most to repeat the comparison of one layer while its ratios have not settled.
+
+    Returns:
+        The choice and its numbers per layer; ``print`` shows a table.
+
+    Raises:
+        ValueError: the model is wrapped, still masked, itself a single layer, or an argument is unknown.
+    """
+    backends = _checked(model, backends, policy)
+    for module in {m for m in model.modules() if isinstance(m, Sparse)}:
+        _swap(model, {module: module.to_dense()})
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        model.to(memory_format=torch.channels_last)
+    groups, rows, swaps = _weights(model), [], {}
+    inputs = _captured(model, [layers[0] for layers in groups.values()], example_input)
+    for names, layers in groups.items():
+        row, chosen = _choose(names, layers, inputs.get(layers[0]), pattern, backends, policy, seconds)
+        rows.append(row)
+        swaps |= chosen
+    _swap(model, swaps)
+    return Report(tuple(rows), device_name(next(model.parameters()).device))
+
+
+def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
+    """The row of one weight and what replaces its layers."""
+    layer = layers[0]
+    tile, weight = tile_of(layer, pattern), matrix(layer)
+    kept = (weight != 0).sum().item() / weight.numel()
+    row = Row(names[0], tuple(weight_shape(layer)), kept, tile, shared=tuple(names[1:]))
+    if x is None:
+        return replace(row, note="not called: left as it is"), {}
+    with torch.inference_mode():
+        modules, wrong = _agreeing(candidates(layer, tile, backends), x)
+        calls = {name: (lambda module=module: module(x)) for name, module in modules.items()}
+        times = measure(calls, DENSE, x.device, seconds) if len(calls) > 1 else {}
+    if not times:
+        return replace(row, note=wrong), {}
+    choice = choose(times, DENSE, policy)
+    winner = modules[choice.name]
+    row = replace(
+        row,
+        choice=choice.name.split()[0],
+        options=winner.format.options() if isinstance(winner, Sparse) else {},
+        baseline=choice.baseline,
+        dense_ms=median(times[choice.baseline]) * 1e3,
+        ms=median(times[choice.name]) * 1e3,
+        spread=choice.spread,
+        pairs=len(times["dense"]),
+        note=wrong,
+    )
+    return row, {} if winner is layer else {each: _like(winner, each) for each in layers}
+
+
+def _like(winner: Sparse, layer: nn.Module) -> Sparse:
+    """The winner for another layer with the same weight: one format, shared; its own bias and geometry."""
+    extra = (layer,) if isinstance(layer, nn.Conv2d) else ()
+    return type(winner).from_format(winner.format, layer.bias, *extra).train(layer.training)
+
+
+def _agreeing(modules: dict[str, nn.Module], x: Tensor) -> tuple[dict[str, nn.Module], str]:
+    """The candidates whose output is the dense one, and a line about the others."""
+    exact = modules["dense"](x)
+    limit = AGREE[exact.dtype] * exact.double().norm()
+    differ = [name for name, module in modules.items() if not (module(x) - exact).double().norm() <= limit]
+    good = {name: module for name, module in modules.items() if name == "dense" or name not in differ}
+    return good, f"output differs: {', '.join(differ)}" if differ else ""
+
+
+def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
+    """Layers by weight: the names and the modules that share it. Weights of other modules too are left out."""
+    users, modules = users_of_weights(model), dict(model.named_modules())
+    groups: dict[tuple[str, ...], list[nn.Module]] = {}
+    for name, module in modules.items():
+        if type(module) not in LAYERS:
+            continue
+        names = tuple(users[id(module.weight)])
+        if names[0] == name and len({type(modules[n]) for n in names}) == 1:
+            groups[names] = [modules[n] for n in names]
+    return groups
+
+
+def _captured(model: nn.Module, layers: list[nn.Module], example_input) -> dict[nn.Module, Tensor]:
+    """The largest input each layer gets in one forward."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module, args):
+        if module not in inputs or args[0].numel() > inputs[module].numel():
+            inputs[module] = args[0].detach().clone()
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    fast, training = torch.backends.mha.get_fastpath_enabled(), {m: m.training for m in model.modules()}
+    torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without calling the layers
+    try:
+        with torch.no_grad():
+            _call(model.eval(), example_input)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return inputs
+
+
+def _call(model: Callable, example_input):
+    if isinstance(example_input, dict):
+        return model(**example_input)
+    return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)
+
+
+def _swap(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
+    """Replace modules wherever they are used."""
+    for parent in list(model.modules()):
+        changed = False
+        for name, child in parent._modules.items():
+            if child in swaps:
+                parent._modules[name], changed = swaps[child], True
+        if changed and isinstance(parent, nn.TransformerEncoderLayer):
+            parent.activation_relu_or_gelu = 0  # the fast path would read dense weights
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and not module.layers[0].activation_relu_or_gelu:
+            module.use_nested_tensor = False  # only the fast path takes nested tensors
+
+
+def _checked(model: nn.Module, backends: tuple[str, ...] | None, policy: str) -> tuple[str, ...]:
+    wrapper = next((cls.__name__ for m in model.modules() for cls in type(m).__mro__ if cls.__name__ in WRAPPERS), None)
+    if wrapper:
+        raise ValueError(f"compress_ needs the plain model, got one in {wrapper}: unwrap, compress, wrap again")
+    if isinstance(model, (*LAYERS, Sparse)):
+        raise ValueError("compress_ replaces layers inside a model, got a single layer: put it into nn.Sequential")
+    if any(isinstance(module, Masked) for module in model.modules()):
+        raise ValueError("compress_ needs plain layers, got masked ones: call finalize() or unmask_(model) first")
+    if policy not in ("speed", "size"):
+        raise ValueError(f"policy must be 'speed' or 'size', got {policy!r}")
+    backends = BACKENDS if backends is None else tuple(backends)
+    unknown = set(backends) - set(BACKENDS)
+    if unknown:
+        raise ValueError(f"backends must be out of {BACKENDS}, got {sorted(unknown)}")
+    return backends

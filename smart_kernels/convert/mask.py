@@ -1,0 +1,119 @@
+"""``mask_`` and ``unmask_``: a model becomes prunable in place, and plain again."""
+
+import logging
+from collections.abc import Callable
+
+from torch import nn
+
+from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention
+from smart_kernels.nn.batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm
+from smart_kernels.patterns import Block, Channel, Pattern
+
+from .graph import following_batchnorms, users_of_weights
+
+logger = logging.getLogger("smart_kernels")
+Filter = Callable[[nn.Module, str], bool]
+MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {nn.Linear: MaskedLinear, nn.Conv2d: MaskedConv2d}
+STEM_CHANNELS = 4  # a convolution that reads an image has at most this many input channels
+
+
+def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None) -> dict[str, Masked]:
+    """Make the Linears and Conv2ds of a model prunable, in place.
+
+    The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
+    several layers get one score tensor. ``nn.MultiheadAttention`` is replaced by ``SplitAttention``, so that all four
+    projections can be pruned. Layers that are masked already are left as they are: call again with another pattern
+    for other layers.
+
+    Args:
+        model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.
+        pattern: what is kept or pruned together.
+        filter_fn: ``(module, name) -> bool``, which layers to prune. Default: all but grouped convolutions, the stem
+            (a convolution with at most 4 input channels), the last Linear (the head), and, for ``Block``, weights
+            smaller than one block.
+
+    Returns:
+        The newly masked layers by name.
+
+    Raises:
+        ValueError: no layer was chosen.
+    """
+    chosen = filter_fn or _default_filter(model, pattern)
+    _split_attention(model, chosen)
+    layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
+    layers = _without_shared(model, layers)
+    if not layers:
+        raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, found none")
+    followers = following_batchnorms(model) if isinstance(pattern, Channel) else {}
+    scores: dict[int, nn.Parameter] = {}
+    for layer in layers.values():
+        layer.__class__ = MASKED_CLASSES[layer.__class__]
+        layer.attach(pattern, scores.get(id(layer.raw_weight)))
+        scores[id(layer.raw_weight)] = layer.scores
+        if layer in followers and followers[layer].affine:
+            batchnorm = followers[layer]
+            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.follow(layer)
+    return layers
+
+
+def unmask_(model: nn.Module) -> nn.Module:
+    """Bake the hard masks into the weights as exact zeros and leave plain layers, in place.
+
+    Raises:
+        ValueError: a layer still has a soft mask.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, MaskedBatchNorm):
+            module.detach()
+    for layer in masked_layers(model).values():
+        layer.detach()
+    return model
+
+
+def masked_layers(model: nn.Module) -> dict[str, Masked]:
+    """The masked layers of a model by name, in module order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
+
+
+def _maskable(module: nn.Module) -> bool:
+    return type(module) in MASKED_CLASSES
+
+
+def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head = linears[-1] if len(linears) > 1 else None
+
+    def chosen(module: nn.Module, name: str) -> bool:
+        if module is head:
+            return False
+        if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.in_channels <= STEM_CHANNELS):
+            return False
+        if not isinstance(pattern, Block):
+            return True
+        return module.weight.shape[0] >= pattern.rows and module.weight.shape[1] >= pattern.cols
+
+    return chosen
+
+
+def _split_attention(model: nn.Module, chosen: Filter) -> None:
+    for name, module in list(model.named_modules()):
+        for child_name, child in list(module.named_children()):
+            if type(child) is not nn.MultiheadAttention:
+                continue
+            split = SplitAttention.from_attention(child)
+            path = f"{name}.{child_name}".lstrip(".")
+            if any(chosen(linear, f"{path}.{part}") for part, linear in split.named_children()):
+                setattr(module, child_name, split)
+
+
+def _without_shared(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Leave out weights that a module outside ``layers`` uses too."""
+    users, kept = users_of_weights(model), {}
+    for name, layer in layers.items():
+        others = [user for user in users[id(layer.weight)] if user not in layers]
+        if others:
+            logger.warning("%s stays dense: its weight is also used by %s", name, ", ".join(others))
+        else:
+            kept[name] = layer
+    return kept

@@ -1,0 +1,141 @@
+"""How a backend is chosen: interleaved timings, and a rule that noise cannot talk into a loss."""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+PAIRS = 30  # fewest interleaved rounds behind a choice
+STEADY = 0.05  # spread below which more rounds are not needed
+SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
+FINALISTS = 2  # sparse candidates that get the full number of rounds
+
+Times = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The outcome of a comparison.
+
+    Attributes:
+        name: the winner.
+        baseline: the best dense candidate.
+        ratio: median over the pairs of winner / baseline time; 1 where the baseline wins.
+        spread: interquartile range of those pairs' ratios, as a fraction of their median.
+    """
+
+    name: str
+    baseline: str
+    ratio: float
+    spread: float
+
+
+def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choice:
+    """Pick a winner from interleaved timings.
+
+    A candidate replaces a simpler one only if its median pair ratio is below 1 by more than the spread of the ratios.
+    First the best dense candidate is found that way, then the fastest sparse one is held against it.
+
+    Args:
+        times: candidate -> seconds of each round; the first dense name is the plain layer.
+        dense: names of the dense candidates, simplest first.
+        policy: ``"speed"``, or ``"size"``: the fastest sparse candidate, whether it wins or not.
+    """
+    present = [name for name in dense if name in times]
+    sparse = sorted(times.keys() - set(present), key=lambda name: median(times[name]))
+    baseline, lead = present[0], (1.0, 0.0)
+    for name in present[1:]:
+        if wins(times[name], times[baseline]):
+            baseline = name
+    for name in sparse:
+        if policy == "size" or wins(times[name], times[baseline]):
+            return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
+    return Choice(baseline, baseline, *lead)
+
+
+def wins(candidate: list[float], incumbent: list[float]) -> bool:
+    """Faster by more than the spread."""
+    ratio, spread = pair_ratio(candidate, incumbent)
+    return ratio < 1 - spread
+
+
+def pair_ratio(candidate: list[float], incumbent: list[float]) -> tuple[float, float]:
+    """Median of the rounds' candidate / incumbent ratios, and their interquartile range over that median."""
+    ratios = [a / b for a, b in zip(candidate, incumbent, strict=True)]
+    low, middle, high = quantiles(ratios, n=4)
+    return middle, (high - low) / middle
+
+
+def measure(
+    candidates: dict[str, Callable[[], object]], dense: tuple[str, ...], device: torch.device, seconds: float
+) -> Times:
+    """Time the candidates in turn.
+
+    All get a few rounds; the dense ones and the fastest sparse ones then get at least 30, and more, for up to
+    ``seconds``, while their ratios have not settled.
+
+    Returns:
+        candidate -> seconds per call of each round.
+    """
+    repeats = {name: _repeats(call, device) for name, call in candidates.items()}
+    trial = _rounds(candidates, repeats, device, 5)
+    sparse = sorted(candidates.keys() - set(dense), key=lambda name: median(trial[name]))[:FINALISTS]
+    final = {name: call for name, call in candidates.items() if name in dense or name in sparse}
+    times, deadline = _rounds(final, repeats, device, PAIRS), time.perf_counter() + seconds
+    while time.perf_counter() < deadline and not _settled(times):
+        for name, more in _rounds(final, repeats, device, 10).items():
+            times[name] += more
+    return times
+
+
+def _settled(times: Times) -> bool:
+    first, *others = times.values()
+    return all(pair_ratio(other, first)[1] <= STEADY for other in others)
+
+
+def _rounds(calls: dict[str, Callable[[], object]], repeats: dict[str, int], device: torch.device, count: int) -> Times:
+    rows = [{name: _sample(call, repeats[name], device) for name, call in calls.items()} for _ in range(count)]
+    return {name: [row[name]() for row in rows] for name in calls}
+
+
+def _repeats(call: Callable[[], object], device: torch.device) -> int:
+    call()  # packs weights, tunes kernels
+    return max(1, round(SAMPLE_S / max(_sample(call, 1, device)(), 1e-7)))
+
+
+def _sample(call: Callable[[], object], repeats: int, device: torch.device) -> Callable[[], float]:
+    """Run; the function that is returned waits for the device and gives the seconds per call."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+
+        def elapsed() -> float:
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3 / repeats
+
+        return elapsed
+    # the time of this thread does not count what other processes take, but misses what other threads do
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
+    for _ in range(repeats):
+        call()
+    seconds = (clock() - begin) / repeats
+    return lambda: max(seconds, 1e-9)
+
+
+def device_name(device: torch.device) -> str:
+    """What timings of a device are valid for: its model, and on a CPU the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    threads = torch.get_num_threads()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,12 @@
+"""Storage formats of pruned weights: from_dense, linear, to_dense."""
+
+from .base import Conv, Format
+from .bsr import BSR
+from .compact import Compact
+from .dense import Dense
+from .ell import ELL
+from .packed import Packed
+
+FORMATS: dict[str, type[Format]] = {cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL)}
+
+__all__ = ["BSR", "ELL", "FORMATS", "Compact", "Conv", "Dense", "Format", "Packed"]

@@ -1,0 +1,90 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smart_kernels.ops.block_sparse_linear import block_sparse_linear, check_indices
+from smart_kernels.reference import tiles
+
+from .base import Format
+
+
+class BSR(Format):
+    """Block compressed sparse rows, with the names of ``torch.sparse_bsr_tensor``. Trains; the saved form.
+
+    Block columns count through the taps: column ``tap * ceil(C / tile_c) + i`` is tile ``i`` of that tap.
+
+    Attributes:
+        values: (nnz, tile_n, tile_c) Parameter, zeros beyond the edge of the weight.
+        crow_indices: (ceil(N / tile_n) + 1,) int32, where each block row starts.
+        col_indices: (nnz,) int32, ascending in each block row.
+    """
+
+    name = "bsr"
+
+    def __init__(
+        self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
+    ):
+        super().__init__(shape, taps)
+        self.values = values if isinstance(values, nn.Parameter) else nn.Parameter(values)
+        self.register_buffer("crow_indices", crow_indices)
+        self.register_buffer("col_indices", col_indices)
+        self._check(crow_indices, col_indices)
+
+    @classmethod
+    def from_dense(cls, weight, tile, *, taps=1, keep=None):
+        blocks = _blocks(weight.detach(), tile, taps)
+        live = blocks.ne(0) if keep is None else _blocks(keep.to(torch.uint8), tile, taps).bool()
+        live = live.any(-1).any(-1)
+        crow = F.pad(live.sum(1).cumsum(0), (1, 0))
+        return cls(blocks[live], crow.int(), live.nonzero()[:, 1].int(), weight.shape, taps)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """(tile_n, tile_c)."""
+        return self.values.shape[1], self.values.shape[2]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Block rows, taps, block columns per tap."""
+        rows, cols = tiles.grid((self.shape[0], self.shape[1] // self.taps), self.tile)
+        return rows, self.taps, cols
+
+    def blocks(self) -> Tensor:
+        """(block rows, taps, block columns per tap, tile_n, tile_c), dead blocks 0; differentiable."""
+        rows, taps, cols = self.grid
+        nnz = self.values.shape[0]
+        start = torch.arange(rows, device=self.values.device) * (taps * cols)
+        index = start.repeat_interleave(self.crow_indices.diff(), output_size=nnz) + self.col_indices
+        blocks = self.values.new_zeros(rows * taps * cols, *self.tile).index_copy(0, index, self.values)
+        return blocks.view(rows, taps, cols, *self.tile)
+
+    def to_dense(self):
+        full = self.blocks().permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)  # (rows * tile_n, taps, cols * tile_c)
+        return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
+
+    def linear(self, x, bias=None):
+        indices = self.crow_indices, self.col_indices
+        return block_sparse_linear(x, self.values, *indices, bias, out_features=self.shape[0])
+
+    def _check(self, crow: Tensor, col: Tensor) -> None:
+        rows, taps, cols = self.grid
+        if len(col) != self.values.shape[0]:
+            raise ValueError(f"col_indices must be one per block, got {len(col)} for {self.values.shape[0]} blocks")
+        check_indices(crow, col, (rows, taps * cols))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        crow, col = state_dict.get(f"{prefix}crow_indices"), state_dict.get(f"{prefix}col_indices")
+        if crow is not None and col is not None:
+            self._check(crow, col)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        tile_n, tile_c = self.tile
+        return f"{super().extra_repr()}, {self.values.shape[0]} tiles of {tile_n}x{tile_c}"
+
+
+def _blocks(matrix: Tensor, tile: tuple[int, int], taps: int) -> Tensor:
+    """(N, taps * C) -> (block rows, taps * block columns, tile_n, tile_c); each tap is filled up to whole tiles."""
+    channels = matrix.shape[1] // taps
+    filled = F.pad(matrix.unflatten(1, (taps, channels)), (0, -channels % tile[1]))
+    return tiles.split(filled.flatten(1), tile)

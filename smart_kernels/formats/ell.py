@@ -1,0 +1,198 @@
+"""Block sparse products on a CPU, from dense ones.
+
+    x   | a | b | c | d |        the block columns a block row needs are gathered, then multiplied at once:
+
+    row 0: a . . d   gather -> | a d |          one grouped product for all rows of a bucket,
+    row 1: . b c .             | b c |          group i = row i: (M, L * tile_c) x (L * tile_c, tile_n)
+    row 2: . b . .             | b |            its own bucket: padding it to L = 2 would double its work
+
+Rows are bucketed by length, because real masks are uneven. The grouped product is a grouped convolution of oneDNN,
+which reads and writes (M, groups, channels) as it lies in memory and takes kernels larger than 1x1 as well; or, where
+few rows of x leave no work to hide its call behind, a batched matrix product.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Conv, eager_inference
+from .bsr import BSR
+from .packed import POINT, onednn_takes, pack_conv, pack_linear
+
+ENGINES = ("onednn", "bmm")
+CHUNK = 512  # rows of x at a time: what lies between the steps stays in the cache
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Block rows of about the same length; ``cols`` (G * L,) are the block columns they gather."""
+
+    rows: int
+    cols: Tensor
+    product: Callable[[Tensor, Tensor | None], Tensor]  # (B, H, W, G * L * tile_c), bias -> (B, H', W', G * tile_n)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Buckets in order of computation; ``order`` and ``place`` (rows,) lead to it and back, None where they agree."""
+
+    buckets: list[Bucket]
+    order: Tensor | None
+    place: Tensor | None
+
+
+class ELL(BSR):
+    """BSR read bucket by bucket through gathers and grouped dense products. CPU inference; trains as BSR.
+
+    Args:
+        engine: ``"onednn"`` (float32, bfloat16) or ``"bmm"`` (any dtype; linear and pointwise only).
+        buckets: at most how many.
+    """
+
+    name = "ell"
+    engine, buckets = "onednn", 4
+
+    @classmethod
+    def from_dense(cls, weight, tile, *, taps=1, keep=None, engine="onednn", buckets=4):
+        return cls.from_bsr(BSR.from_dense(weight, tile, taps=taps, keep=keep), engine, buckets)
+
+    @classmethod
+    def from_bsr(cls, bsr: BSR, engine: str = "onednn", buckets: int = 4) -> "ELL":
+        """The same stored tensors, read another way."""
+        if engine not in ENGINES or buckets < 1:
+            raise ValueError(f"engine must be one of {ENGINES} and buckets positive, got {engine!r} and {buckets}")
+        if engine == "onednn" and not onednn_takes(bsr.values):
+            raise ValueError(f"engine onednn needs float32 or bfloat16 on a CPU, got {bsr.values.dtype}")
+        if engine == "bmm" and bsr.taps > 1:
+            raise ValueError(f"engine bmm takes linear layers and 1x1 convolutions, got {bsr.taps} taps")
+        self = cls(bsr.values, bsr.crow_indices, bsr.col_indices, bsr.shape, bsr.taps)
+        self.engine, self.buckets = engine, buckets
+        return self
+
+    def options(self):
+        return {"engine": self.engine, "buckets": self.buckets}
+
+    def linear(self, x, bias=None):
+        if not self._fast(x, bias):
+            return super().linear(x, bias)
+        plan = self.prepared(self._plan, POINT)
+        rows, bias = x.reshape(1, -1, 1, x.shape[-1]), self._ordered(bias, plan)
+        if rows.shape[1] <= CHUNK:
+            y = self._run(rows, bias, POINT, plan)
+        else:
+            y = x.new_empty(1, rows.shape[1], 1, self.grid[0] * self.tile[0])
+            for piece, out in zip(rows.split(CHUNK, 1), y.split(CHUNK, 1), strict=True):
+                self._run(piece, bias, POINT, plan, out)
+        return self._cropped(y).reshape(*x.shape[:-1], self.shape[0])
+
+    def conv2d(self, x, bias, conv):
+        if conv.pointwise or self.engine == "bmm" or x.dim() != 4 or not self._fast(x, bias):
+            return super().conv2d(x, bias, conv)
+        plan = self.prepared(self._plan, conv)
+        y = self._run(x.movedim(1, 3).contiguous(), self._ordered(bias, plan), conv, plan)
+        return self._cropped(y).movedim(3, 1)
+
+    def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
+        same = x.dtype == self.values.dtype and x.device.type == "cpu" and x.numel() > 0
+        return same and eager_inference(x, self.values, bias)
+
+    def _ordered(self, bias: Tensor | None, plan: Plan) -> Tensor:
+        """(block rows * tile_n,) in order of computation."""
+        rows, tile_n = self.grid[0], self.tile[0]
+        if bias is None:
+            return self.values.new_zeros(rows * tile_n)
+        bias = _filled(bias, rows * tile_n)
+        return bias if plan.order is None else bias.view(rows, tile_n).index_select(0, plan.order).view(-1)
+
+    def _cropped(self, y: Tensor) -> Tensor:
+        return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
+
+    def _run(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan, out: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', block rows * tile_n), into ``out`` if given."""
+        rows, _, cols = self.grid
+        tile_n, tile_c = self.tile
+        x = _filled(x, cols * tile_c).unflatten(3, (cols, tile_c))
+        parts, done = [], 0
+        for bucket in plan.buckets:
+            piece = bias[done : done + bucket.rows * tile_n]
+            parts.append(bucket.product(x.index_select(3, bucket.cols).flatten(3), piece))
+            done += bucket.rows * tile_n
+        if done < len(bias):  # dead rows
+            parts.append(bias[done:].expand(x.shape[0], *conv.output_size(*x.shape[1:3]), -1))
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, 3)
+        if plan.place is None:
+            return y if out is None else out.copy_(y)
+        blocks = (rows, tile_n)
+        out = None if out is None else out.unflatten(3, blocks)
+        return torch.index_select(y.unflatten(3, blocks), 3, plan.place, out=out).flatten(3)
+
+    def _plan(self, conv: Conv) -> Plan:
+        blocks = self.blocks().detach()
+        live = blocks.ne(0).any(-1).any(-1).any(1)  # (rows, cols)
+        length = live.sum(1)
+        order = length.argsort(stable=True)
+        order = torch.cat([order[length[order] > 0], order[length[order] == 0]])
+        buckets, start = [], 0
+        for count, longest in split(length.tolist(), self.buckets):
+            rows = order[start : start + count]
+            # the first columns are the live ones, ascending; dead ones fill up, their weight is 0
+            cols = live[rows].int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+            weight = blocks[rows[:, None], :, cols]  # (count, longest, taps, tile_n, tile_c)
+            buckets.append(Bucket(count, cols.flatten(), self._product(weight, conv)))
+            start += count
+        moved = not torch.equal(order, torch.arange(len(order)))
+        return Plan(buckets, order if moved else None, order.argsort() if moved else None)
+
+    def _product(self, weight: Tensor, conv: Conv) -> Callable[[Tensor, Tensor | None], Tensor]:
+        groups, _, _, tile_n, _ = weight.shape
+        weight = weight.permute(0, 3, 2, 1, 4).flatten(3)  # (groups, tile_n, taps, L * tile_c)
+        if self.engine == "bmm":
+            return _batched(weight.squeeze(2).transpose(1, 2).contiguous())
+        if groups == 1 and conv == POINT:  # a linear layer has less to set up than a convolution
+            return pack_linear(weight.view(tile_n, -1))
+        grouped = pack_conv(weight.flatten(0, 1).unflatten(1, conv.kernel).movedim(3, 1), conv, groups)
+        return lambda x, bias: grouped(x.movedim(3, 1), bias).movedim(1, 3)
+
+
+def _filled(tensor: Tensor, size: int) -> Tensor:
+    """Zeros behind the last dimension up to ``size``; F.pad would copy even where there are none to add."""
+    return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))
+
+
+def _batched(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """(G, L * tile_c, tile_n) -> the product of a bucket."""
+    groups, _, tile_n = weight.shape
+
+    def product(x, bias):
+        x = x.view(-1, groups, weight.shape[1]).transpose(0, 1)
+        return torch.baddbmm(bias.view(groups, 1, tile_n), x, weight).transpose(0, 1).reshape(1, -1, 1, groups * tile_n)
+
+    return product
+
+
+def split(lengths: list[int], most: int) -> list[tuple[int, int]]:
+    """Cut rows, sorted by length, into buckets with the least padding.
+
+    Args:
+        lengths: live blocks of each row, in any order; rows of length 0 belong to no bucket.
+        most: at most how many buckets.
+
+    Returns:
+        (rows, longest row) of each bucket, shortest first.
+    """
+    kinds = sorted({n for n in lengths if n})
+    counts = [lengths.count(kind) for kind in kinds]
+    best: dict[int, tuple[int, list]] = {0: (0, [])}  # kinds covered -> blocks with padding, buckets
+    for _ in range(min(most, len(kinds))):
+        reached = dict(best)
+        for done, (cost, buckets) in best.items():
+            for end in range(done + 1, len(kinds) + 1):
+                rows = sum(counts[done:end])
+                total = cost + rows * kinds[end - 1]
+                if end not in reached or total < reached[end][0]:
+                    reached[end] = total, [*buckets, (rows, kinds[end - 1])]
+        best = reached
+    return best[len(kinds)][1]

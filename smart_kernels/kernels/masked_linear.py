@@ -1,0 +1,147 @@
+"""y = x @ (weight * mask).T with one mask value per tile of weight.
+
+                K                        ceil(K / TILE_K)
+           +---------+                 +---+---+---+
+    weight |         | N          mask | . | # | # | ceil(N / TILE_N)
+           +---------+                 +---+---+---+
+
+TILE_* is what one mask value covers, BLOCK_* is what one program works on; either may be the larger. Live blocks are
+packed as weight * mask and multiplied by the block-sparse matmul, so the cost follows the density.
+"""
+
+import triton
+import triton.language as tl
+
+from smart_kernels.kernels.block_sparse_linear import GRAD_CONFIGS, KEY, block_start, worth_trying
+from smart_kernels.kernels.live_blocks import block_span, element_tiles, is_live, load_mask
+from smart_kernels.kernels.tuning import autotune
+
+
+@triton.jit
+def pack_kernel(
+    # tensors: inputs, then output
+    weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, end_ptr, cols_ptr, packed_ptr,
+    # sizes of the weight, block columns, tiles per group
+    N, K, C, group_n, group_k,
+    # strides
+    stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
+    # scalars
+    eps,
+    # compile-time
+    TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
+    TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge."""
+    slot = tl.program_id(0)
+    row = slot // C
+    if slot >= tl.load(end_ptr + row):
+        return
+    col = tl.load(cols_ptr + slot)
+    offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N)
+    offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K)
+    inside = in_n[:, None] & in_k[None, :]
+
+    tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
+    tile_k = element_tiles(col, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K)
+    in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+    mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                     stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+    w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
+    if TILES_N * TILES_K == 1:  # then the block is live
+        w = tl.load(w_p) if EVEN else tl.load(w_p, mask=inside, other=0.0)  # (BLOCK_N, BLOCK_K)
+        w = w.to(tl.float32) * mask
+    else:
+        live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
+        live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])  # a load may be as wide as a tile
+        w = tl.load(w_p, mask=inside & live, other=0.0)
+        w = tl.where(live, w.to(tl.float32) * mask, 0.0)
+
+    i, j = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    p = packed_ptr + slot.to(tl.int64) * (BLOCK_N * BLOCK_K) + i[:, None] * BLOCK_K + j[None, :]
+    tl.store(p, w.to(packed_ptr.dtype.element_ty))
+
+
+@autotune(GRAD_CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
+@triton.jit
+def weight_grad_kernel(
+    # tensors: inputs, then outputs; dweight and dmask start at 0 and are None where not needed
+    dy_ptr, x_ptr, weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, end_ptr, cols_ptr, dweight_ptr, dmask_ptr,
+    # sizes, block columns, tiles per group
+    M, N, K, C, group_n, group_k,
+    # strides; dweight is (N, K) and dmask (tile rows, tile columns, parts), both contiguous
+    stride_dym, stride_dyn, stride_xm, stride_xk, stride_wn, stride_wk,
+    stride_maskn, stride_maskk, stride_tn, stride_tk,
+    # scalars; M_CLASS is M rounded, for the choice of the config
+    eps, M_CLASS,
+    # compile-time
+    TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
+    TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
+    PER_TILE_N: tl.constexpr, PER_TILE_K: tl.constexpr,
+    EVEN: tl.constexpr, DEAD_GRAD: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN_M: tl.constexpr, BLOCK_M: tl.constexpr,
+):
+    """dweight = mask * g and dmask = sum over a tile of g * weight, both from g = dy.T @ x of one live block.
+
+    Blocks that share a tile write their part of its sum to dmask[tile row, tile column, part]. Where the mask is
+    soft, dmask is the gradient of the score.
+    """
+    slot = tl.program_id(0)
+    row = slot // C
+    if slot < tl.load(end_ptr + row):
+        col = tl.load(cols_ptr + slot)
+        offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N)
+        offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K)
+        inside = in_n[:, None] & in_k[None, :]
+
+        offs_m = tl.arange(0, BLOCK_M)
+        dy_p = dy_ptr + offs_m.to(tl.int64)[:, None] * stride_dym + offs_n.to(tl.int64)[None, :] * stride_dyn
+        x_p = x_ptr + offs_m.to(tl.int64)[:, None] * stride_xm + offs_k.to(tl.int64)[None, :] * stride_xk
+        g = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+        if M > 0:  # proves that the loop runs: wgmma stays asynchronous
+            for m in range(0, M, BLOCK_M):
+                in_m = m + offs_m[:, None] < M
+                if EVEN and EVEN_M:
+                    dy, x = tl.load(dy_p), tl.load(x_p)  # (BLOCK_M, BLOCK_N), (BLOCK_M, BLOCK_K)
+                elif EVEN:
+                    dy = tl.load(dy_p, mask=in_m, other=0.0)
+                    x = tl.load(x_p, mask=in_m, other=0.0)
+                else:
+                    dy = tl.load(dy_p, mask=in_m & in_n[None, :], other=0.0)
+                    x = tl.load(x_p, mask=in_m & in_k[None, :], other=0.0)
+                g = tl.dot(tl.trans(dy), x, g, input_precision=PRECISION)
+                dy_p += tl.cast(BLOCK_M, tl.int64) * stride_dym
+                x_p += tl.cast(BLOCK_M, tl.int64) * stride_xm
+
+        tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
+        tile_k = element_tiles(col, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K)
+        in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+        live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
+        live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])
+        if dweight_ptr is not None:
+            p = dweight_ptr + offs_n.to(tl.int64)[:, None] * K + offs_k[None, :]
+            tl.store(p, tl.where(live, g * mask, 0.0).to(dweight_ptr.dtype.element_ty), mask=inside)
+        if dmask_ptr is not None:
+            w_offs = offs_n.to(tl.int64)[:, None] * stride_wn + offs_k[None, :] * stride_wk
+            wanted = inside if DEAD_GRAD else inside & live
+            g *= tl.load(weight_ptr + w_offs, mask=wanted, other=0.0).to(tl.float32)
+            g = tl.reshape(g, (TILES_N, BLOCK_N // TILES_N, TILES_K, BLOCK_K // TILES_K))
+            dmask = tl.sum(tl.sum(g, axis=3), axis=1)
+
+            start_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N)
+            start_k = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
+            tile_n = start_n // TILE_N + tl.arange(0, TILES_N)
+            tile_k = start_k // TILE_K + tl.arange(0, TILES_K)
+            in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+            mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                             stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+            if threshold_ptr is not None:
+                dmask *= mask * (1 - mask) / tl.load(temperature_ptr).to(tl.float32)
+            if not DEAD_GRAD:
+                dmask = tl.where(is_live(mask, eps), dmask, 0.0)
+            part = (start_n % TILE_N // BLOCK_N) * PER_TILE_K + start_k % TILE_K // BLOCK_K
+            p = tile_n.to(tl.int64)[:, None] * tl.cdiv(K, TILE_K) + tile_k[None, :]
+            tl.store(dmask_ptr + p * (PER_TILE_N * PER_TILE_K) + part, dmask, mask=in_tile)

@@ -1,0 +1,50 @@
+"""BatchNorm behind a channel-pruned layer: it carries the mask, on gamma and beta.
+
+A soft mask in front of a BatchNorm is divided out by the normalisation, so it has to act behind it.
+"""
+
+from torch import Tensor, nn
+
+from .masked import Masked
+
+
+class MaskedBatchNorm:
+    """What the masked BatchNorms have in common: ``weight`` and ``bias`` read as masked."""
+
+    dense_class: type[nn.Module]
+
+    def follow(self, layer: Masked) -> None:
+        """Carry the channel mask of ``layer``."""
+        self.__dict__["layer"] = layer  # not a submodule: it has its own place in the model
+        layer.__dict__["batchnorm"] = self
+
+    def detach(self) -> nn.Module:
+        """Back to the plain class, with gamma and beta of pruned channels exactly 0."""
+        for name, masked in (("weight", self.weight), ("bias", self.bias)):
+            self._parameters[name].data.copy_(masked.detach())
+        del self.__dict__["layer"]
+        self.__class__ = self.dense_class
+        return self
+
+    @property
+    def weight(self) -> Tensor:
+        return self._masked("weight")
+
+    @property
+    def bias(self) -> Tensor:
+        return self._masked("bias")
+
+    def _masked(self, name: str) -> Tensor:
+        raw, mask = self._parameters[name], self.layer.channel_mask()
+        return raw if mask is None else (raw * mask).to(raw.dtype)
+
+
+class MaskedBatchNorm1d(MaskedBatchNorm, nn.BatchNorm1d):
+    dense_class = nn.BatchNorm1d
+
+
+class MaskedBatchNorm2d(MaskedBatchNorm, nn.BatchNorm2d):
+    dense_class = nn.BatchNorm2d
+
+
+MASKED_BATCHNORMS = {nn.BatchNorm1d: MaskedBatchNorm1d, nn.BatchNorm2d: MaskedBatchNorm2d}

@@ -1,0 +1,166 @@
+"""Layers while they are pruned: the user's own modules, whose class was swapped in place by ``mask_``."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smart_kernels.ops import masked_linear, smart_linear
+from smart_kernels.patterns import Channel, Pattern, WeightShape
+
+from .gates import HardGate, SoftGate
+
+
+class Masked:
+    """What ``MaskedLinear`` and ``MaskedConv2d`` have in common.
+
+    ``weight`` reads as the masked weight, differentiable in the raw weight and the scores, because
+    ``nn.MultiheadAttention`` and the fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.
+    The raw Parameter keeps its place and name in ``state_dict``.
+
+    Attributes:
+        pattern: what is kept or pruned together.
+        scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight.
+        gate: None (dense), ``SoftGate`` (search) or ``HardGate`` (afterwards).
+        batchnorm: for ``Channel``, the BatchNorm that follows and carries the soft mask, or None.
+    """
+
+    dense_class: type[nn.Module]
+    gate: HardGate | SoftGate | None = None
+
+    def attach(self, pattern: Pattern, scores: nn.Parameter | None = None) -> None:
+        """Take up a pattern; ``scores`` are given when another layer shares the weight."""
+        self.pattern = pattern
+        if scores is None:
+            scores = nn.Parameter(pattern.importance(self.matrix()), requires_grad=True)
+        self.scores = scores
+
+    def detach(self) -> nn.Module:
+        """Back to the plain class, with the pruned weights exactly 0. Needs a hard (or no) gate."""
+        if isinstance(self.gate, SoftGate):
+            raise ValueError("the mask must be hard before a layer becomes plain, got a soft one; call harden() first")
+        with torch.no_grad():
+            self.raw_weight.copy_(self.weight)
+            if self.raw_bias is not None:
+                self.raw_bias.copy_(self.bias)
+        del self._parameters["scores"], self.pattern
+        self.__dict__.pop("gate", None)
+        self.__dict__.pop("batchnorm", None)
+        self.__class__ = self.dense_class
+        return self
+
+    @property
+    def raw_weight(self) -> nn.Parameter:
+        """The Parameter behind ``weight``."""
+        return self._parameters["weight"]
+
+    @property
+    def raw_bias(self) -> nn.Parameter | None:
+        return self._parameters["bias"]
+
+    @property
+    def weight(self) -> Tensor:
+        gate = self._own_gate()
+        if gate is None:
+            return self.raw_weight
+        values = gate.values(self.scores)
+        live = torch.where(values <= gate.eps, 0, values)
+        mask = self.pattern.expand(live, self.shape)
+        # a pruned weight is not read, even if NaN
+        return self._from_matrix(torch.where(mask == 0, 0, self.matrix()) * mask).to(self.raw_weight.dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        gate = self._own_gate()
+        if self.raw_bias is None or gate is None or not isinstance(self.pattern, Channel):
+            return self.raw_bias
+        return (self.raw_bias * gate.values(self.scores)[:, 0]).to(self.raw_bias.dtype)
+
+    @property
+    def shape(self) -> WeightShape:
+        return WeightShape(*self.matrix().shape)
+
+    def channel_mask(self) -> Tensor | None:
+        """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
+        return None if self.gate is None else self.gate.values(self.scores)[:, 0]
+
+    def _own_gate(self) -> HardGate | SoftGate | None:
+        # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
+        followed = self.__dict__.get("batchnorm") is not None
+        return None if followed and isinstance(self.gate, SoftGate) else self.gate
+
+    def _linear(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N) by the fused ops; one tap."""
+        gate, pattern, shape = self._own_gate(), self.pattern, self.shape
+        tile = pattern.tile(shape)
+        if isinstance(gate, HardGate):
+            return masked_linear(x, self._flat(), pattern.tile_values(gate.mask, shape), self.bias, tile=tile)
+        scores = pattern.tile_values(self.scores, shape)
+        group = None
+        if gate.threshold.numel() > 1:
+            group = (1, pattern.m)
+        return smart_linear(
+            x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, tile=tile, group=group, eps=gate.eps
+        )
+
+    def _flat(self) -> Tensor:
+        return self.raw_weight.flatten(1)
+
+    def _apply(self, fn, recurse=True):
+        scores = self._parameters.pop("scores")
+        super()._apply(fn, recurse)
+        moved = fn(scores.data)
+        # scores stay float32 under .half() and .bfloat16(); a temperature of 1e-3 needs the digits
+        scores.data = moved if moved.dtype.itemsize >= 4 else scores.data.to(moved.device)
+        scores.grad = None if scores.grad is None else scores.grad.to(scores.data)
+        self._parameters["scores"] = scores
+        if self.gate is not None:
+            self.gate = self.gate.map(fn)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, pattern={self.pattern}"
+
+
+class MaskedLinear(Masked, nn.Linear):
+    """``nn.Linear`` whose weight is masked tile by tile; dead tiles are neither loaded nor multiplied."""
+
+    dense_class = nn.Linear
+
+    def matrix(self) -> Tensor:
+        """(N, 1, K) view of the raw weight."""
+        return self.raw_weight.unsqueeze(1)
+
+    def _from_matrix(self, matrix: Tensor) -> Tensor:
+        return matrix.squeeze(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._own_gate() is None:
+            return F.linear(x, self.raw_weight, self.raw_bias)
+        return self._linear(x)
+
+
+class MaskedConv2d(Masked, nn.Conv2d):
+    """``nn.Conv2d`` whose weight is masked tile by tile.
+
+    A 1x1 convolution is a linear layer over pixels and runs as one; any other runs dense on the masked weight.
+    """
+
+    dense_class = nn.Conv2d
+
+    def matrix(self) -> Tensor:
+        """(N, kh * kw, C) view of the raw weight; C is ``in_channels / groups``."""
+        return self.raw_weight.flatten(2).transpose(1, 2)
+
+    def _from_matrix(self, matrix: Tensor) -> Tensor:
+        return matrix.transpose(1, 2).reshape(self.raw_weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._own_gate() is None:
+            return self._conv_forward(x, self.raw_weight, self.raw_bias)
+        if self._is_pointwise():
+            sh, sw = self.stride
+            return self._linear(x[..., ::sh, ::sw].movedim(-3, -1)).movedim(-1, -3)
+        return self._conv_forward(x, self.weight, self.bias)
+
+    def _is_pointwise(self) -> bool:
+        return self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "valid")

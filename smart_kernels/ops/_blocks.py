@@ -1,0 +1,74 @@
+"""Tiles of any size, cut into the power-of-two blocks a kernel works on."""
+
+from dataclasses import dataclass
+
+import triton
+
+SMALL_TILES = (1, 2, 4, 8)  # tl.dot needs 16: several such tiles share a block
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a tiled matrix.
+
+    Block ``i`` starts at ``(i // parts) * stride + (i % parts) * block`` and covers what is left of its tile, at
+    most ``block`` elements. A block never straddles a tile boundary, except that it holds ``block // tile`` whole
+    tiles where the tile is smaller than what ``tl.dot`` takes.
+
+    Attributes:
+        size: elements along the axis.
+        tile: elements that one mask value covers.
+        block: elements one program (or loop step) works on, a power of two >= 16.
+        stride: distance between the starts of two runs of ``parts`` blocks.
+        parts: blocks per run.
+    """
+
+    size: int
+    tile: int
+    block: int
+    stride: int
+    parts: int
+
+    @classmethod
+    def cut(cls, size: int, tile: int, largest: int) -> "Axis":
+        """The block for tiles of ``tile`` elements, at most ``largest`` (a power of two >= 16)."""
+        if tile in SMALL_TILES:
+            block = min(largest, max(16, triton.next_power_of_2(size)))
+            return cls(size, tile, block, block, 1)
+        if tile >= size:  # one tile: nothing to straddle
+            block = min(largest, max(16, triton.next_power_of_2(size)))
+            return cls(size, tile, block, block, 1)
+        divisor = tile & -tile
+        if divisor >= 16:
+            block = min(largest, divisor)
+            return cls(size, tile, block, block, 1)
+        block = min(largest, triton.next_power_of_2(tile))
+        return cls(size, tile, block, tile, triton.cdiv(tile, block))
+
+    @classmethod
+    def separate(cls, size: int, tile: int, largest: int) -> "Axis":
+        """Blocks of one tile each, however small: every tile has ``parts`` blocks of its own."""
+        divisor = tile & -tile
+        block = min(largest, divisor if divisor >= 16 else max(16, triton.next_power_of_2(tile)))
+        return cls(size, tile, block, tile, triton.cdiv(tile, block))
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks cover the axis."""
+        return triton.cdiv(self.size, self.stride) * self.parts
+
+    @property
+    def tiles_per_block(self) -> int:
+        return self.block // self.tile if self.tile in SMALL_TILES else 1
+
+    @property
+    def blocks_per_tile(self) -> int:
+        """How many blocks share one mask value; edge tiles may have fewer."""
+        if self.tile in SMALL_TILES:
+            return 1
+        return self.parts if self.parts > 1 else triton.cdiv(min(self.tile, self.size), self.stride)
+
+    @property
+    def even(self) -> bool:
+        """Every block is full, so loads need no mask."""
+        return self.stride == self.block * self.parts and self.size % self.stride == 0

@@ -1,0 +1,33 @@
+"""Sparsity patterns: tile x group x format."""
+
+from .base import Pattern, WeightShape
+from .block import Block
+from .channel import Channel
+from .nm import NM
+
+PATTERNS: tuple[type[Pattern], ...] = (Block, Channel, NM)  # tests and benchmarks run over this
+
+__all__ = ["NM", "PATTERNS", "Block", "Channel", "Pattern", "WeightShape", "parse"]
+
+
+def parse(text: str) -> Pattern:
+    """Read a pattern as the command line writes it.
+
+    Args:
+        text: ``block:ROWSxCOLS``, ``block:ROWSxCOLS:all`` (all taps of a convolution), ``channel`` or ``nm:N:M``.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    name, *parts = text.split(":")
+    try:
+        if name == "block" and len(parts) in (1, 2):
+            rows, cols = map(int, parts[0].split("x"))
+            return Block(rows, cols, *parts[1:])
+        if name == "nm" and len(parts) == 2:
+            return NM(*map(int, parts))
+        if name == "channel" and not parts:
+            return Channel()
+    except ValueError as error:
+        raise ValueError(f"pattern {text!r}: {error}") from error
+    raise ValueError(f"pattern must be block:ROWSxCOLS[:all], channel or nm:N:M, got {text!r}")

@@ -1,0 +1,102 @@
+"""Soft top-k: mask = sigmoid((scores - threshold) / temperature) with sum(cost * mask) = keep, in plain PyTorch.
+
+SMART, arXiv 2403.19969, section 3 (operator); Jacobian by implicit differentiation.
+"""
+
+import torch
+from torch import Tensor
+
+NEWTON, BISECT = 32, 48  # steps: Newton's while it is trusted, then enough halvings for any bracket
+EXACT = 1e-20  # a smaller excess of the budget counts as none: fp32 underflows soon after
+UNDERFLOW = 1e-12  # below this sum of cost * mask * (1 - mask) no score moves the threshold
+
+
+def soft_mask(scores: Tensor, threshold: Tensor, temperature: float | Tensor) -> Tensor:
+    """``sigmoid((scores - threshold) / temperature)``; scores of +inf and -inf are pinned to 1 and 0.
+
+    Args:
+        scores: any shape.
+        threshold: broadcastable against ``scores``; float64 keeps the budget exact at small temperatures.
+        temperature: above 0, a number or a 0-d tensor.
+
+    Returns:
+        Shape and dtype of ``scores``. NaN scores and NaN thresholds give NaN.
+    """
+    pinned = scores.isinf() & ~threshold.isnan()
+    logits = torch.where(pinned, scores, (scores.double() - threshold) / temperature)
+    return logits.to(scores.dtype).sigmoid()
+
+
+def soft_topk(
+    scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(G, n) scores, (1 or G, n) cost, (G,) start -> (G, n) mask in the dtype of scores, (G,) float64 threshold."""
+    threshold = _solve(scores, keep, temperature, cost, start)
+    return soft_mask(scores, threshold[:, None], temperature), threshold
+
+
+def soft_topk_backward(
+    dmask: Tensor, dthreshold: Tensor, mask: Tensor, cost: Tensor | None, temperature: float
+) -> Tensor:
+    """dscores = v / temperature * (dmask - cost * (sum(v dmask) - temperature * dthreshold) / sum(cost v)).
+
+    v = mask * (1 - mask); 0 where every v of a group underflows.
+    """
+    cost = torch.ones_like(mask[:1]) if cost is None else cost.to(mask.dtype)
+    v = mask * (1 - mask)
+    slope = (cost * v).sum(-1, keepdim=True)
+    push = (v * dmask).sum(-1, keepdim=True) - (temperature * dthreshold[:, None]).to(mask.dtype)
+    return torch.where(slope < UNDERFLOW, 0, v / temperature * (dmask - cost * (push / slope)))
+
+
+def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None) -> Tensor:
+    """Safeguarded Newton for every group at once, dropping those that are done. Returns the (G,) float64 threshold."""
+    # Newton from an error of e * temperature leaves at most e^2 / 2 of the budget
+    near = temperature * (1e-8 if scores.dtype == torch.float64 else 1e-3)
+    cost = None if cost is None else cost.to(scores.dtype).expand_as(scores)
+    low, high = _bracket(scores, keep, temperature, cost)
+    threshold, move = (low + high) / 2, high - low
+    if start is not None:
+        threshold = torch.where((start > low) & (start < high), start, threshold)
+    state = torch.stack((low, high, threshold, move))
+    for turn in range(NEWTON + BISECT):
+        live = state[0] < state[1]
+        if not live.any():
+            break
+        rows = slice(None) if live.all() else live.nonzero()[:, 0]
+        low, high, threshold, move = state[:, rows]
+        excess, slope = _excess(scores[rows], threshold, temperature, None if cost is None else cost[rows], keep)
+        low, high = torch.where(excess > 0, threshold, low), torch.where(excess > 0, high, threshold)
+        step = torch.where(excess.abs() <= EXACT, 0, temperature * excess / slope)
+        newton, done = threshold + step, step.abs() <= near
+        trusted = (newton > low) & (newton < high) & (step.abs() <= move / 2) & (turn < NEWTON)
+        following = torch.where(done | trusted, newton, (low + high) / 2)
+        low, high = torch.where(done, following, low), torch.where(done, following, high)
+        state[:, rows] = torch.stack((low, high, following, (following - threshold).abs()))
+    return state[2]
+
+
+def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: float):
+    """sum(cost * mask) - keep, and sum(cost * mask * (1 - mask)), at a threshold per group."""
+    lead = threshold.to(scores.dtype)  # two fp32 subtractions do the work of a float64 one
+    rest = (threshold - lead).to(scores.dtype)
+    z = (scores - lead[:, None]).sub_(rest[:, None]).div_(temperature)
+    above = z > 0
+    g = z.abs_().neg_().sigmoid_()  # min(mask, 1 - mask), which does not round to 1: the sum sees every last bit
+    hard, soft = _total(above.to(g.dtype), cost), _total(torch.where(above, -g, g), cost)
+    return (hard - keep) + soft, _total(g.mul_(1 - g), cost)
+
+
+def _bracket(scores: Tensor, keep: float, temperature: float, cost: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ends between which the threshold lies; both are the threshold itself where nothing is left to solve."""
+    up, down, nan = scores == torch.inf, scores == -torch.inf, scores.isnan().any(-1)
+    total, budget = _total((~(up | down)).to(scores.dtype), cost), keep - _total(up.to(scores.dtype), cost)
+    offset = temperature * (budget / (total - budget)).log()
+    low, high = scores.masked_fill(down, torch.inf).amin(-1), scores.masked_fill(up, -torch.inf).amax(-1)
+    closed = torch.where(budget > 0, -torch.inf, torch.inf).masked_fill(nan, torch.nan)
+    solvable = (budget > 0) & (budget < total) & ~nan
+    return torch.where(solvable, low - offset, closed), torch.where(solvable, high - offset, closed)
+
+
+def _total(values: Tensor, cost: Tensor | None) -> Tensor:
+    return (values if cost is None else values * cost).sum(-1, dtype=torch.float64)

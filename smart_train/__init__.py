@@ -1,0 +1,5 @@
+"""Finds the masks: ``SmartPruner`` and its schedules."""
+
+from .pruner import SmartPruner
+
+__all__ = ["SmartPruner"]

@@ -1,0 +1,42 @@
+"""Files that are either the old state or the new one, never half of each; and the random states that go into them."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def save(path: Path, state: dict) -> None:
+    """Write ``state`` so that a kill at any moment leaves a whole file behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    with half.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(half, path)
+
+
+def load(path: Path, device: str) -> dict:
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def random_state() -> dict:
+    """The state of every generator a training may draw from: torch, CUDA, numpy, Python."""
+    numpy_state = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])

@@ -1,0 +1,109 @@
+"""Two small image models of the kind people prune: a mobile-style CNN and a vision transformer."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(_conv(inputs, inputs, 3, stride, groups=inputs), _conv(inputs, outputs, 1))
+
+
+class CNN(nn.Sequential):
+    """Stem, four depthwise-separable stages, mean pool, classifier. The 1x1 convolutions hold nearly all weights."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int = 256):
+        stem = 2 if size > 16 else 1
+        super().__init__(
+            _conv(channels, width // 2, 3, stem),
+            _separable(width // 2, width, 2),
+            _separable(width, width),
+            _separable(width, 2 * width, 2),
+            _separable(2 * width, 2 * width),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(2 * width, classes),
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (batch, tokens, width), of two plain Linear layers."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm transformer block over (batch, tokens, width)."""
+
+    def __init__(self, width: int, heads: int, ratio: int):
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2, self.fc1, self.fc2 = (
+            nn.LayerNorm(width),
+            nn.Linear(width, ratio * width),
+            nn.Linear(ratio * width, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(F.relu(self.fc1(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """Vision transformer on a grid of 4 x 4 patches, mean-pooled."""
+
+    GRID = 4
+
+    def __init__(self, channels: int, size: int, classes: int, width: int = 256, depth: int = 4, ratio: int = 4):
+        super().__init__()
+        if size % self.GRID:
+            raise ValueError(f"image size must be divisible by {self.GRID} for the vit, got {size}")
+        patch = size // self.GRID
+        self.patches = nn.Conv2d(channels, width, patch, patch)
+        self.position = nn.Parameter(torch.randn(1, self.GRID**2, width) * 0.02)
+        self.blocks = nn.Sequential(*(EncoderBlock(width, width // 32, ratio) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.position
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+MODELS = {
+    "cnn": CNN,
+    "vit": ViT,
+    "cnn-tiny": lambda *data: CNN(*data, width=32),
+    "vit-tiny": lambda *data: ViT(*data, width=64, depth=1, ratio=2),
+}
+
+
+def build(name: str, channels: int, size: int, classes: int, seed: int = 0) -> nn.Module:
+    """A freshly initialised model; the same seed gives the same weights.
+
+    Args:
+        name: a key of ``MODELS``.
+        channels, size, classes: of the images.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    torch.manual_seed(seed)
+    return MODELS[name](channels, size, classes)

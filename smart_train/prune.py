@@ -1,0 +1,137 @@
+"""From a recipe to a pruned, compressed, measured and saved model; and back from its files."""
+
+import copy
+import json
+import platform
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+import smart_kernels
+from smart_kernels.patterns import Pattern, WeightShape
+from smart_train import data as datasets
+from smart_train import plots
+from smart_train.budget import allowed_weights
+from smart_train.evaluate import accuracy, compare
+from smart_train.recipe import Recipe
+from smart_train.report import markdown
+from smart_train.stages import Stages
+
+EXAMPLE = 32  # images in the batch for which backends are chosen and latency is measured
+FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
+
+
+def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False) -> dict:
+    """Train, prune, compress, measure and save a model.
+
+    Args:
+        recipe: every setting.
+        out: gets ``model.safetensors``, ``config.json``, ``recipe.json``, ``report.json``, ``report.md`` and plots, and
+            histories and checkpoints under ``training/``.
+        resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
+        baseline: also finetune a one-shot magnitude mask for as many steps.
+
+    Returns:
+        The report, as written to ``report.json``.
+
+    Raises:
+        ValueError: ``out`` holds another run, the data is not there, or the budget cannot be met.
+    """
+    data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
+    _claim(out, recipe, resume)
+    stages = Stages(recipe, data, out, _device(), resume)
+    dense = stages.dense()
+    smart, last = stages.smart(dense)
+    models = {"dense": dense, "smart": smart}
+    if baseline:
+        models["oneshot"], _ = stages.one_shot(dense)
+    return _finish(stages, models, last)
+
+
+def evaluate_saved(out: Path) -> tuple[float, float]:
+    """(measured now, reported) accuracy of the model that ``prune`` saved in ``out``.
+
+    Raises:
+        ValueError: ``out`` does not hold a finished run.
+    """
+    missing = [name for name in FILES if not (out / name).is_file()]
+    if missing:
+        raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
+    recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
+    stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, _device())
+    model = smart_kernels.load(stages.model().eval(), out)
+    reported = json.loads((out / "report.json").read_text())["accuracy"]["smart"]
+    return accuracy(model, stages.data, stages.device), reported
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
+    """Mark ``out`` as the place of this recipe."""
+    path = out / "recipe.json"
+    if path.exists():
+        if not resume:
+            raise ValueError(f"--out must be a new directory, got {out}, which holds a run; --resume continues it")
+        differences = recipe.differences(Recipe(**json.loads(path.read_text())))
+        if differences:
+            raise ValueError(f"--resume must repeat the settings of {out}, got {'; '.join(differences)} there")
+    _write(path, recipe.to_dict())
+
+
+def _write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
+    """Compress, measure, save and report; ``last`` is the pruner's report."""
+    out, pattern = stages.out, stages.pattern
+    example = next(stages.data.test_batches(EXAMPLE))[0].to(stages.device)
+    for model in models.values():
+        model.eval()
+    masks = _kept_blocks(models["smart"], last["layers"], pattern)
+    budget = _budget(models["smart"], masks, last, pattern)
+    dense = copy.deepcopy(models["dense"])  # compress_ works in place
+    smart_kernels.compress_(dense, example, backends=smart_kernels.DENSE)
+    chosen = smart_kernels.compress_(models["smart"], example, pattern)
+    smart_kernels.save(models["smart"], out, chosen)
+    report = {
+        "recipe": stages.recipe.to_dict(),
+        "steps": {"dense": stages.recipe.dense_steps, "pruned": stages.recipe.pruned_steps},
+        "accuracy": {name: accuracy(model, stages.data, stages.device) for name, model in models.items()},
+        "budget": budget,
+        "sparse_share": chosen.totals["pruned_on_sparse"],
+        "layers": [row for row in chosen.to_dict()["rows"] if row["name"] in masks],
+        "latency": compare(dense, models["smart"], example).to_dict() | {"batch": len(example)},
+        "bytes": {"dense": len(serialise(models["dense"].state_dict())), "sparse": (out / FILES[0]).stat().st_size},
+        "device": chosen.device,
+        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
+    }
+    _write(out / "report.json", report)
+    (out / "report.md").write_text(markdown(report, plots.draw(out, report, masks)))
+    return report
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    """(N, taps, C) view of the weight of a plain Linear or Conv2d."""
+    return layer.weight.flatten(2).transpose(1, 2) if layer.weight.dim() > 2 else layer.weight.unsqueeze(1)
+
+
+def _kept_blocks(model: nn.Module, names: list[str], pattern: Pattern) -> dict[str, Tensor]:
+    """(rows, cols) bool per layer: which blocks of a finalized model hold anything but zeros."""
+    return {name: pattern.importance(_matrix(model.get_submodule(name))).cpu() > 0 for name in names}
+
+
+def _budget(model: nn.Module, masks: dict[str, Tensor], last: dict, pattern: Pattern) -> dict:
+    """Weights there were, asked for and kept, the last counted in the finalized model."""
+    weights = sum(layer["weights"] for layer in last["layers"].values())
+    kept, largest = 0, 0
+    for name, mask in masks.items():
+        cost = pattern.cost(WeightShape(*_matrix(model.get_submodule(name)).shape))
+        kept, largest = kept + int(cost[mask].sum()), max(largest, int(cost.max()))
+    asked = allowed_weights(last["asked_sparsity"], weights)
+    return {"prunable": weights, "asked": asked, "kept": kept, "largest_block": largest}

@@ -1,0 +1,96 @@
+"""Every setting of a run in one JSON-able place."""
+
+from dataclasses import asdict, dataclass, fields
+
+from smart_kernels.patterns import parse
+
+OPTIMIZERS = ("sgd", "adamw")
+
+PER_MODEL = {  # what a user's own choice overrides
+    "cnn": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Train dense, search for the mask with SMART, finetune what is left.
+
+    Args:
+        model, data, data_dir, image_size: see ``models.build`` and ``data.load``.
+        pattern: as ``smart_kernels.patterns.parse`` reads it.
+        sparsity: fraction of the prunable weights to remove; None for patterns that imply it (N:M).
+        scope: ``global``, one budget over all layers, or ``layer``, the same sparsity in each.
+        dense_steps, search_steps, finetune_steps: optimizer steps of each stage. The learning rate falls to zero
+            over the dense stage, is constant during the search and falls to zero over finetuning.
+        optimizer, lr, weight_decay, batch: for the weights.
+        lr_scores: Adam's learning rate for the scores; they have no weight decay.
+        temperature: (first, last) of the search.
+        warmup: fraction of the search over which the budget shrinks from everything to the target.
+        seed: of the initial weights and of the order of the data.
+
+    Raises:
+        ValueError: for a setting out of its range.
+    """
+
+    model: str = "cnn"
+    data: str = "digits"
+    data_dir: str | None = None
+    image_size: int = 32
+    pattern: str = "block:32x32"
+    sparsity: float | None = 0.9
+    scope: str = "global"
+    dense_steps: int = 300
+    search_steps: int = 150
+    finetune_steps: int = 150
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    batch: int = 64
+    lr_scores: float = 0.1
+    temperature: tuple[float, float] = (0.2, 1e-3)
+    warmup: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self):
+        pattern = parse(self.pattern)
+        object.__setattr__(self, "temperature", tuple(self.temperature))  # JSON knows lists only
+        if pattern.sparsity is not None:
+            self._check(self.sparsity in (None, pattern.sparsity), "sparsity", f"{pattern.sparsity} for {self.pattern}")
+        else:
+            hint = f"; for {self.sparsity:g} % write {self.sparsity / 100:g}" if 1 < (self.sparsity or 0) < 100 else ""
+            self._check(self.sparsity is not None and 0 < self.sparsity < 1, "sparsity", "between 0 and 1" + hint)
+        self._check(self.scope in ("global", "layer"), "scope", "global or layer")
+        self._check(self.optimizer in OPTIMIZERS, "optimizer", " or ".join(OPTIMIZERS))
+        for name in ("batch", "search_steps", "finetune_steps", "image_size"):
+            self._check(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("dense_steps", "weight_decay", "seed"):
+            self._check(getattr(self, name) >= 0, name, "at least 0")
+        for name in ("lr", "lr_scores"):
+            self._check(getattr(self, name) > 0, name, "above 0")
+        self._check(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
+        first, last = self.temperature
+        self._check(first >= last > 0, "temperature", "two falling values above 0")
+
+    def _check(self, holds: bool, name: str, wanted: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
+
+    @property
+    def pruned_steps(self) -> int:
+        """Steps after the dense stage; the one-shot baseline gets as many."""
+        return self.search_steps + self.finetune_steps
+
+    @classmethod
+    def for_model(cls, model: str, **settings) -> "Recipe":
+        """A recipe with the defaults that suit ``model``; settings that are None keep their default."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        return cls(**{"model": model, **PER_MODEL.get(model.removesuffix("-tiny"), {}), **given})
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """``name: ours, theirs`` for every setting in which the two differ."""
+        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return [f"{name}: {ours}, {theirs}" for name, ours, theirs in pairs if ours != theirs]

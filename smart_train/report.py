@@ -1,0 +1,93 @@
+"""What a run says about itself: the same tables in the terminal and in ``report.md``. Every number was measured."""
+
+LAYER_COLUMNS = ("layer", "shape", "kept", "backend", "dense ms", "sparse ms")
+
+
+def table(columns: tuple[str, ...], rows: list[tuple]) -> str:
+    """A Markdown table, padded so that it reads well in a terminal too; all but the first column to the right."""
+    cells = [columns, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    head, *body = [_line(row, widths) for row in cells]
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if i == 0 else ":") for i, width in enumerate(widths)) + "|"
+    return "\n".join([head, rule, *body])
+
+
+def _line(row: tuple, widths: list[int]) -> str:
+    first, *others = (str(cell) for cell in row)
+    cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+    return f"| {' | '.join(cells)} |"
+
+
+def layer_table(report: dict) -> str:
+    """One row per pruned layer: shape, kept, backend chosen, dense and sparse time."""
+    rows = [
+        (row["name"], _shape(row["shape"]), f"{row['kept']:.1%}", row["choice"], _ms(row["dense_ms"]), _ms(row["ms"]))
+        for row in report["layers"]
+    ]
+    return table(LAYER_COLUMNS, rows)
+
+
+def summary_table(report: dict) -> str:
+    """Accuracy, file size and latency of the dense and the pruned model."""
+    accuracy, size, latency, steps = (report[name] for name in ("accuracy", "bytes", "latency", "steps"))
+    rows = [
+        (
+            "dense",
+            f"{steps['dense']}",
+            f"{accuracy['dense']:.2f} %",
+            _size(size["dense"]),
+            f"{latency['dense_ms']:.2f} ms",
+        )
+    ]
+    if "oneshot" in accuracy:
+        rows.append(("one-shot magnitude", f"+{steps['pruned']}", f"{accuracy['oneshot']:.2f} %", "", ""))
+    times = f"{latency['sparse_ms']:.2f} ms"
+    rows.append(("SMART", f"+{steps['pruned']}", f"{accuracy['smart']:.2f} %", _size(size["sparse"]), times))
+    return table(("model", "steps", "accuracy", "file", "latency"), rows)
+
+
+def _shape(shape: list[int]) -> str:
+    """(N, taps, C) as people write it."""
+    N, taps, C = shape
+    return f"{N}x{C}" if taps == 1 else f"{N}x{taps}x{C}"
+
+
+def _ms(time: float | None) -> str:
+    return "-" if time is None else f"{time:.3f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def verdict(report: dict) -> str:
+    """The sentence under the tables."""
+    latency, budget = report["latency"], report["budget"]
+    return (
+        f"{latency['speedup']:.2f}x faster than the best dense baseline ({latency['batch']} images, median of "
+        f"{latency['pairs']} interleaved pairs, spread {100 * latency['spread']:.0f} %); "
+        f"kept {budget['kept']:,} of {budget['prunable']:,} prunable weights, asked for at most {budget['asked']:,}; "
+        f"{100 * report['sparse_share']:.0f} % of the pruned weights are in layers that run on a sparse backend."
+    )
+
+
+def markdown(report: dict, pictures: list[str]) -> str:
+    """``report.md``."""
+    recipe = report["recipe"]
+    settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value is not None)
+    return (
+        "\n\n".join(
+            [
+                f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']}",
+                summary_table(report),
+                verdict(report),
+                "## Layers",
+                layer_table(report),
+                *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
+                "## Settings",
+                settings,
+                f"Measured on {report['device']}, {report['versions']}.",
+            ]
+        )
+        + "\n"
+    )

@@ -1,0 +1,28 @@
+"""The scores of a model: which there are, and where they start."""
+
+import torch
+from torch import Tensor, nn
+
+from smart_kernels import Masked, masked_layers
+
+
+def sharing(model: nn.Module) -> dict[str, list[Masked]]:
+    """The masked layers, those that share their scores together, under the name of the first.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found: dict[int, tuple[str, list[Masked]]] = {}
+    for name, layer in masked_layers(model).items():
+        found.setdefault(id(layer.scores), (name, []))[1].append(layer)
+    if not found:
+        raise ValueError("without a pattern the model must hold layers prepared by mask_, got none")
+    return dict(found.values())
+
+
+def standardised(importance: Tensor) -> Tensor:
+    """Mean 0 and deviation 1, float64; where all are equal, 0 and not their rounding errors blown up."""
+    importance = importance.double()
+    centred = importance - importance.mean()
+    floor = 1e-6 * importance.mean() + torch.finfo(torch.float64).tiny
+    return centred / centred.square().mean().sqrt().clamp_min(floor)

@@ -1,0 +1,77 @@
+"""The trainings of one run: dense, SMART, and the one-shot baseline with the same budgets."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from smart_kernels.patterns import Pattern, parse
+from smart_train import models
+from smart_train.data import Data
+from smart_train.loop import Training, fit
+from smart_train.pruner import SmartPruner
+from smart_train.recipe import Recipe
+
+ONE_SHOT_SCOPE = "layer"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the trainings of one run share. Each writes its checkpoints to ``out/training/<name>``.
+
+    Args:
+        resume: continue from those checkpoints.
+    """
+
+    recipe: Recipe
+    data: Data
+    out: Path
+    device: str
+    resume: bool = False
+
+    @property
+    def pattern(self) -> Pattern:
+        return parse(self.recipe.pattern)
+
+    def model(self) -> nn.Module:
+        """The untrained model of the recipe."""
+        recipe, data = self.recipe, self.data
+        return models.build(recipe.model, data.channels, data.size, len(data.classes), recipe.seed).to(self.device)
+
+    def dense(self) -> nn.Module:
+        """The trained dense model that both pruned ones start from."""
+        model = self.model()
+        self._fit("dense", model, self.recipe.dense_steps)
+        return model
+
+    def smart(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+        """A plain model with exact zeros, pruned by SMART from a copy of ``dense``; and the pruner's last report."""
+        model = copy.deepcopy(dense)
+        pruner = self._pruner(model, self.recipe.scope)
+        return self._pruned("smart", model, pruner)
+
+    def one_shot(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+        """The baseline: keep the blocks of largest mean magnitude at once, then finetune for as many steps.
+
+        It is a pruner that hardens before its first step, so the budget rule, the learning rates and the data order
+        are those of ``smart``.
+        """
+        model = copy.deepcopy(dense)
+        pruner = self._pruner(model, ONE_SHOT_SCOPE)
+        pruner.harden()
+        return self._pruned("oneshot", model, pruner)
+
+    def _pruned(self, name: str, model: nn.Module, pruner: SmartPruner) -> tuple[nn.Module, dict]:
+        self._fit(name, model, self.recipe.pruned_steps, self.recipe.search_steps, pruner)
+        return model, pruner.finalize()
+
+    def _pruner(self, model: nn.Module, scope: str) -> SmartPruner:
+        recipe = self.recipe
+        settings = {"search_steps": recipe.search_steps, "temperature": recipe.temperature, "warmup": recipe.warmup}
+        return SmartPruner(model, self.pattern, recipe.sparsity, scope=scope, **settings)
+
+    def _fit(self, name: str, model: nn.Module, steps: int, flat: int = 0, pruner: SmartPruner | None = None) -> None:
+        training = Training(model, self.data, self.recipe, steps, flat, pruner, self.device)
+        fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

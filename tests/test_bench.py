@@ -1,0 +1,187 @@
+"""The benchmark program: what it refuses, what it writes, and that every case still runs."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from bench import report, rows, run, timing
+from bench.__main__ import main
+from bench.case import Case, Shape, wrong
+from bench.codegen import budget, sass, table
+from bench.rows import Row
+
+SHAPE = Shape("tiny", 2, 3, 4, "for tests")
+ENV = {"device": "Some GPU", "threads": 1, "load": 0.1, "torch": "2", "triton": "3", "python": "3.11"}
+ENV |= {"commit": "abc", "date": "2026-01-01", "command": "python -m bench ops"}
+
+
+def case(provider="ours", baseline=False, out=1.0, sparsity=0.5):
+    one = torch.ones(2, 3)
+    common = {"shape": SHAPE, "block": "1x1", "sparsity": sparsity, "dtype": torch.float32, "pass_": "fwd"}
+    exact = {"run": lambda: (out * one,), "exact": lambda: (one.double(),)}
+    return Case("op", provider, baseline, **common, **exact, flops=4e9, bytes=2e6)
+
+
+def some_rows():
+    ceilings = timing.Ceilings(peak=1e12, bandwidth=1e11)
+    found = []
+    for sparsity in (0.5, 0.9):
+        cases = [case("dense", baseline=True, sparsity=sparsity), case(sparsity=sparsity)]
+        times = [timing.Timing(9.0, 10.0, 11.0, 30, "rounds"), timing.Timing(4.0, 5.0, 6.0, 30, "rounds")]
+        found += run.rows(cases, times, ceilings, ENV)
+    return found
+
+
+@pytest.mark.parametrize("what", ["ops", "layers"])
+def test_dry_run_checks_every_case_and_writes_nothing(what, capsys, tmp_path):
+    assert main([what, "--dry-run", "--out", str(tmp_path / "rows.jsonl")]) == 0
+    assert "nothing timed" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_gpu_check_dry_run_is_green_and_resumes(capsys, tmp_path):
+    command = ["gpu-check", "--dry-run", "--topk", "--masked", "--out", str(tmp_path / "check.json")]
+    assert main(command) == 0
+    summary = json.loads((tmp_path / "check.json").read_text())
+    assert summary["wrong"] == [] and summary["device"] and summary["torch"]
+    lines = (tmp_path / "check.jsonl").read_text().splitlines()
+    assert main(command) == 0
+    assert (tmp_path / "check.jsonl").read_text().splitlines() == lines, "checks that held are not repeated"
+
+
+def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):
+    from bench.gpu_check import Check, topk
+
+    def fail():
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(topk, "cases", lambda context: [Check("bad", fail), Check("good", lambda: {"ok": True})])
+    assert main(["gpu-check", "--dry-run", "--topk"]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG bad" in out and "no luck" in out and "ok    good" in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["nothing"], ["ops", "--dtype", "int3"], ["ops", "--threads", "0"], ["gpu-check", "--minutes", "-1"]],
+    ids=" ".join,
+)
+def test_refuses_bad_usage(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_a_filter_that_matches_nothing_is_an_error(capsys):
+    assert main(["ops", "--dry-run", "--filter", "no such case"]) == 1
+    assert "--filter" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_refuses_a_gpu_that_is_not_there(capsys):
+    with pytest.raises(SystemExit):
+        main(["ops", "--device", "cuda"])
+    assert "needs a GPU" in capsys.readouterr().err
+
+
+def test_a_wrong_result_is_refused():
+    assert wrong(case()) is None
+    assert "relative error" in wrong(case(out=1.1))
+    assert wrong(case(out=float("nan"))) is not None
+    refused = []
+    assert list(run.measure([case(out=1.1)], "cpu", 0.01, refused)) == []
+    assert "op/ours tiny" in refused[0]
+
+
+def test_floor_is_the_slower_of_arithmetic_and_traffic():
+    ceilings = timing.Ceilings(peak=1e12, bandwidth=1e11)
+    assert timing.floor_ms(2e9, 1e6, ceilings) == pytest.approx(2.0)
+    assert timing.floor_ms(2e9, 1e9, ceilings) == pytest.approx(10.0)
+
+
+def test_rounds_are_interleaved_and_summarised():
+    calls = []
+    fast, slow = timing.interleaved([lambda: calls.append("a"), lambda: calls.append("b")], seconds=0.01)
+    assert fast.runs == slow.runs >= 5
+    assert fast.p20_ms <= fast.p50_ms <= fast.p80_ms
+    assert {"a", "b"} == set(calls)
+
+
+def test_rows_round_trip_and_the_last_measurement_counts(tmp_path):
+    path = tmp_path / "some-gpu.jsonl"
+    first = some_rows()
+    again = [replace(row, p50_ms=1.0) for row in first]
+    rows.append(first, path)
+    rows.append(again, path)
+    assert rows.read(path) == again
+    assert Row(**asdict(first[0])) == first[0]
+
+
+def test_speedup_is_against_the_best_baseline_and_of_floor_against_the_ceilings():
+    dense, ours = some_rows()[:2]
+    assert (dense.speedup, ours.speedup) == (1.0, 2.0)
+    assert ours.floor_ms == pytest.approx(4.0) and ours.of_floor == pytest.approx(0.8)
+    assert ours.tflops == pytest.approx(0.8)
+
+
+def test_report_comes_from_the_rows_alone(tmp_path):
+    pytest.importorskip("matplotlib")
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    rows.append(some_rows(), results / "some-gpu.jsonl")
+    assert report.write(docs, results) == 0
+    text = (docs / "results.md").read_text()
+    for expected in ("Some GPU", "torch 2, triton 3", "python -m bench ops", "abc", "2.00"):
+        assert expected in text
+    pictures = {p.name for p in (docs / "plots").iterdir()}
+    assert pictures == {f"some-gpu-op-{kind}.png" for kind in ("speedup", "roofline", "latency")}
+    assert all(f"plots/{name}" in text for name in pictures)
+
+
+def test_report_without_rows_says_what_to_run(tmp_path, capsys):
+    assert report.write(tmp_path / "docs", tmp_path) == 1
+    assert "python -m bench ops" in capsys.readouterr().out
+
+
+SASS = """
+        /*0100*/                   LDGSTS.E.BYPASS.128 [R1], [R2.64] ;  /* 0x0 */
+        /*0110*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24 ; /* 0x0 */
+        /*0120*/              @P0  BRA 0x100 ; /* 0x0 */
+        /*0130*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ; /* 0x0 */
+        /*0140*/                   EXIT ; /* 0x0 */
+"""
+
+
+def test_the_matrix_loop_is_found_in_machine_code():
+    loop = sass.matrix_loop(sass.parse(SASS))
+    assert [op for op, _ in loop] == ["LDGSTS.E.BYPASS.128", "HGMMA.64x128x16.F32.BF16", "BRA"]
+    assert sass.macs_per_warp("HGMMA.64x128x16.F32.BF16") == 64 * 128 * 16 / 4
+    assert sass.macs_per_warp("HMMA.16816.F32.BF16") == 16 * 8 * 16
+    assert sass.macs_per_warp("LDSM.16.M88.4") == 0
+
+
+GOOD = {"case": "masked_linear 64x64 bf16", "target": "sm_90", "kernel": "block_matmul_kernel", "spill": 0}
+GOOD |= {"config": "BLOCK_M=128 BLOCK_N=128 BLOCK_K=64 w4 s3", "shared": 98304, "serialised": False, "loop": 105}
+GOOD |= {"tensor_core": 8, "instruction": "HGMMA.64x128x16.F32.BF16", "wide_loads": 16, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"spill": 8}, "spilled"),
+        ({"serialised": True}, "serialised"),
+        ({"shared": 300000}, "shared memory"),
+        ({"tensor_core": 0, "loop": 0}, "tensor-core"),
+        ({"wide_loads": 0}, "16-byte"),
+        ({"loop": 111}, "budget 110"),
+        ({"error": "the compiler died"}, "died"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else str(value),
+)
+def test_census_finds_faults(change, fault):
+    row = GOOD | change
+    found = table.faults(row | {"budget": budget.budget(row)})
+    assert found == [] if fault is None else any(fault in f for f in found)

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import torch
+
+from smart_train import data as datasets
+from smart_train.evaluate import accuracy, compare
+from smart_train.loop import RAMP, Training, fit, lr_factor
+from smart_train.models import build
+from smart_train.recipe import Recipe
+from smart_train.stages import Stages
+
+TINY = {
+    "pattern": "block:8x8",
+    "sparsity": 0.75,
+    "dense_steps": 30,
+    "search_steps": 20,
+    "finetune_steps": 20,
+    "batch": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def stages(name, digits, out, **settings):
+    return Stages(Recipe.for_model(f"{name}-tiny", **TINY | settings), digits, out, "cpu")
+
+
+def test_learning_rate_rises_stays_and_falls():
+    factors = [lr_factor(step, 100, 200) for step in range(200)]
+    assert factors[0] == 1 / RAMP and set(factors[RAMP:100]) == {1.0}
+    assert factors[100:] == sorted(factors[100:], reverse=True) and factors[-1] < 1e-3
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_three_trainings_share_a_dense_model_and_a_budget(name, digits, tmp_path):
+    workshop = stages(name, digits, tmp_path)
+    dense = workshop.dense()
+    before = {key: value.clone() for key, value in dense.state_dict().items()}
+    kept = []
+    for train in (workshop.smart, workshop.one_shot):
+        model, report = train(dense)
+        zeros = sum((model.get_submodule(layer).weight == 0).sum().item() for layer in report["layers"])
+        weights = sum(layer["weights"] for layer in report["layers"].values())
+        kept.append(weights - zeros)
+        assert type(model) is type(dense) and set(model.state_dict()) == set(before)
+        assert zeros >= 0.75 * weights
+    assert kept[0] > 0 and kept[1] > 0
+    assert all(torch.equal(before[key], value) for key, value in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_training_learns(name, digits, tmp_path):
+    model = stages(name, digits, tmp_path, dense_steps=60).dense()
+    assert accuracy(model, digits) > 50
+
+
+def test_history(digits, tmp_path):
+    workshop = stages("cnn", digits, tmp_path)
+    workshop.smart(workshop.dense())
+    rows = [json.loads(line) for line in (tmp_path / "training/smart/history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(5, 41, 5))
+    assert [row["stage"] for row in rows] == ["search"] * 4 + ["finetune"] * 4
+    assert rows[0]["temperature"] > rows[3]["temperature"] == pytest.approx(1e-3)
+    assert rows[3]["gap"] < 0.05 and rows[3]["live"] < rows[0]["live"] <= 1
+    assert "accuracy" in rows[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(digits, tmp_path):
+    recipe = Recipe.for_model("cnn-tiny", **TINY)
+    model = build("cnn-tiny", 1, 8, 10)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="loss must be finite, got nan at step 5"):
+        fit(Training(model, digits, recipe, 10), tmp_path)
+
+
+def test_accuracy_leaves_the_mode_of_the_model_alone(digits):
+    model = build("cnn-tiny", 1, 8, 10)
+    for mode in (True, False):
+        assert 0 <= accuracy(model.train(mode), digits, limit=50) <= 100
+        assert model.training is mode
+
+
+def test_compare_of_a_model_with_itself_has_all_fields():
+    model = torch.nn.Linear(8, 8)
+    found = compare(model, model, torch.zeros(1, 8), pairs=5, rounds=1)
+    assert found.dense_ms > 0 and found.sparse_ms > 0 and found.pairs == 5 and found.spread >= 0
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+@pytest.mark.parametrize("size", [8, 28, 32])
+def test_models_take_every_image_size(name, size):
+    assert build(f"{name}-tiny", 3, size, 7)(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_the_same_seed_builds_the_same_model():
+    first, second, other = (build("vit-tiny", 1, 8, 10, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_unknown_model():
+    with pytest.raises(ValueError, match="model must be one of cnn, vit, .*, got 'resnet'"):
+        build("resnet", 1, 8, 10)

@@ -1,0 +1,136 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from smart_train import checkpoint
+from smart_train import data as datasets
+from smart_train.loop import Training, fit
+from smart_train.models import build
+from smart_train.pruner import SmartPruner
+from smart_train.recipe import Recipe
+
+STEPS, SEARCH = 24, 12
+
+
+class Killed(BaseException):
+    pass
+
+
+def training(name):
+    recipe = Recipe.for_model(
+        name, pattern="block:8x8", sparsity=0.75, search_steps=SEARCH, finetune_steps=STEPS - SEARCH, batch=16
+    )
+    torch.manual_seed(0)
+    model = with_dropout(build(name, 1, 8, 10))
+    pruner = SmartPruner(model, recipe_pattern(recipe), recipe.sparsity, search_steps=SEARCH)
+    return Training(model, datasets.load("digits"), recipe, STEPS, SEARCH, pruner)
+
+
+def recipe_pattern(recipe):
+    from smart_kernels.patterns import parse
+
+    return parse(recipe.pattern)
+
+
+def with_dropout(model):
+    """A model that draws random numbers in every step."""
+    return torch.nn.Sequential(torch.nn.Dropout(0.1), model)
+
+
+def states_equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(states_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(states_equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("name", ["cnn-tiny", "vit-tiny"])
+@pytest.mark.parametrize("last", [1, 7, SEARCH, SEARCH + 1, STEPS - 1])
+def test_killed_and_continued_equals_uninterrupted(name, last, tmp_path):
+    whole = training(name)
+    fit(whole, tmp_path / "whole", every=4)
+
+    interrupted = training(name)
+    advance = interrupted.advance
+
+    def advance_and_die():
+        if interrupted.step == last:
+            raise Killed
+        return advance()
+
+    interrupted.advance = advance_and_die
+    with pytest.raises(Killed):
+        fit(interrupted, tmp_path / "killed", every=4)
+
+    torch.manual_seed(99)  # a new process has other random states
+    continued = training(name)
+    fit(continued, tmp_path / "killed", every=4, resume=True)
+    assert states_equal(continued.state_dict(), whole.state_dict())
+    histories = [(tmp_path / run / "history.jsonl").read_text() for run in ("whole", "killed")]
+    assert histories[0] == histories[1]
+
+
+def test_a_finished_training_resumes_to_itself(tmp_path):
+    done = training("cnn-tiny")
+    fit(done, tmp_path)
+    again = training("cnn-tiny")
+    fit(again, tmp_path, resume=True)
+    assert again.step == STEPS and states_equal(again.state_dict(), done.state_dict())
+
+
+def test_random_states_come_back():
+    import random
+
+    import numpy as np
+
+    state = checkpoint.random_state()
+    drawn = torch.rand(3), np.random.rand(3).tolist(), random.random()
+    checkpoint.set_random_state(state)
+    again = torch.rand(3), np.random.rand(3).tolist(), random.random()
+    assert torch.equal(drawn[0], again[0]) and drawn[1:] == again[1:]
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, {"step": 1})
+    monkeypatch.setattr(checkpoint.torch, "save", lambda state, file: (file.write(b"half"), exec("raise OSError")))
+    with pytest.raises(OSError):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path, "cpu") == {"step": 1}
+
+
+def test_sigkill(tmp_path):
+    """The real thing: a process that is killed while it searches, and its command repeated with --resume."""
+    command = [sys.executable, "-m", "smart_train", "prune", "--model", "vit-tiny", "--pattern", "block:16x16"]
+    command += ["--dense-steps", "60", "--search-steps", "150", "--finetune-steps", "20", "--batch", "16"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], **options)
+    deadline = time.monotonic() + 60
+    history = tmp_path / "killed/training/smart/history.jsonl"
+    while _last_step(history) < 60 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 60 <= _last_step(history) < 170
+    subprocess.run([*command, "--out", str(tmp_path / "killed"), "--resume"], check=True, **options)
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, **options)
+    states = [checkpoint.load(tmp_path / run / "training/smart/state.pt", "cpu") for run in ("killed", "whole")]
+    assert states_equal(*states)
+    histories = [(tmp_path / run / "training/smart/history.jsonl").read_text() for run in ("killed", "whole")]
+    assert histories[0] == histories[1]
+
+
+def _last_step(history: Path) -> int:
+    lines = history.read_text().splitlines()[:-1] if history.exists() else []  # the last line may be half written
+    return json.loads(lines[-1])["step"] if lines else 0

@@ -1,0 +1,57 @@
+from itertools import pairwise
+
+import pytest
+
+from smart_train.schedule import Plan, cosine, exponential, keep, linear
+
+STEPS = [i / 100 for i in range(101)]
+
+
+@pytest.mark.parametrize("schedule", [cosine, exponential, linear])
+def test_temperature_falls_from_start_to_end(schedule):
+    values = [schedule(u, 0.2, 1e-3) for u in STEPS]
+    assert values[0] == pytest.approx(0.2)
+    assert values[-1] == pytest.approx(1e-3)
+    assert all(a > b for a, b in pairwise(values))
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("everything, target", [(720, 36), (7, 7), (5, 1), (3, 0)])
+def test_the_budget_falls_in_whole_tiles_to_the_target_before_the_search_ends(everything, target, warmup):
+    values = [keep(u, everything, target, warmup, whole=True) for u in STEPS]
+    assert all(isinstance(value, int) for value in values)
+    assert all(a >= b for a, b in pairwise(values))
+    assert values[0] == (everything if warmup else target)
+    assert all(value == target for u, value in zip(STEPS, values, strict=True) if u >= warmup)
+
+
+def test_the_budget_of_unequal_tiles_is_real():
+    assert keep(0.25, 1000, 100, 0.5, whole=False) == 100 + 900 / 8
+    assert keep(0.0, 1000, 100, 0.5, whole=False) == 1000
+
+
+def test_progress_runs_from_the_first_step_of_the_search_to_its_last():
+    plan = Plan(search_steps=11, dense_steps=5)
+    assert [plan.progress(step) for step in (5, 10, 15)] == [0, 0.5, 1]
+    assert plan.temperature_at(5) == 0.2
+    assert plan.temperature_at(15) == pytest.approx(1e-3)
+
+
+def test_temperature_may_be_a_function():
+    assert Plan(search_steps=3, temperature=lambda u: 1 - u / 2).temperature_at(2) == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"search_steps": 0},
+        {"dense_steps": -1},
+        {"warmup": 1.0},
+        {"warmup": -0.1},
+        {"temperature": (0.2, 0.0)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_rejects(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Plan(**{"search_steps": 10} | wrong)
