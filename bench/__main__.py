@@ -117,8 +117,11 @@ def codegen(args: argparse.Namespace) -> int:
     names = [name for name in table.case_names() if re.search(args.filter, name)]
     if args.dry_run:
         names, targets = names[:1], targets[:1]
-    found = table.census(names, targets)
-    table.show(found)
+    found = []
+    for target in targets:
+        rows_ = table.census(target, names)
+        table.show(rows_)
+        found += rows_
     if not args.dry_run:
         table.write(found, args.out or table.TABLE)
     wrong = [f"{r['target']} {r['case']} {r['kernel']}: {fault}" for r in found for fault in table.faults(r)]

@@ -44,7 +44,7 @@ class Data:
         """Training batch number ``step``: a function of (step, size, seed) alone, so a resumed run sees the same data.
 
         Returns:
-            (size, channels, h, w) float32 and (size,) int64. Every epoch has its own order; a short last batch is left out.
+            (size, channels, h, w) float32 and (size,) int64. Each epoch has its own order and leaves out a short rest.
 
         Raises:
             ValueError: when the training set is smaller than one batch.

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from smart_train.loop import read_lines
@@ -103,7 +102,7 @@ def _masks(path: Path, masks: dict[str, Tensor]) -> None:
     for axes in grid.flat:
         axes.axis("off")
     for axes, (name, mask) in zip(grid.flat, masks.items(), strict=False):
-        axes.imshow(mask.to("cpu", torch.float32), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.imshow(mask.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axes.set_title(f"{name}: {int(mask.sum())} of {mask.numel()}", fontsize=8)
     figure.suptitle("Kept blocks (output channels down, input channels across)")
     figure.savefig(path, dpi=120)

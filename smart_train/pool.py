@@ -74,6 +74,6 @@ class Pool(ABC):
 
     def _solve(self, keep: float, temperature: float) -> tuple[Tensor, Tensor]:
         scores = self._gather()
-        if self.cost is not None:
-            self.cost = self.cost.to(scores)
-        return soft_topk(scores, keep, temperature, self.cost, self.threshold)
+        self.cost = None if self.cost is None else self.cost.to(scores)
+        start = None if self.threshold is None else self.threshold.to(scores.device)
+        return soft_topk(scores, keep, temperature, self.cost, start)

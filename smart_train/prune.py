@@ -10,7 +10,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 import smart_kernels
-from smart_kernels.patterns import Pattern, WeightShape
+from smart_kernels import Pattern, WeightShape
 from smart_train import data as datasets
 from smart_train import plots
 from smart_train.budget import allowed_weights
@@ -19,6 +19,7 @@ from smart_train.recipe import Recipe
 from smart_train.report import markdown
 from smart_train.stages import Stages
 
+PATIENCE = 0.3  # seconds to go on measuring a layer whose times have not settled
 EXAMPLE = 32  # images in the batch for which backends are chosen and latency is measured
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
 
@@ -61,7 +62,8 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
         raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
     recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
     stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, _device())
-    model = smart_kernels.load(stages.model().eval(), out)
+    model = stages.model().eval()
+    smart_kernels.load(model, out)
     reported = json.loads((out / "report.json").read_text())["accuracy"]["smart"]
     return accuracy(model, stages.data, stages.device), reported
 
@@ -96,8 +98,8 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
     masks = _kept_blocks(models["smart"], last["layers"], pattern)
     budget = _budget(models["smart"], masks, last, pattern)
     dense = copy.deepcopy(models["dense"])  # compress_ works in place
-    smart_kernels.compress_(dense, example, backends=smart_kernels.DENSE)
-    chosen = smart_kernels.compress_(models["smart"], example, pattern)
+    smart_kernels.compress_(dense, example, backends=smart_kernels.DENSE, seconds=PATIENCE)
+    chosen = smart_kernels.compress_(models["smart"], example, pattern, seconds=PATIENCE)
     smart_kernels.save(models["smart"], out, chosen)
     report = {
         "recipe": stages.recipe.to_dict(),

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 
-from smart_kernels.patterns import parse
+from smart_kernels import parse
 
 OPTIMIZERS = ("sgd", "adamw")
 

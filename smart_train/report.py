@@ -30,19 +30,13 @@ def layer_table(report: dict) -> str:
 def summary_table(report: dict) -> str:
     """Accuracy, file size and latency of the dense and the pruned model."""
     accuracy, size, latency, steps = (report[name] for name in ("accuracy", "bytes", "latency", "steps"))
+    after = f"+{steps['pruned']}"
     rows = [
-        (
-            "dense",
-            f"{steps['dense']}",
-            f"{accuracy['dense']:.2f} %",
-            _size(size["dense"]),
-            f"{latency['dense_ms']:.2f} ms",
-        )
+        ("dense", steps["dense"], f"{accuracy['dense']:.2f} %", _size(size["dense"]), f"{latency['dense_ms']:.2f} ms")
     ]
     if "oneshot" in accuracy:
-        rows.append(("one-shot magnitude", f"+{steps['pruned']}", f"{accuracy['oneshot']:.2f} %", "", ""))
-    times = f"{latency['sparse_ms']:.2f} ms"
-    rows.append(("SMART", f"+{steps['pruned']}", f"{accuracy['smart']:.2f} %", _size(size["sparse"]), times))
+        rows.append(("one-shot magnitude", after, f"{accuracy['oneshot']:.2f} %", "", ""))
+    rows.append(("SMART", after, f"{accuracy['smart']:.2f} %", _size(size["sparse"]), f"{latency['sparse_ms']:.2f} ms"))
     return table(("model", "steps", "accuracy", "file", "latency"), rows)
 
 

@@ -4,10 +4,9 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from smart_kernels.patterns import Pattern, parse
+from smart_kernels import Pattern, parse
 from smart_train import models
 from smart_train.data import Data
 from smart_train.loop import Training, fit

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+import triton
 
 from bench import report, rows, run, timing
 from bench.__main__ import main
@@ -13,6 +14,7 @@ from bench.codegen import budget, sass, table
 from bench.rows import Row
 
 SHAPE = Shape("tiny", 2, 3, 4, "for tests")
+SLOW_WHEN_INTERPRETED = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="minutes in the interpreter")
 ENV = {"device": "Some GPU", "threads": 1, "load": 0.1, "torch": "2", "triton": "3", "python": "3.11"}
 ENV |= {"commit": "abc", "date": "2026-01-01", "command": "python -m bench ops"}
 
@@ -34,6 +36,7 @@ def some_rows():
     return found
 
 
+@SLOW_WHEN_INTERPRETED
 @pytest.mark.parametrize("what", ["ops", "layers"])
 def test_dry_run_checks_every_case_and_writes_nothing(what, capsys, tmp_path):
     assert main([what, "--dry-run", "--out", str(tmp_path / "rows.jsonl")]) == 0
@@ -41,6 +44,7 @@ def test_dry_run_checks_every_case_and_writes_nothing(what, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@SLOW_WHEN_INTERPRETED
 def test_gpu_check_dry_run_is_green_and_resumes(capsys, tmp_path):
     command = ["gpu-check", "--dry-run", "--topk", "--masked", "--out", str(tmp_path / "check.json")]
     assert main(command) == 0

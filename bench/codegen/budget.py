@@ -1,6 +1,6 @@
 """How many instructions the innermost matrix loop may have, written down before the kernels.
 
-The best count measured for a tile (sm_90, bf16, 16-byte copies, no spill) plus 5 %. For a tile without one, the same
+The best count measured for a tile (sm_90, bf16, 16-byte copies, no spill) plus 5 %. For a tile without one, the
 fit of those counts that follows, plus 5 %:
 
     FIXED + PER_COPY * copies + matrix instructions (+ PER_MMA more for each mma.sync)
@@ -9,7 +9,9 @@ copies: 16-byte loads per thread that bring the two operands of one step. Each c
     bound of its address.
 matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16 x 8 x 16 and its share of the LDSM
     that fetch the operands (one LDSM.x4 feeds two to four).
-FIXED: barrier, wait, rotation of the buffers, the index that is loaded one step ahead, the branch.
+FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul") or the
+    bound of M on both operands ("grad").
+ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 
 AMD has no budget: no count was measured there.
 """
@@ -18,19 +20,19 @@ import math
 import re
 
 MARGIN = 1.05
-MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions on sm_90
-    ("matmul", 128, 128, 64, 4): 105,
-    ("matmul", 128, 128, 64, 8): 88,
-    ("matmul", 128, 256, 64, 8): 103,
-    ("matmul", 256, 128, 64, 8): 108,
-    ("matmul", 128, 64, 64, 4): 98,
-    ("matmul", 64, 64, 64, 4): 77,
-    ("matmul", 128, 16, 64, 4): 114,
-    ("matmul", 128, 32, 64, 4): 116,
-    ("grad", 64, 64, 64, 4): 95,
-    ("grad", 64, 128, 128, 8): 96,
+MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stages on sm_90
+    ("matmul", 128, 128, 64, 4): (105, 3),
+    ("matmul", 128, 128, 64, 8): (88, 3),
+    ("matmul", 128, 256, 64, 8): (103, 3),
+    ("matmul", 256, 128, 64, 8): (108, 3),
+    ("matmul", 128, 64, 64, 4): (98, 4),
+    ("matmul", 64, 64, 64, 4): (77, 4),
+    ("matmul", 128, 16, 64, 4): (114, 4),
+    ("matmul", 128, 32, 64, 4): (116, 4),
+    ("grad", 64, 64, 64, 4): (95, 4),
+    ("grad", 64, 128, 128, 8): (96, 4),
 }
-FIXED, PER_COPY, PER_MMA = 64, 2.5, 0.6
+FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.6, 4
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -41,9 +43,10 @@ def kind(row: dict) -> str | None:
 
 
 def shape(row: dict) -> dict[str, int]:
-    """BLOCK_M, BLOCK_N, BLOCK_K and warps of a row."""
+    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row."""
     found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNK])=(\d+)", row["config"])}
-    return found | {"warps": int(re.search(r"\bw(\d+)\b", row["config"])[1])}
+    warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
+    return found | {"warps": int(warps), "stages": int(stages)}
 
 
 def copies(row: dict, threads_per_warp: int = 32) -> float:
@@ -63,10 +66,12 @@ def budget(row: dict) -> int | None:
     """The limit for one row of the census; None where there is none."""
     if row.get("loop") is None or kind(row) is None:
         return None
-    s = shape(row)
-    measured = MEASURED.get((kind(row), *s.values()))
+    tile = shape(row)
+    measured = MEASURED.get((kind(row), *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
     if measured and row["target"] == "sm_90" and dtype(row) != "fp32":
-        return math.floor(MARGIN * measured)
+        count, stages = measured
+        wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
+        return math.floor(MARGIN * (count + wraps))
     synchronous = not row["instruction"].startswith("HGMMA")
     matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
-    return math.floor(MARGIN * (FIXED + PER_COPY * copies(row) + matrix))
+    return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix))

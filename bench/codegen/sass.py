@@ -77,16 +77,18 @@ def parse(text: str) -> list[tuple[int, str, str]]:
 
 
 def matrix_loop(code: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
-    """The smallest loop with a tensor-core instruction; empty when no loop has one."""
-    best: list = []
-    for end, op, rest in code:
-        target = re.search(r"0x([0-9a-f]+)", rest) if op.startswith("BRA") else None
-        if target is None or int(target[1], 16) >= end:
-            continue
-        body = [(o, r) for address, o, r in code if int(target[1], 16) <= address <= end]
-        if any(macs_per_warp(o) for o, _ in body) and (not best or len(body) < len(best)):
-            best = body
-    return best
+    """The innermost loop with the most tensor-core instructions (not that of a remainder); empty when none has one."""
+    spans = {(start, end) for end, op, rest in code if op.startswith("BRA") and (start := jump(rest)) is not None}
+    bodies = {span: [(o, r) for a, o, r in code if span[0] <= a <= span[1]] for span in spans if span[0] < span[1]}
+    work = {span: n for span, body in bodies.items() if (n := sum(macs_per_warp(o) > 0 for o, _ in body))}
+    inner = [s for s in work if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in work)]
+    return bodies[max(inner, key=lambda s: (work[s], -len(bodies[s])))] if inner else []
+
+
+def jump(operands: str) -> int | None:
+    """The address a branch goes to."""
+    found = re.search(r"0x([0-9a-f]+)", operands)
+    return int(found[1], 16) if found else None
 
 
 def macs_per_warp(op: str) -> float:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import triton
@@ -28,20 +28,16 @@ def case_names() -> list[str]:
     return list(CASES)
 
 
-def census(cases: Sequence[str], targets: Iterable[str] = TARGETS) -> list[dict]:
-    """One row per compiled kernel, configuration and target; a failure is a row with ``error``."""
-    return [row for target in targets for row in _one_target(target, list(cases))]
-
-
-def _one_target(target: str, cases: list[str]) -> list[dict]:
-    rows: list[dict] = []
+def census(target: str, cases: Sequence[str]) -> list[dict]:
+    """One row per compiled kernel and configuration; a failure is a row with ``error``."""
+    cases, rows = list(cases), []
     while cases:
         lines, log = _compile(target, cases)
         rows += [line for line in lines if "begin" not in line]
         begun = [line["case"] for line in lines if "begin" in line]
         if log is None:
             break
-        died = begun[-1] if begun else cases[0]
+        died = begun[-1] if begun else cases[-1]  # without a first case it cannot even start
         rows.append({"case": died, "kernel": "", "error": f"the compiler died: {log[-300:]}"})
         cases = cases[cases.index(died) + 1 :]
     rows = [{"target": target, "triton": triton.__version__, **row} for row in rows]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from smart_kernels.ops import block_sparse_linear
 
 from ..block_sparse_linear import to_bsr, to_dense
-from ..case import DTYPES, Shape, expand
+from ..case import Shape, expand
 from .check import Check, Context, compare
 from .masked import SHAPES, SMALL_SHAPES
 
@@ -20,7 +20,7 @@ SMALL_BLOCKS = ((32, 32), (24, 40))
 def cases(context: Context) -> Iterator[Check]:
     for shape in SMALL_SHAPES if context.small else SHAPES:
         for block in SMALL_BLOCKS if context.small else BLOCKS:
-            for name, dtype in DTYPES.items():
+            for name, dtype in context.dtypes.items():
                 for config in context.configs:
                     label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {name} config {config}"
                     yield Check(label, partial(run, context.device, shape, block, dtype, config))

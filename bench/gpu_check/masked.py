@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from smart_kernels.ops import masked_linear, smart_linear
 
-from ..case import DTYPES, Shape, expand
+from ..case import Shape, expand
 from .check import Check, Context, compare
 
 TILES = ((64, 64), (128, 128), (32, 32), (16, 16), (24, 40), (1, 1), (1, 0), (8, 128))  # 0: the whole row
@@ -21,7 +21,7 @@ def cases(context: Context) -> Iterator[Check]:
     for shape in SMALL_SHAPES if context.small else SHAPES:
         for tile in SMALL_TILES if context.small else TILES:
             tile = (tile[0], tile[1] or shape.K)
-            for name, dtype in DTYPES.items():
+            for name, dtype in context.dtypes.items():
                 for config in context.configs:
                     label = f"{shape.name} tile {tile[0]}x{tile[1]} {name} config {config}"
                     yield Check(f"masked_linear {label}", partial(masked, context.device, shape, tile, dtype, config))

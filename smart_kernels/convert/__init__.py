@@ -1,5 +1,9 @@
-"""Whole models: ``mask_`` to prune, ``unmask_`` to bake the zeros in."""
+"""Whole models: ``mask_`` to prune, ``unmask_`` to bake the zeros in, ``compress_`` to make them fast."""
 
+from .compress import compress_
 from .mask import mask_, masked_layers, unmask_
+from .plan import BACKENDS, DENSE
+from .report import Report
+from .save import load, save
 
-__all__ = ["mask_", "masked_layers", "unmask_"]
+__all__ = ["BACKENDS", "DENSE", "Report", "compress_", "load", "mask_", "masked_layers", "save", "unmask_"]

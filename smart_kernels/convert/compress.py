@@ -1,5 +1,6 @@
 """``compress_``: every layer of a pruned model becomes what runs it fastest, by measurement."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -8,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels.nn import Masked
-from smart_kernels.nn.sparse import Sparse, matrix
+from smart_kernels.nn.sparse_base import Sparse, matrix
 
 from .graph import users_of_weights
-from .plan import BACKENDS, DENSE, candidates, tile_of, weight_shape
+from .plan import BACKENDS, DENSE, candidates, tile_of, weight_shape, wrap
 from .report import Report, Row
+from .swap import swap_
 from .timing import choose, device_name, measure
 
+logger = logging.getLogger("smart_kernels")
 LAYERS = (nn.Linear, nn.Conv2d)
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "FSDPModule")
 # relative difference of a candidate's output: rounding of other orders of summation, not errors
@@ -52,7 +55,7 @@ def compress_(
     """
     backends = _checked(model, backends, policy)
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
-        _swap(model, {module: module.to_dense()})
+        swap_(model, {module: module.to_dense()})
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
     groups, rows, swaps = _weights(model), [], {}
@@ -61,7 +64,7 @@ def compress_(
         row, chosen = _choose(names, layers, inputs.get(layers[0]), pattern, backends, policy, seconds)
         rows.append(row)
         swaps |= chosen
-    _swap(model, swaps)
+    swap_(model, swaps)
     return Report(tuple(rows), device_name(next(model.parameters()).device))
 
 
@@ -73,8 +76,9 @@ def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, 
     row = Row(names[0], tuple(weight_shape(layer)), kept, tile, shared=tuple(names[1:]))
     if x is None:
         return replace(row, note="not called: left as it is"), {}
+    modules = candidates(layer, tile, backends)  # outside of inference mode: what is built here trains later
     with torch.inference_mode():
-        modules, wrong = _agreeing(candidates(layer, tile, backends), x)
+        modules, wrong = _agreeing(modules, x)
         calls = {name: (lambda module=module: module(x)) for name, module in modules.items()}
         times = measure(calls, DENSE, x.device, seconds) if len(calls) > 1 else {}
     if not times:
@@ -92,13 +96,7 @@ def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, 
         pairs=len(times["dense"]),
         note=wrong,
     )
-    return row, {} if winner is layer else {each: _like(winner, each) for each in layers}
-
-
-def _like(winner: Sparse, layer: nn.Module) -> Sparse:
-    """The winner for another layer with the same weight: one format, shared; its own bias and geometry."""
-    extra = (layer,) if isinstance(layer, nn.Conv2d) else ()
-    return type(winner).from_format(winner.format, layer.bias, *extra).train(layer.training)
+    return row, {} if winner is layer else {each: wrap(winner.format, each) for each in layers}
 
 
 def _agreeing(modules: dict[str, nn.Module], x: Tensor) -> tuple[dict[str, nn.Module], str]:
@@ -111,15 +109,16 @@ def _agreeing(modules: dict[str, nn.Module], x: Tensor) -> tuple[dict[str, nn.Mo
 
 
 def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
-    """Layers by weight: the names and the modules that share it. Weights of other modules too are left out."""
+    """Linears and Conv2ds by weight: the names and the modules that share it."""
     users, modules = users_of_weights(model), dict(model.named_modules())
     groups: dict[tuple[str, ...], list[nn.Module]] = {}
-    for name, module in modules.items():
-        if type(module) not in LAYERS:
-            continue
-        names = tuple(users[id(module.weight)])
-        if names[0] == name and len({type(modules[n]) for n in names}) == 1:
-            groups[names] = [modules[n] for n in names]
+    for module in modules.values():
+        if type(module) in LAYERS:
+            names = tuple(users[id(module.weight)])
+            groups[names] = [modules[name] for name in names]
+    for names in [names for names, layers in groups.items() if len({type(layer) for layer in layers}) > 1]:
+        logger.warning("the weight of %s stays dense: it has users of several kinds", ", ".join(names))
+        del groups[names]
     return groups
 
 
@@ -150,20 +149,6 @@ def _call(model: Callable, example_input):
     if isinstance(example_input, dict):
         return model(**example_input)
     return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)
-
-
-def _swap(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
-    """Replace modules wherever they are used."""
-    for parent in list(model.modules()):
-        changed = False
-        for name, child in parent._modules.items():
-            if child in swaps:
-                parent._modules[name], changed = swaps[child], True
-        if changed and isinstance(parent, nn.TransformerEncoderLayer):
-            parent.activation_relu_or_gelu = 0  # the fast path would read dense weights
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder) and not module.layers[0].activation_relu_or_gelu:
-            module.use_nested_tensor = False  # only the fast path takes nested tensors
 
 
 def _checked(model: nn.Module, backends: tuple[str, ...] | None, policy: str) -> tuple[str, ...]:

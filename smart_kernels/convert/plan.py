@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from smart_kernels.formats import ELL, FORMATS, BSR, Compact
-from smart_kernels.nn.sparse import SparseConv2d, SparseLinear, geometry, matrix
+from smart_kernels.formats import BSR, ELL, FORMATS, Compact, Format
+from smart_kernels.nn.sparse import SparseConv2d, SparseLinear
+from smart_kernels.nn.sparse_base import Sparse, geometry, matrix
 from smart_kernels.patterns import NM, Channel, Pattern, WeightShape
 from smart_kernels.reference import tiles
 
@@ -48,14 +49,20 @@ def tile_of(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> tuple[int,
     return pattern.tile(weight_shape(layer))
 
 
-def sparse_layer(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | None, **options) -> nn.Module:
-    """The layer in the named format.
+def sparse_format(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | None, **options) -> Format:
+    """The weight of a layer in the named format.
 
     Raises:
         ValueError: where that format cannot hold it.
     """
-    taps = weight_shape(layer).taps
-    return _wrap(layer, FORMATS[name].from_dense(matrix(layer), tile or (1, 1), taps=taps, **options))
+    return FORMATS[name].from_dense(matrix(layer), tile or (1, 1), taps=weight_shape(layer).taps, **options)
+
+
+def wrap(format: Format, layer: nn.Linear | nn.Conv2d) -> Sparse:
+    """The layer with its weight in ``format``."""
+    if isinstance(layer, nn.Conv2d):
+        return SparseConv2d.from_format(format, layer.bias, layer).train(layer.training)
+    return SparseLinear.from_format(format, layer.bias).train(layer.training)
 
 
 def candidates(
@@ -78,16 +85,16 @@ def _variants(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | N
     weight, taps = matrix(layer), weight_shape(layer).taps
     try:
         if name == "packed":
-            return {name: sparse_layer(layer, name, tile)}
+            return {name: wrap(sparse_format(layer, name, tile), layer)}
         if name == "compact":
             compact = Compact.from_dense(weight, (1, 1), taps=taps)
-            return {name: _wrap(layer, compact)} if compact.values.numel() < weight.numel() else {}
+            return {name: wrap(compact, layer)} if compact.values.numel() < weight.numel() else {}
         if tile is None or (weight != 0).all():
             return {}
         bsr = BSR.from_dense(weight, tile, taps=taps)
     except ValueError:
         return {}
-    return {name: _wrap(layer, bsr)} if name == "bsr" else _ell(layer, bsr)
+    return {name: wrap(bsr, layer)} if name == "bsr" else _ell(layer, bsr)
 
 
 def _ell(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
@@ -99,13 +106,7 @@ def _ell(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
         if buckets > 1 and buckets // 2 >= kinds:
             continue  # no more buckets than with half as many
         try:
-            found[f"ell {engine} {buckets}"] = _wrap(layer, ELL.from_bsr(bsr, engine, buckets))
+            found[f"ell {engine} {buckets}"] = wrap(ELL.from_bsr(bsr, engine, buckets), layer)
         except ValueError:
             continue
     return found
-
-
-def _wrap(layer: nn.Linear | nn.Conv2d, format) -> nn.Module:
-    if isinstance(layer, nn.Conv2d):
-        return SparseConv2d.from_format(format, layer.bias, layer)
-    return SparseLinear.from_format(format, layer.bias)

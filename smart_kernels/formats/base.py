@@ -51,7 +51,9 @@ class Format(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_dense(cls, weight: Tensor, tile: tuple[int, int], *, taps: int = 1, keep: Tensor | None = None) -> "Format":
+    def from_dense(
+        cls, weight: Tensor, tile: tuple[int, int], *, taps: int = 1, keep: Tensor | None = None
+    ) -> "Format":
         """Store a weight.
 
         Args:

@@ -96,8 +96,9 @@ class ELL(BSR):
         return self._cropped(y).movedim(3, 1)
 
     def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
-        same = x.dtype == self.values.dtype and x.device.type == "cpu" and x.numel() > 0
-        return same and eager_inference(x, self.values, bias)
+        if not eager_inference(x, self.values, bias) or x.dtype != self.values.dtype or not x.numel():
+            return False
+        return onednn_takes(x) if self.engine == "onednn" else x.device.type == "cpu"
 
     def _ordered(self, bias: Tensor | None, plan: Plan) -> Tensor:
         """(block rows * tile_n,) in order of computation."""

@@ -48,7 +48,9 @@ class Packed(Dense):
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
         if not onednn_takes(weight):
-            raise ValueError(f"packed needs oneDNN's float32 or bfloat16 on a CPU, got {weight.dtype} on {weight.device}")
+            raise ValueError(
+                f"packed needs float32 or bfloat16 on a CPU, got {weight.dtype} on {weight.device}"
+            )
         return super().from_dense(weight, tile, taps=taps, keep=keep)
 
     def linear(self, x, bias=None):
@@ -63,4 +65,4 @@ class Packed(Dense):
         return packed(x.contiguous(memory_format=torch.channels_last), bias)
 
     def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
-        return x.dtype == self.values.dtype and onednn_takes(self.values) and eager_inference(x, self.values, bias)
+        return eager_inference(x, self.values, bias) and x.dtype == self.values.dtype and onednn_takes(self.values)

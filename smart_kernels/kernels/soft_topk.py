@@ -1,14 +1,14 @@
 """mask = sigmoid((scores - threshold) / temperature) with sum(cost * mask) = keep: what both kernels share.
 
-          sum(cost * mask)                    the sum falls as the threshold rises, so a bracket [low, high] holds the root:
+          sum(cost * mask)                   The sum falls as the threshold rises: a bracket holds the root.
     total |-----.
-          |      \\  <- Newton              low  = min(scores) - temperature * logit(keep / total)
-     keep |.......\\......                    high = max(scores) - temperature * logit(keep / total)
+          |      \\  <- Newton               low  = min(scores) - temperature * logit(keep / total)
+     keep |.......\\......                   high = max(scores) - temperature * logit(keep / total)
           |        '-----
-          +--|----|---|-- threshold         A step of Newton from an error of e * temperature leaves e^2 / 2 of the
-            low      high                   budget: after one shorter than NEAR * temperature the group is done.
+          +--|----|---|-- threshold          A step of Newton from an error of e * temperature leaves e^2 / 2 of the
+            low      high                    budget: after one shorter than NEAR * temperature the group is done.
 
-Thresholds are fp64. Scores stay fp32: fp64 units are scarce, and subtracting the threshold in two fp32 parts is as exact.
+Thresholds are fp64, scores stay fp32: subtracting the threshold in two fp32 parts is as exact, and fp64 is slow.
 """
 
 import triton

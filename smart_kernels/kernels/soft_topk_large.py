@@ -53,7 +53,8 @@ def first_bracket(partial_ptr, start_ptr, group, programs, keep, temperature, BL
     p = partial_ptr + (group * programs + rows) * (2 * SLOTS)
     low, high = bracket(
         tl.min(tl.load(p, mask=in_p, other=INF), 0), tl.max(tl.load(p + 1, mask=in_p, other=-INF), 0),
-        tl.sum(tl.load(p + 2, mask=in_p, other=0.0), 0), tl.sum(tl.load(p + 3, mask=in_p, other=0.0), 0), keep, temperature)
+        tl.sum(tl.load(p + 2, mask=in_p, other=0.0), 0), tl.sum(tl.load(p + 3, mask=in_p, other=0.0), 0),
+        keep, temperature)
     newton = 0.5 * (low + high)
     if start_ptr is not None:
         start = tl.load(start_ptr + group)

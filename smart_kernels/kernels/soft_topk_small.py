@@ -1,6 +1,6 @@
 """Soft top-k of many small groups: several groups per program, each solved in registers, one launch.
 
-FULL says n = BLOCK_N, so that the compiler knows how rows are aligned: a group of 4 is one 16-byte load.
+FULL tells the compiler that n = BLOCK_N, hence how rows are aligned: a group of 4 is one 16-byte load.
 """
 
 import triton
@@ -45,15 +45,17 @@ def soft_topk_small_fwd_kernel(
     groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
     cols = tl.arange(0, BLOCK_N)
 
+    width = BLOCK_N if FULL else n
     in_g = groups < G
-    inside = in_g[:, None] & (cols < n)[None, :]
-    offsets = groups[:, None] * (BLOCK_N if FULL else n) + cols[None, :]
+    inside = in_g[:, None] & (cols < width)[None, :]
+    offsets = groups[:, None] * width + cols[None, :]
     scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)  # (BLOCK_G, BLOCK_N)
     cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)      # (BLOCK_G, BLOCK_N)
 
     pinned = tl.abs(scores) == INF
     low, high = bracket(
-        tl.min(tl.where(pinned, INF, scores), 1).to(tl.float64), tl.max(tl.where(pinned, -INF, scores), 1).to(tl.float64),
+        tl.min(tl.where(pinned, INF, scores), 1).to(tl.float64),
+        tl.max(tl.where(pinned, -INF, scores), 1).to(tl.float64),
         tl.sum(free_cost(scores, cost), 1), tl.sum(pinned_cost(scores, cost), 1), keep, temperature)
     threshold = 0.5 * (low + high)
     if start_ptr is not None:
@@ -99,9 +101,10 @@ def soft_topk_small_bwd_kernel(
     groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
     cols = tl.arange(0, BLOCK_N)
 
+    width = BLOCK_N if FULL else n
     in_g = groups < G
-    inside = in_g[:, None] & (cols < n)[None, :]
-    offsets = groups[:, None] * (BLOCK_N if FULL else n) + cols[None, :]
+    inside = in_g[:, None] & (cols < width)[None, :]
+    offsets = groups[:, None] * width + cols[None, :]
     mask = tl.load(mask_ptr + offsets, mask=inside, other=0.0)             # (BLOCK_G, BLOCK_N)
     dmask = tl.load(dmask_ptr + offsets, mask=inside, other=0.0)           # (BLOCK_G, BLOCK_N)
     dthreshold = tl.load(dthreshold_ptr + groups, mask=in_g, other=0.0)    # (BLOCK_G,)

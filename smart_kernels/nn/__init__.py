@@ -1,9 +1,10 @@
-"""Drop-in layers: masked while pruning, sparse afterwards."""
+"""Drop-in layers: masked while pruning, sparse afterwards or from the start."""
 
 from .attention import SplitAttention
 from .batchnorm import MaskedBatchNorm1d, MaskedBatchNorm2d
 from .gates import HardGate, SoftGate
 from .masked import Masked, MaskedConv2d, MaskedLinear
+from .sparse import SparseConv2d, SparseLinear
 
 __all__ = [
     "HardGate",
@@ -13,5 +14,7 @@ __all__ = [
     "MaskedConv2d",
     "MaskedLinear",
     "SoftGate",
+    "SparseConv2d",
+    "SparseLinear",
     "SplitAttention",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from smart_kernels.patterns import Pattern, WeightShape
 from smart_kernels.reference.soft_topk import soft_mask
 
 
@@ -19,7 +20,7 @@ class HardGate:
     mask: Tensor
     eps = 0.0
 
-    def values(self, scores: Tensor) -> Tensor:
+    def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
         """(rows, cols) mask value per score."""
         return self.mask
 
@@ -33,7 +34,7 @@ class SoftGate:
     """``sigmoid((scores - threshold) / temperature)``, computed where it is used.
 
     Args:
-        threshold: float64, one value, or (rows, cols / m) one per group of m scores in a row.
+        threshold: float64, one value, or for N:M one per group, in the order of ``pattern.groups``.
         temperature: > 0, in units of the scores.
         eps: a tile whose mask value is at most this is dead.
     """
@@ -42,9 +43,12 @@ class SoftGate:
     temperature: float
     eps: float = 0.0
 
-    def values(self, scores: Tensor) -> Tensor:
+    def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
         """(rows, cols) mask value per score, differentiable in the scores and the threshold."""
-        return soft_mask(scores, self._per_score(scores), self.temperature)
+        threshold = self.threshold
+        if pattern.local:
+            threshold = pattern.ungroup(threshold.reshape(-1, 1).repeat(1, pattern.m), shape)
+        return soft_mask(scores, threshold, self.temperature)
 
     def map(self, fn) -> "SoftGate":
         """The gate with ``fn`` applied to its tensors; the history of the threshold is dropped."""
@@ -53,9 +57,3 @@ class SoftGate:
 
     def __deepcopy__(self, memo) -> "SoftGate":
         return self.map(torch.clone)
-
-    def _per_score(self, scores: Tensor) -> Tensor:
-        if self.threshold.numel() == 1:
-            return self.threshold
-        group = -(-scores.shape[1] // self.threshold.shape[1])
-        return self.threshold.repeat_interleave(group, 1)[:, : scores.shape[1]]

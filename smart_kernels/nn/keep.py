@@ -42,7 +42,9 @@ def random_weight(
     """Weight, bias, pattern and mask; drawn as ``nn.Linear`` draws them, for the inputs that are left."""
     cost = pattern.cost(shape)
     least = 0 if pattern.local else cost.max().item() / shape.numel  # at least one tile
-    keep = _best(torch.rand(pattern.scores_shape(shape)), shape, pattern, max(density, least) if density > 0 else density)
+    keep = _best(
+        torch.rand(pattern.scores_shape(shape)), shape, pattern, max(density, least) if density > 0 else density
+    )
     bound = (shape.N / (keep * cost).sum().item()) ** 0.5
     weight = torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound)
     return weight, torch.empty_like(weight[:, 0, 0]).uniform_(-bound, bound) if bias else None, pattern, keep

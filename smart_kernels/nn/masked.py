@@ -62,7 +62,7 @@ class Masked:
         gate = self._own_gate()
         if gate is None:
             return self.raw_weight
-        values = gate.values(self.scores)
+        values = gate.values(self.scores, self.pattern, self.shape)
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
         # a pruned weight is not read, even if NaN
@@ -73,7 +73,7 @@ class Masked:
         gate = self._own_gate()
         if self.raw_bias is None or gate is None or not isinstance(self.pattern, Channel):
             return self.raw_bias
-        return (self.raw_bias * gate.values(self.scores)[:, 0]).to(self.raw_bias.dtype)
+        return (self.raw_bias * self.channel_mask()).to(self.raw_bias.dtype)
 
     @property
     def shape(self) -> WeightShape:
@@ -81,7 +81,7 @@ class Masked:
 
     def channel_mask(self) -> Tensor | None:
         """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
-        return None if self.gate is None else self.gate.values(self.scores)[:, 0]
+        return None if self.gate is None else self.gate.values(self.scores, self.pattern, self.shape)[:, 0]
 
     def _own_gate(self) -> HardGate | SoftGate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
@@ -95,9 +95,7 @@ class Masked:
         if isinstance(gate, HardGate):
             return masked_linear(x, self._flat(), pattern.tile_values(gate.mask, shape), self.bias, tile=tile)
         scores = pattern.tile_values(self.scores, shape)
-        group = None
-        if gate.threshold.numel() > 1:
-            group = (1, pattern.m)
+        group = (1, pattern.m) if pattern.local else None
         return smart_linear(
             x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, tile=tile, group=group, eps=gate.eps
         )

@@ -1,15 +1,10 @@
 import torch
-import triton
 from torch import Tensor
 
-from smart_kernels.kernels.soft_topk_large import soft_topk_mask_kernel, soft_topk_pass_kernel, soft_topk_range_kernel
-from smart_kernels.kernels.soft_topk_small import soft_topk_small_bwd_kernel, soft_topk_small_fwd_kernel
+from smart_kernels.ops import _soft_topk as launchers
 from smart_kernels.ops._library import define
-from smart_kernels.reference import soft_topk as reference
-
-SMALL = 4096  # the largest group that one program solves in registers
-BLOCK = 512  # scores at a time in a program of a large group
-CANDIDATES = (4, 4, *[16] * 10)  # thresholds tried per pass; see kernels/soft_topk_large.py for the guarantee
+from smart_kernels.reference.soft_topk import soft_topk as forward_reference
+from smart_kernels.reference.soft_topk import soft_topk_backward as backward_reference
 
 
 def soft_topk(
@@ -75,87 +70,24 @@ def _shapes(
     return scores.new_empty(scores.shape), scores.new_empty(scores.shape[0], dtype=torch.float64)
 
 
-@define("soft_topk", reference=reference.soft_topk, fake=_shapes)
+@define("soft_topk", reference=forward_reference, fake=_shapes)
 def _soft_topk(
     scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    if scores.dtype == torch.float64:
-        return reference.soft_topk(scores, keep, temperature, cost, start)
-    launch = launch_small if scores.shape[1] <= SMALL else launch_large
+    if scores.dtype == torch.float64 or len(scores) == 0:
+        return forward_reference(scores, keep, temperature, cost, start)
+    launch = launchers.launch_small if scores.shape[1] <= launchers.SMALL else launchers.launch_large
     return launch(scores.contiguous(), keep, temperature, cost, start)
 
 
-def launch_small(
-    scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    mask, threshold = _shapes(scores, keep, temperature)
-    G, n = scores.shape
-    grid, config = _small_grid(G, n)
-    cost, stride_cg = _rows(cost)
-    if G > 0:
-        soft_topk_small_fwd_kernel[grid](
-            scores, cost, start, mask, threshold, G, n, stride_cg, keep, temperature, 1 / temperature, **config
-        )
-    return mask, threshold
-
-
-def launch_large(
-    scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    mask, threshold = _shapes(scores, keep, temperature)
-    G, n = scores.shape
-    # every program adds up the partials of all: enough of them to fill the machine, no more
-    programs = min(triton.cdiv(n, BLOCK), max(1, min(256, 2048 // max(G, 1))))
-    partial = scores.new_empty(2, G, programs, 2, max(CANDIDATES), dtype=torch.float64)
-    state = scores.new_empty(2, G, 3, dtype=torch.float64)
-    cost, stride_cg = _rows(cost)
-    solve = (keep, temperature, 1 / temperature)
-    config = {"BLOCK": BLOCK, "num_warps": 8}
-    reduce = {"BLOCK_P": triton.next_power_of_2(programs)}
-    if G > 0:
-        grid = (programs, G)
-        soft_topk_range_kernel[grid](scores, cost, partial, n, stride_cg, **config)
-        for turn, (before, now) in enumerate(zip((0, *CANDIDATES), CANDIDATES, strict=False)):
-            soft_topk_pass_kernel[grid](
-                *(scores, cost, start, partial, state, G, n, stride_cg, *solve, turn),
-                BEFORE=before, CANDIDATES=now, **reduce, **config,
-            )  # fmt: skip
-        soft_topk_mask_kernel[grid](
-            *(scores, partial, state, mask, threshold, G, n, *solve, len(CANDIDATES)),
-            BEFORE=CANDIDATES[-1], **reduce, **config,
-        )  # fmt: skip
-    return mask, threshold
-
-
-def _small_grid(G: int, n: int) -> tuple[tuple[int], dict[str, int]]:
-    block_n = triton.next_power_of_2(n)
-    block_g = max(1, 1024 // block_n)
-    config = {"FULL": n == block_n, "BLOCK_G": block_g, "BLOCK_N": block_n, "num_warps": 4 if block_n <= 2048 else 8}
-    return (triton.cdiv(G, block_g),), config
-
-
-def _rows(cost: Tensor | None) -> tuple[Tensor | None, int]:
-    """Contiguous cost and the distance of its rows; 0 where all groups share one."""
-    if cost is None:
-        return None, 0
-    return cost.contiguous(), cost.shape[1] if cost.shape[0] > 1 else 0
-
-
-@define("soft_topk_backward", reference=reference.soft_topk_backward)
+@define("soft_topk_backward", reference=backward_reference)
 def _soft_topk_backward(
     dmask: Tensor, dthreshold: Tensor, mask: Tensor, cost: Tensor | None, temperature: float
 ) -> Tensor:
-    G, n = mask.shape
-    if mask.dtype == torch.float64 or n > SMALL or G == 0:
-        return reference.soft_topk_backward(dmask, dthreshold, mask, cost, temperature)
-    dscores = torch.empty_like(mask)
-    grid, config = _small_grid(G, n)
-    cost, stride_cg = _rows(cost)
-    soft_topk_small_bwd_kernel[grid](
-        *(dmask.contiguous(), dthreshold.contiguous(), mask, cost, dscores, G, n, stride_cg, temperature, 1 / temperature),
-        UNDERFLOW=reference.UNDERFLOW, **config,
-    )  # fmt: skip
-    return dscores
+    small = mask.dtype != torch.float64 and len(mask) > 0 and mask.shape[1] <= launchers.SMALL
+    return (launchers.launch_small_backward if small else backward_reference)(
+        dmask, dthreshold, mask, cost, temperature
+    )
 
 
 def _setup_context(ctx, inputs, output):

@@ -73,7 +73,7 @@ def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None,
         following = torch.where(done | trusted, newton, (low + high) / 2)
         low, high = torch.where(done, following, low), torch.where(done, following, high)
         state[:, rows] = torch.stack((low, high, following, (following - threshold).abs()))
-    return state[2]
+    return state[2].clone()
 
 
 def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: float):

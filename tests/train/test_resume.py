@@ -1,14 +1,17 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from smart_kernels import parse
 from smart_train import checkpoint
 from smart_train import data as datasets
 from smart_train.loop import Training, fit
@@ -27,16 +30,9 @@ def training(name):
     recipe = Recipe.for_model(
         name, pattern="block:8x8", sparsity=0.75, search_steps=SEARCH, finetune_steps=STEPS - SEARCH, batch=16
     )
-    torch.manual_seed(0)
     model = with_dropout(build(name, 1, 8, 10))
-    pruner = SmartPruner(model, recipe_pattern(recipe), recipe.sparsity, search_steps=SEARCH)
+    pruner = SmartPruner(model, parse(recipe.pattern), recipe.sparsity, search_steps=SEARCH)
     return Training(model, datasets.load("digits"), recipe, STEPS, SEARCH, pruner)
-
-
-def recipe_pattern(recipe):
-    from smart_kernels.patterns import parse
-
-    return parse(recipe.pattern)
 
 
 def with_dropout(model):
@@ -54,12 +50,17 @@ def states_equal(a, b):
     return a == b
 
 
-@pytest.mark.parametrize("name", ["cnn-tiny", "vit-tiny"])
-@pytest.mark.parametrize("last", [1, 7, SEARCH, SEARCH + 1, STEPS - 1])
-def test_killed_and_continued_equals_uninterrupted(name, last, tmp_path):
-    whole = training(name)
-    fit(whole, tmp_path / "whole", every=4)
+@pytest.fixture(scope="module", params=["cnn-tiny", "vit-tiny"])
+def whole(request, tmp_path_factory):
+    """A training that nobody interrupted, with its name and folder."""
+    done, folder = training(request.param), tmp_path_factory.mktemp("whole")
+    fit(done, folder, every=4)
+    return request.param, done, folder
 
+
+@pytest.mark.parametrize("last", [1, 7, SEARCH, SEARCH + 1, STEPS - 1])
+def test_killed_and_continued_equals_uninterrupted(whole, last, tmp_path):
+    name, done, folder = whole
     interrupted = training(name)
     advance = interrupted.advance
 
@@ -70,29 +71,23 @@ def test_killed_and_continued_equals_uninterrupted(name, last, tmp_path):
 
     interrupted.advance = advance_and_die
     with pytest.raises(Killed):
-        fit(interrupted, tmp_path / "killed", every=4)
+        fit(interrupted, tmp_path, every=4)
 
     torch.manual_seed(99)  # a new process has other random states
     continued = training(name)
-    fit(continued, tmp_path / "killed", every=4, resume=True)
-    assert states_equal(continued.state_dict(), whole.state_dict())
-    histories = [(tmp_path / run / "history.jsonl").read_text() for run in ("whole", "killed")]
-    assert histories[0] == histories[1]
+    fit(continued, tmp_path, every=4, resume=True)
+    assert states_equal(continued.state_dict(), done.state_dict())
+    assert (tmp_path / "history.jsonl").read_text() == (folder / "history.jsonl").read_text()
 
 
-def test_a_finished_training_resumes_to_itself(tmp_path):
-    done = training("cnn-tiny")
-    fit(done, tmp_path)
-    again = training("cnn-tiny")
-    fit(again, tmp_path, resume=True)
+def test_a_finished_training_resumes_to_itself(whole):
+    name, done, folder = whole
+    again = training(name)
+    fit(again, folder, resume=True)
     assert again.step == STEPS and states_equal(again.state_dict(), done.state_dict())
 
 
 def test_random_states_come_back():
-    import random
-
-    import numpy as np
-
     state = checkpoint.random_state()
     drawn = torch.rand(3), np.random.rand(3).tolist(), random.random()
     checkpoint.set_random_state(state)

@@ -1,0 +1,287 @@
+"""compress_: what it may choose, and that nothing but the speed changes."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smart_kernels import DENSE, NM, Block, SparseLinear, compress_, mask_
+from smart_kernels.convert import compress, timing
+from smart_kernels.convert.plan import explaining_tile
+from smart_kernels.convert.timing import choose
+from smart_kernels.formats import BSR, ELL, Compact
+from tests.conftest import INTERPRETED
+from tests.util import assert_close
+
+if INTERPRETED:
+    pytest.skip("measures layers, which takes hours in the interpreter", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    """Injected timings by candidate name; what is not listed takes 1 s."""
+    seconds = {"ell onednn 2": 0.5}
+
+    def fake(candidates, *_):
+        return {name: [seconds.get(name, 1.0)] * 4 for name in candidates}
+
+    monkeypatch.setattr(compress, "measure", fake)
+    return seconds
+
+
+def prune(layer, tile=(16, 16)):
+    """Keep 0, 1 or 2 tiles in a row, at all taps, on diagonals, so that no larger tile explains the zeros."""
+    N, C = layer.weight.shape[:2]
+    live = torch.zeros(-(-N // tile[0]), -(-C // tile[1]))
+    for row in range(len(live)):
+        for i in range(row % 3):
+            live[row, (row + i) % live.shape[1]] = 1
+    mask = live.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 1)[:N, :C]
+    layer.weight.data.mul_(mask.view(N, C, *[1] * (layer.weight.dim() - 2)))
+    return layer
+
+
+class CNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
+        self.expand, self.conv = prune(nn.Conv2d(32, 64, 1)), prune(nn.Conv2d(64, 32, 3, 2, 1))
+        self.depthwise, self.head = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = F.relu(self.expand(F.relu(self.norm(self.stem(x)))))
+        return self.head(self.depthwise(F.relu(self.conv(x))).mean((2, 3)))
+
+
+def mlp():
+    return nn.Sequential(prune(nn.Linear(48, 64)), nn.GELU(), prune(nn.Linear(64, 48)), nn.GELU(), nn.Linear(48, 5))
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2)
+    for layer in model.layers:
+        prune(layer.linear1), prune(layer.linear2)
+    return model
+
+
+MODELS = [
+    pytest.param(mlp, (6, 48), id="mlp"),
+    pytest.param(CNN, (2, 3, 8, 8), id="cnn"),
+    pytest.param(encoder, (2, 7, 32), id="encoder"),
+]
+
+
+@pytest.mark.parametrize("make, shape", MODELS)
+@pytest.mark.parametrize("backend", ["packed", "compact", "ell onednn 1", "ell bmm 1", "bsr"])
+def test_outputs_stay(make, shape, backend, measured):
+    measured.update({backend: 0.1})
+    model, x = make().eval(), torch.randn(shape)
+    with torch.no_grad():
+        expected = model(x)
+        report = compress_(model, x)
+        assert_close("eval", model(x), expected, x.dtype)
+        if isinstance(model, nn.TransformerEncoder):
+            assert_close("train", model.train()(x), expected, x.dtype)
+    assert_close("with gradients", model.eval()(x), expected, x.dtype)
+    assert backend.split()[0] in {row.choice for row in report.rows}
+
+
+def test_padded_sequences_agree():
+    model, x = encoder().eval(), torch.randn(2, 7, 32)
+    padding = torch.arange(7).expand(2, 7) >= torch.tensor([[7], [4]])
+    with torch.no_grad():
+        expected = model(x, src_key_padding_mask=padding)[~padding]
+        compress_(model, {"src": x, "src_key_padding_mask": padding})
+        assert_close("y", model(x, src_key_padding_mask=padding)[~padding], expected, x.dtype)
+
+
+def test_a_layer_that_stays_dense_stays_plain(measured):
+    measured.clear()
+    model = mlp()
+    before = list(model)
+    report = compress_(model, torch.randn(6, 48))
+    assert list(model) == before
+    assert {row.choice for row in report.rows} == {"dense"}
+    assert report.totals["pruned_on_sparse"] == 0
+
+
+def test_dense_baseline_uses_no_zeros(measured):
+    measured.update({"packed": 0.5})
+    model = mlp()
+    report = compress_(model, torch.randn(6, 48), backends=DENSE)
+    assert {row.choice for row in report.rows} == {"packed"}
+
+
+def test_size_keeps_sparse_storage(measured):
+    measured.clear()
+    model, x = mlp(), torch.randn(6, 48)
+    expected = model(x)
+    report = compress_(model, x, policy="size")
+    assert [row.sparse for row in report.rows] == [True, True, False]
+    assert_close("y", model(x), expected, x.dtype)
+
+
+def test_compressing_again_chooses_again(measured):
+    model, x = mlp(), torch.randn(6, 48)
+    expected = model(x)
+    compress_(model, x)
+    assert isinstance(model[0].format, ELL)
+    measured.update({"bsr": 0.1})
+    compress_(model, x)
+    assert type(model[0].format) is BSR
+    assert_close("y", model(x), expected, x.dtype)
+
+
+def test_compressed_layers_train():
+    model, x = mlp(), torch.randn(6, 48)
+    compress_(model, x)
+    live = model[0].weight != 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert not model[0].weight[~live].any()
+        assert_close("y", model(x), copy.deepcopy(model)(x), x.dtype)
+
+
+def test_tied_weights_stay_tied():
+    model = mlp()
+    model.append(nn.Linear(5, 48)).append(nn.Linear(48, 64))
+    model[6].weight = model[0].weight
+    shared = nn.Sequential(model, nn.Linear(64, 48), model)
+    x = torch.randn(6, 48)
+    expected = shared(x)
+    report = compress_(shared, x)
+    assert model[0].format is model[6].format and model[0].bias is not model[6].bias
+    assert shared[0] is shared[2]
+    assert report.rows[0].shared == ("0.6",)
+    assert len(report.rows) == 5
+    assert_close("y", shared(x), expected, x.dtype)
+
+
+def test_a_weight_shared_with_an_embedding_stays_dense(caplog):
+    model = nn.Sequential(nn.Embedding(64, 48), prune(nn.Linear(48, 64)))
+    model[1].weight = nn.Parameter(prune(nn.Linear(48, 64)).weight.data)
+    model[0].weight = model[1].weight
+    assert not compress_(model, torch.tensor([1, 2])).rows
+    assert type(model[1]) is nn.Linear and "users of several kinds" in caplog.text
+
+
+def test_layers_that_are_not_called_are_left():
+    model = nn.ModuleDict({"a": prune(nn.Linear(32, 32)), "b": prune(nn.Linear(32, 32))})
+    model.forward = lambda x: model["a"](x)
+    rows = {row.name: row for row in compress_(model, torch.randn(2, 32)).rows}
+    assert type(model["b"]) is nn.Linear and "not called" in rows["b"].note and rows["b"].ms is None
+
+
+def test_a_wrong_candidate_is_dropped(measured, monkeypatch):
+    measured.update({"compact": 0.1})
+    monkeypatch.setattr(Compact, "linear", lambda self, x, bias=None: x.new_zeros(len(x), self.shape[0]))
+    report = compress_(nn.Sequential(prune(nn.Linear(48, 64))), torch.randn(6, 48))
+    assert report.rows[0].choice == "ell" and report.rows[0].note == "output differs: compact"
+
+
+def test_training_mode_and_hooks_survive():
+    model = mlp().train()
+    model[1].eval()
+    compress_(model, torch.randn(6, 48))
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert not model[4]._forward_pre_hooks
+
+
+def test_tile_is_read_off_the_zeros():
+    for tile in [(64, 64), (32, 32), (128, 8), (16, 16)]:
+        weight = prune(nn.Linear(256, 256), tile).weight.detach()
+        weight[-1, -1] = 0
+        assert explaining_tile(weight, 1) == tile
+    conv = prune(nn.Conv2d(64, 64, 3), (32, 16)).weight.detach()
+    assert explaining_tile(conv.permute(0, 2, 3, 1).flatten(1), 9) == (32, 16)
+    assert explaining_tile(torch.randn(64, 64), 1) is None
+    assert explaining_tile(torch.randn(64, 64) * (torch.rand(64, 64) > 0.5), 1) is None
+
+
+def test_pattern_tells_the_tile():
+    model = nn.Sequential(prune(nn.Linear(64, 64), (32, 32)))
+    assert compress_(copy.deepcopy(model), torch.randn(4, 64), Block(16, 8)).rows[0].tile == (16, 8)
+    assert compress_(model, torch.randn(4, 64), NM(2, 4)).rows[0].tile is None
+
+
+def test_report_prints_and_round_trips():
+    report = compress_(mlp(), torch.randn(6, 48))
+    assert type(report).from_dict(report.to_dict()) == report
+    lines = str(report).splitlines()
+    assert lines[1].split()[:4] == ["layer", "shape", "kept", "tile"] and lines[-1].startswith("total")
+    assert "ell onednn 2" in lines[2] and "2.00x" in lines[2]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: compress_(nn.DataParallel(mlp()), torch.randn(6, 48)), "got one in DataParallel"),
+        (lambda: compress_(nn.Linear(8, 8), torch.randn(6, 8)), "put it into nn.Sequential"),
+        (lambda: compress_(mlp(), torch.randn(6, 48), policy="fast"), "policy must be"),
+        (lambda: compress_(mlp(), torch.randn(6, 48), backends=("mkl",)), "backends must be out of"),
+        (lambda: compress_(masked(), torch.randn(6, 48)), "unmask_"),
+    ],
+)
+def test_rejects(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def masked():
+    model = mlp()
+    mask_(model, Block(16, 16))
+    return model
+
+
+# the rule of the choice
+
+
+def test_sparse_must_win_by_more_than_the_spread():
+    steady, noisy = [1.0] * 8, [0.5, 1.2, 0.6, 1.1, 0.9, 0.7, 1.0, 0.8]
+    assert choose({"dense": steady, "ell": [0.95] * 8}, DENSE).name == "ell"
+    assert choose({"dense": steady, "ell": noisy}, DENSE).name == "dense"
+    assert choose({"dense": steady, "ell": [1.01] * 8}, DENSE).name == "dense"
+
+
+def test_ratios_are_of_pairs():
+    drift = [1.0, 2.0, 4.0, 8.0]  # a machine that gets slower: the pairs still agree
+    choice = choose({"dense": drift, "ell": [0.9 * t for t in drift]}, DENSE)
+    assert (choice.name, choice.ratio, choice.spread) == ("ell", pytest.approx(0.9), pytest.approx(0))
+
+
+def test_sparse_is_held_against_the_best_dense():
+    times = {"dense": [1.0] * 4, "packed": [0.5] * 4, "ell": [0.6] * 4}
+    assert choose(times, DENSE) == timing.Choice("packed", "packed", 1.0, 0.0)
+    assert choose({**times, "ell": [0.4] * 4}, DENSE).baseline == "packed"
+    assert choose({**times, "packed": [0.99, 1.2, 0.8, 0.9]}, DENSE).baseline == "dense"
+
+
+def test_the_fastest_winner_is_taken_and_size_takes_a_loser():
+    times = {"dense": [1.0] * 4, "bsr": [0.8] * 4, "ell": [0.7] * 4}
+    assert choose(times, DENSE).name == "ell"
+    losing = {"dense": [1.0] * 4, "bsr": [3.0] * 4, "ell": [2.0] * 4}
+    assert choose(losing, DENSE).name == "dense"
+    assert choose(losing, DENSE, "size").name == "ell"
+
+
+def test_measure_gives_finalists_equal_rounds():
+    calls = {name: (lambda: None) for name in ("dense", "packed", "a", "b", "c")}
+    times = timing.measure(calls, DENSE, torch.device("cpu"), 0.0)
+    assert {"dense", "packed"} <= times.keys() and len(times) == 4
+    assert {len(rounds) for rounds in times.values()} == {timing.PAIRS}
+
+
+def test_really_measured(monkeypatch):
+    monkeypatch.setattr(compress, "measure", timing.measure)
+    model = nn.Sequential(SparseLinear(64, 64, Block(32, 32), 0.25), nn.ReLU())
+    model[0].format.values.data.normal_()
+    x = torch.randn(8, 64)
+    expected = model(x)
+    row = compress_(model, x, seconds=0.0, backends=("dense", "packed", "ell")).rows[0]
+    assert row.ms > 0 and row.dense_ms > 0 and row.kept == 0.25
+    assert_close("y", model(x), expected, x.dtype)

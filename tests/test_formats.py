@@ -1,0 +1,223 @@
+"""Laws of the storage formats."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smart_kernels.formats import BSR, ELL, FORMATS, Compact, Conv, Dense, Packed
+from smart_kernels.formats.ell import split
+from tests.util import assert_close
+
+VARIANTS = [
+    pytest.param(Dense, {}, id="dense"),
+    pytest.param(Packed, {}, id="packed"),
+    pytest.param(Compact, {}, id="compact"),
+    pytest.param(BSR, {}, id="bsr"),
+    pytest.param(ELL, {"engine": "onednn", "buckets": 1}, id="ell-onednn-1"),
+    pytest.param(ELL, {"engine": "onednn", "buckets": 3}, id="ell-onednn-3"),
+    pytest.param(ELL, {"engine": "bmm", "buckets": 2}, id="ell-bmm-2"),
+]
+SHAPES = [  # N, K, tile
+    pytest.param(96, 64, (32, 32), id="even"),
+    pytest.param(50, 35, (16, 16), id="ragged"),
+    pytest.param(128, 40, (32, 8), id="narrow"),
+    pytest.param(16, 16, (16, 16), id="one-tile"),
+]
+CONVS = [
+    pytest.param(Conv((1, 1)), id="1x1"),
+    pytest.param(Conv((1, 1), (2, 2)), id="1x1-stride"),
+    pytest.param(Conv((1, 1), (1, 1), (1, 1)), id="1x1-padded"),
+    pytest.param(Conv((3, 3), (1, 1), (1, 1)), id="3x3"),
+    pytest.param(Conv((3, 2), (2, 1), (1, 0), (1, 2)), id="3x2-all"),
+]
+
+
+def pruned(N, K, tile, taps=1, density=0.4, dtype=torch.float32):
+    """(N, taps * K) with uneven rows; the first block row is dead."""
+    rows, cols = -(-N // tile[0]), -(-K // tile[1])
+    live = torch.rand(rows, taps, cols) < density * torch.linspace(0.2, 1.8, rows)[:, None, None]
+    live[0] = rows == 1
+    mask = live.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 2)[:N, :, :K]
+    return (torch.randn(N, taps, K) * mask).flatten(1).to(dtype)
+
+
+def kernel(weight, conv):
+    return weight.unflatten(1, (*conv.kernel, -1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+@pytest.mark.parametrize("N, K, tile", SHAPES)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_stores_and_multiplies_like_dense(cls, options, N, K, tile, bias):
+    weight, x = pruned(N, K, tile), torch.randn(2, 5, K)
+    bias = torch.randn(N) if bias else None
+    stored = cls.from_dense(weight, tile, **options)
+    expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    assert torch.equal(stored.to_dense(), weight)
+    assert stored.options() == options
+    with torch.no_grad():
+        assert_close("fast path", stored.linear(x, bias), expected, x.dtype)
+        assert_close("one row", stored.linear(x[0, 0], bias), expected[0, 0], x.dtype)
+    assert_close("plain path", stored.linear(x, bias), expected, x.dtype)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+@pytest.mark.parametrize("conv", CONVS)
+def test_convolves_like_dense(cls, options, conv):
+    taps = conv.kernel[0] * conv.kernel[1]
+    weight, x, bias = pruned(48, 40, (16, 16), taps), torch.randn(2, 40, 9, 7), torch.randn(48)
+    try:
+        stored = cls.from_dense(weight, (16, 16), taps=taps, **options)
+    except ValueError as error:
+        assert "taps" in str(error)
+        return
+    expected = F.conv2d(x.double(), kernel(weight, conv).double(), bias.double(), *conv[1:])
+    assert torch.equal(stored.to_dense(), weight)
+    with torch.no_grad():
+        assert_close("fast path", stored.conv2d(x, bias, conv), expected, x.dtype)
+        assert_close("unbatched", stored.conv2d(x[0], bias, conv), expected[0], x.dtype)
+    assert_close("plain path", stored.conv2d(x, bias, conv), expected, x.dtype)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_all_dead_is_the_bias(cls, options):
+    stored, bias = cls.from_dense(torch.zeros(32, 48), (16, 16), **options), torch.randn(32)
+    with torch.no_grad():
+        assert torch.equal(stored.linear(torch.randn(3, 48), bias), bias.expand(3, 32))
+        assert torch.equal(stored.linear(torch.randn(3, 48)), torch.zeros(3, 32))
+    image, conv = torch.randn(2, 12, 5, 5), Conv((2, 2))
+    if options.get("engine") != "bmm":
+        stored = cls.from_dense(torch.zeros(32, 48), (16, 4), taps=4, **options)
+        with torch.no_grad():
+            assert torch.equal(stored.conv2d(image, bias, conv), bias.view(-1, 1, 1).expand(2, 32, 4, 4))
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_survives_state_dict_deepcopy_and_pickle(cls, options):
+    weight, x = pruned(64, 48, (16, 16)), torch.randn(4, 48)
+    stored = cls.from_dense(weight, (16, 16), **options)
+    with torch.no_grad():
+        expected = stored.linear(x)
+        for twin in (copy.deepcopy(stored), pickle.loads(pickle.dumps(stored))):
+            assert torch.equal(twin.linear(x), expected)
+        other = cls.from_dense(weight * 2, (16, 16), **options)
+        other.linear(x)
+        other.load_state_dict(stored.state_dict())
+        assert torch.equal(other.linear(x), expected)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_follows_its_values(cls, options):
+    """The packed copy is made again when the stored values change."""
+    stored, x = cls.from_dense(pruned(64, 48, (16, 16)), (16, 16), **options), torch.randn(4, 48)
+    with torch.no_grad():
+        before = stored.linear(x)
+        stored.values.mul_(2)
+        assert_close("y", stored.linear(x), before * 2, x.dtype)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_trains_through_the_plain_path(cls, options):
+    weight, x, bias = pruned(64, 48, (16, 16)), torch.randn(4, 48, requires_grad=True), torch.randn(64)
+    stored = cls.from_dense(weight, (16, 16), **options)
+    dense = weight.clone().requires_grad_()
+    got = torch.autograd.grad(stored.linear(x, bias).sin().sum(), (stored.values, x))
+    expected = torch.autograd.grad(F.linear(x, dense, bias).sin().sum(), (dense, x))
+    assert_close("dx", got[1], expected[1], x.dtype)
+    stored.values.data.copy_(got[0])
+    live = stored.to_dense() != 0
+    assert_close("dvalues", stored.to_dense(), expected[0] * live, x.dtype)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_bfloat16(cls, options):
+    weight, x = pruned(64, 48, (16, 16), dtype=torch.bfloat16), torch.randn(4, 48, dtype=torch.bfloat16)
+    stored = cls.from_dense(weight, (16, 16), **options)
+    with torch.no_grad():
+        assert_close("y", stored.linear(x), F.linear(x.double(), weight.double()), x.dtype)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_autocast(cls, options):
+    weight, x = pruned(64, 48, (16, 16)), torch.randn(4, 48)
+    stored = cls.from_dense(weight, (16, 16), **options)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        y = stored.linear(x)
+    assert y.dtype == torch.bfloat16
+    assert_close("y", y, F.linear(x.double(), weight.double()), y.dtype)
+
+
+@pytest.mark.parametrize("cls, options", VARIANTS)
+def test_compiles(cls, options):
+    stored, x = cls.from_dense(pruned(64, 48, (16, 16)), (16, 16), **options), torch.randn(4, 48)
+    with torch.no_grad():
+        expected = stored.linear(x)
+        y = torch.compile(lambda x: stored.linear(x), backend="aot_eager", fullgraph=True)(x)
+    assert_close("y", y, expected, x.dtype)
+
+
+def test_many_rows_in_chunks():
+    weight, x = pruned(40, 32, (16, 16)), torch.randn(1300, 32)
+    with torch.no_grad():
+        y = ELL.from_dense(weight, (16, 16)).linear(x)
+    assert_close("y", y, F.linear(x, weight), x.dtype)
+
+
+def test_ell_buckets_pad_least():
+    assert split([3, 0, 1, 1, 8, 3], 8) == [(2, 1), (2, 3), (1, 8)]
+    assert split([3, 0, 1, 1, 8, 3], 2) == [(4, 3), (1, 8)]
+    assert split([3, 1, 8], 1) == [(3, 8)]
+    assert split([0, 0], 3) == []
+
+
+def test_compact_keeps_only_live_channels():
+    weight = torch.zeros(8, 6)
+    weight[2, 1] = weight[5, 4] = 1
+    stored = Compact.from_dense(weight, (1, 6))
+    assert stored.rows.tolist() == [2, 5] and stored.cols.tolist() == [1, 4]
+    assert stored.values.shape == (2, 2)
+
+
+def test_sparse_forms_are_smaller():
+    weight = pruned(64, 64, (16, 16), density=0.2)
+    assert BSR.from_dense(weight, (16, 16)).nbytes < 0.5 * Dense.from_dense(weight, (16, 16)).nbytes
+
+
+def test_names_are_unique_and_known():
+    assert list(FORMATS) == ["dense", "packed", "compact", "bsr", "ell"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s["crow_indices"].fill_(1), "crow_indices must rise from 0"),
+        (lambda s: s["col_indices"].fill_(9), "col_indices must be in 0"),
+        (lambda s: s["col_indices"].fill_(0), "col_indices must rise"),
+    ],
+)
+def test_bsr_rejects_bad_indices(change, message):
+    stored = BSR.from_dense(torch.ones(32, 32), (16, 16))
+    state = copy.deepcopy(stored.state_dict())
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        stored.load_state_dict(state)
+    with pytest.raises(ValueError, match=message):
+        BSR(state["values"], state["crow_indices"], state["col_indices"], (32, 32))
+
+
+def test_says_what_it_cannot_hold():
+    with pytest.raises(ValueError, match="packed needs float32"):
+        Packed.from_dense(torch.ones(4, 4, dtype=torch.float64), (1, 1))
+    with pytest.raises(ValueError, match="engine must be one of"):
+        ELL.from_dense(torch.ones(4, 4), (2, 2), engine="mkl")
+    with pytest.raises(ValueError, match="engine onednn needs"):
+        ELL.from_dense(torch.ones(4, 4, dtype=torch.float16), (2, 2))
+    with pytest.raises(ValueError, match="rows must be ascending"):
+        Compact(torch.ones(2, 1), torch.tensor([1, 0]), torch.tensor([0]), (4, 4))
+    with pytest.raises(ValueError, match="values must be"):
+        Compact(torch.ones(2, 2), torch.tensor([0, 1]), torch.tensor([0]), (4, 4))
+    with pytest.raises(ValueError, match=r"columns must be taps \* channels"):
+        Dense.from_dense(torch.ones(4, 4), (1, 1), taps=3)

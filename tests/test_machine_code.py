@@ -1,0 +1,24 @@
+"""What the compiler makes of the kernels, for GPUs that need not be here: no spill, no serialised wgmma, shared memory
+under the limit, tensor cores used, 16-byte loads, and no more instructions in the matrix loop than budgeted."""
+
+import pytest
+import triton
+
+from bench.codegen.table import TARGETS, census, faults
+
+if triton.knobs.runtime.interpret:
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
+
+CASES = ("soft_topk 262144x4", "soft_topk 1x1000000 cost", "masked_linear 64x64 bf16", "block_sparse_linear 64x64 bf16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_machine_code(target):
+    rows = census(target, CASES)
+    compiled = {row["kernel"] for row in rows}
+    assert {"block_matmul_kernel", "block_grad_kernel", "weight_grad_kernel"} <= compiled, "a kernel was not seen"
+    wrong = [
+        f"{row['case']}: {row['kernel']} {row.get('config', '')}: {fault}" for row in rows for fault in faults(row)
+    ]
+    assert not wrong, "\n".join(wrong)

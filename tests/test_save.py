@@ -1,0 +1,177 @@
+"""save and load: the same outputs from fewer bytes, and clear errors for damaged files."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from smart_kernels import Block, compress_, load, mask_, save, unmask_
+from smart_kernels.convert import compress
+from smart_kernels.nn import SplitAttention
+from tests.test_compress import CNN, encoder, mlp, prune
+
+MODELS = [
+    pytest.param(mlp, (6, 48), id="mlp"),
+    pytest.param(CNN, (2, 3, 8, 8), id="cnn"),
+    pytest.param(encoder, (2, 7, 32), id="encoder"),
+]
+
+
+@pytest.fixture(autouse=True)
+def seconds(monkeypatch):
+    """Injected timings by candidate name; what is not listed takes 1 s."""
+    table = {"ell onednn 1": 0.5}
+
+    def fake(candidates, *_):
+        return {name: [table.get(name, 1.0)] * 4 for name in candidates}
+
+    monkeypatch.setattr(compress, "measure", fake)
+    return table
+
+
+def saved(make, shape, directory):
+    model, x = make().eval(), torch.randn(shape)
+    report = compress_(model, x)
+    save(model, directory, report)
+    with torch.no_grad():
+        return x, model(x), report
+
+
+@pytest.mark.parametrize("make, shape", MODELS)
+@pytest.mark.parametrize("backend", ["dense", "packed", "compact", "ell onednn 1", "bsr"])
+def test_loaded_outputs_are_equal(make, shape, backend, tmp_path, seconds):
+    seconds.update({backend: 0.1})
+    x, expected, report = saved(make, shape, tmp_path)
+    fresh = make().eval()
+    assert load(fresh, tmp_path) == report
+    with torch.no_grad():
+        assert torch.equal(fresh(x), expected)
+
+
+def test_a_layer_that_runs_dense_is_sparse_on_disk(tmp_path, seconds):
+    seconds.update(dense=0.1)
+    saved(mlp, (6, 48), tmp_path)
+    assert {"0.values", "0.crow_indices", "0.col_indices"} <= load_file(tmp_path / "model.safetensors").keys()
+    fresh = mlp()
+    load(fresh, tmp_path)
+    assert type(fresh[0]) is nn.Linear
+
+
+def test_dead_channels_are_saved_compact(tmp_path):
+    def make():
+        model = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+        model[0].weight.data[::2] = 0
+        return model
+
+    x, expected, _ = saved(make, (3, 16), tmp_path)
+    assert {"0.values", "0.rows", "0.cols", "0.bias"} == load_file(tmp_path / "model.safetensors").keys()
+    fresh = make()
+    load(fresh, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(fresh(x), expected)
+
+
+def test_tying_survives(tmp_path):
+    def make():
+        model = nn.Sequential(prune(nn.Linear(48, 48)), nn.ReLU(), nn.Linear(48, 48), nn.LayerNorm(48))
+        model[2].weight, model[2].bias = model[0].weight, model[0].bias
+        return model
+
+    x, expected, _ = saved(make, (3, 48), tmp_path)
+    fresh = make()
+    load(fresh, tmp_path)
+    assert fresh[0].format is fresh[2].format and fresh[0].bias is fresh[2].bias
+    with torch.no_grad():
+        assert torch.equal(fresh(x), expected)
+
+
+def test_split_attention_is_split_again(tmp_path):
+    def pruned():
+        model = encoder()
+        mask_(model, Block(16, 16))
+        return unmask_(model)
+
+    x, expected, _ = saved(pruned, (2, 7, 32), tmp_path)
+    fresh = encoder().eval()
+    load(fresh, tmp_path)
+    assert type(fresh.layers[0].self_attn) is SplitAttention
+    with torch.no_grad():
+        assert torch.equal(fresh(x), expected)
+
+
+def test_another_device_chooses_again(tmp_path, seconds, caplog):
+    x, expected, report = saved(mlp, (6, 48), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["report"]["device"] = "another machine"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(mlp(), tmp_path).rows == report.rows
+    assert "chosen on another machine" in caplog.text
+    seconds.update(bsr=0.1)
+    fresh = mlp()
+    again = load(fresh, tmp_path, example_input=x)
+    assert again.rows[0].choice == "bsr"
+    assert torch.allclose(fresh(x), expected, atol=1e-6)
+    assert load(mlp(), tmp_path, example_input=x, rechoose=False).rows == report.rows
+
+
+def test_config_says_how_and_where(tmp_path):
+    saved(mlp, (6, 48), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    row = config["report"]["rows"][0]
+    assert config["layers"]["0"] == {"stored": "bsr", "shared": []}
+    assert row["choice"] == "ell" and row["tile"] == [16, 16] and row["shape"] == [64, 1, 48] and row["ms"] == 500
+    assert config["versions"]["torch"] == torch.__version__ and config["report"]["device"]
+
+
+def damage_tensors(change):
+    def apply(path):
+        tensors = load_file(path / "model.safetensors")
+        change(tensors)
+        save_file(tensors, path / "model.safetensors")
+
+    return apply
+
+
+def damage_config(change):
+    def apply(path):
+        config = json.loads((path / "config.json").read_text())
+        change(config)
+        (path / "config.json").write_text(json.dumps(config))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: (path / "config.json").unlink(), "must hold config.json"),
+        (lambda path: (path / "config.json").write_text("{"), "must hold config.json"),
+        (lambda path: (path / "model.safetensors").write_bytes(b"x" * 20), "must hold config.json"),
+        (damage_config(lambda c: c.update(version=9)), "version 1, got 9"),
+        (damage_config(lambda c: c.pop("layers")), "missing {'layers'}"),
+        (damage_config(lambda c: c["layers"].pop("0")), "layer 0 needs an entry"),
+        (damage_config(lambda c: c["layers"]["0"].update(stored="zip")), "layer 0 needs an entry"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(name="7")), "needs an entry"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(shape=[64, 1, 32])), r"must be a plain one of"),
+        (damage_tensors(lambda t: t.pop("0.crow_indices")), r"needs \['0.crow_indices'\]"),
+        (damage_tensors(lambda t: t["0.crow_indices"].fill_(3)), "layer 0 is damaged: crow_indices"),
+        (damage_tensors(lambda t: t["0.col_indices"].fill_(99)), "layer 0 is damaged: col_indices"),
+        (damage_tensors(lambda t: t.pop("4.bias")), "4.bias"),
+        (damage_tensors(lambda t: t.update(extra=torch.ones(1))), "extra"),
+    ],
+)
+def test_damaged_files_are_refused(damage, message, tmp_path):
+    saved(mlp, (6, 48), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load(mlp(), tmp_path)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    saved(mlp, (6, 48), tmp_path)
+    with pytest.raises(ValueError, match="the model has no layer 4"):
+        load(mlp()[:3], tmp_path)
+    with pytest.raises(ValueError, match="needs example_input"):
+        load(mlp(), tmp_path, rechoose=True)

@@ -1,0 +1,118 @@
+import json
+
+import pytest
+
+from smart_train import prune
+from smart_train.cli import main
+from smart_train.recipe import Recipe
+
+TINY = ["--model", "vit-tiny", "--pattern", "block:16x16", "--sparsity", "0.75", "--batch", "32"]
+TINY += ["--dense-steps", "20", "--search-steps", "20", "--finetune-steps", "10"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def impatient():
+    """No second measurement of a layer whose times have not settled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prune, "PATIENCE", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["prune", *TINY, "--baseline", "--out", str(out)]) == 0
+    return out
+
+
+def test_prune_writes_everything(run):
+    for name in ("model.safetensors", "config.json", "recipe.json", "report.json", "report.md"):
+        assert (run / name).stat().st_size > 0
+    pictures = {path.name for path in run.glob("*.png")}
+    assert pictures == {"accuracy.png", "temperature.png", "kept.png", "latency.png", "masks.png"}
+    text = (run / "report.md").read_text()
+    assert all(f"({name})" in text for name in pictures)
+
+
+def test_the_report_is_complete(run):
+    report = json.loads((run / "report.json").read_text())
+    assert set(report["accuracy"]) == {"dense", "smart", "oneshot"}
+    budget = report["budget"]
+    assert budget["asked"] == budget["prunable"] // 4
+    assert 0 <= budget["asked"] - budget["kept"] < budget["largest_block"] == 256
+    assert len(report["layers"]) == 4 and 0 <= report["sparse_share"] <= 1
+    assert report["latency"]["pairs"] >= 30
+    assert Recipe(**report["recipe"]).to_dict() | {"temperature": [0.2, 1e-3]} == report["recipe"]
+
+
+def test_run_finds_the_reported_accuracy(run, capsys):
+    assert main(["run", str(run)]) == 0
+    measured, reported = capsys.readouterr().out.removeprefix("accuracy ").split(", reported ")
+    assert measured.strip() == reported.strip()
+
+
+def test_run_fails_when_the_accuracy_is_another(run, capsys):
+    path = run / "report.json"
+    text = path.read_text()
+    report = json.loads(text)
+    report["accuracy"]["smart"] += 1
+    path.write_text(json.dumps(report))
+    try:
+        assert main(["run", str(run)]) == 1
+    finally:
+        path.write_text(text)
+    assert "not as accurate" in capsys.readouterr().err
+
+
+def test_a_directory_with_a_run_is_not_overwritten(run, capsys):
+    assert main(["prune", *TINY, "--out", str(run)]) == 2
+    assert "--resume continues it" in capsys.readouterr().err
+
+
+def test_resume_with_other_settings(run, capsys):
+    assert main(["prune", *TINY, "--lr", "0.5", "--out", str(run), "--resume"]) == 2
+    assert "lr: 0.5, 0.001 there" in capsys.readouterr().err
+
+
+def test_a_finished_run_resumes_to_the_same_accuracy(run):
+    before = json.loads((run / "report.json").read_text())
+    assert main(["prune", *TINY, "--baseline", "--out", str(run), "--resume"]) == 0
+    after = json.loads((run / "report.json").read_text())
+    assert after["accuracy"]["dense"] == before["accuracy"]["dense"]
+    assert after["budget"] == before["budget"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pattern", "blok:3x3"], "pattern must be block:ROWSxCOLS"),
+        (["--pattern", "block:0x8"], "block:0x8"),
+        (["--sparsity", "90"], "sparsity must be between 0 and 1; for 90 % write 0.9, got 90.0"),
+        (["--sparsity", "0"], "sparsity must be between 0 and 1, got 0.0"),
+        (["--pattern", "nm:2:4", "--sparsity", "0.75"], "sparsity must be 0.5 for nm:2:4, got 0.75"),
+        (["--sparsity", "0.9999"], "the budget must hold a tile of each"),
+        (["--batch", "5000"], "batch must be at most the 898 training images"),
+        (["--data", "cifar"], "data must be digits, fashion or folder:PATH"),
+        (["--data", "folder:nowhere"], "must be a directory"),
+        (["--data", "fashion", "--data-dir", "nowhere"], "apt-get install dataset-fashion-mnist"),
+        (["--temperature", "0.1", "0.2"], "temperature must be two falling values above 0"),
+        (["--lr", "-1"], "lr must be above 0"),
+        (["--search-steps", "0"], "search_steps must be at least 1"),
+    ],
+)
+def test_clear_errors(arguments, message, tmp_path, capsys):
+    short = ["--model", "cnn-tiny", "--dense-steps", "1", "--pattern", "block:8x8", "--out", str(tmp_path / "out")]
+    assert main(["prune", *short, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_run_without_a_run(tmp_path, capsys):
+    assert main(["run", str(tmp_path)]) == 2
+    assert "must hold a finished `python -m smart_train prune`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["prune"], ["run"], ["demo"]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0 and "python -m smart_train" in capsys.readouterr().out

@@ -1,0 +1,64 @@
+import copy
+
+import pytest
+
+from smart_train import demo, prune
+from smart_train.recipe import Recipe
+
+GOOD = {
+    "recipe": {"model": "vit"},
+    "accuracy": {"dense": 85.0, "oneshot": 83.0, "smart": 83.0},
+    "budget": {"asked": 2050, "kept": 2048, "largest_block": 1024},
+    "sparse_share": 0.5,
+    "latency": {"speedup": 1.2},
+}
+
+
+def test_a_good_report_passes():
+    assert demo.check(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("accuracy", "smart", 82.99, "at least as accurate as one-shot"),
+        ("budget", "kept", 3072, "fill the budget"),
+        ("budget", "kept", 1024, "fill the budget"),
+        ("latency", "speedup", 1.19, "at least 1.2x faster"),
+        (None, "sparse_share", 0.49, "at least half"),
+    ],
+)
+def test_each_demand_can_fail(part, name, value, message, monkeypatch):
+    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: False)
+    report = copy.deepcopy(GOOD)
+    (report[part] if part else report)[name] = value
+    failures = demo.check(report)
+    assert len(failures) == 1 and message in failures[0]
+
+
+def test_the_speed_of_the_cnn_is_no_demand():
+    report = copy.deepcopy(GOOD)
+    report["recipe"]["model"], report["latency"]["speedup"] = "cnn", 0.9
+    assert demo.check(report) == []
+
+
+def test_the_recipes_are_those_of_the_promise():
+    for data in ("fashion", "digits"):
+        assert [(recipe.model, recipe.sparsity) for recipe in demo.recipes(data, 3)] == [("cnn", 0.9), ("vit", 0.8)]
+        assert all(recipe.seed == 3 and recipe.pattern.startswith("block:") for recipe in demo.recipes(data, 3))
+
+
+def test_the_demo_from_end_to_end_at_a_small_size(tmp_path, monkeypatch, capsys):
+    def small(data, seed):
+        steps = {"dense_steps": 20, "search_steps": 20, "finetune_steps": 10, "batch": 32}
+        tiny = {"data": "digits", "seed": seed, "pattern": "block:8x8", "sparsity": 0.75, **steps}
+        return [Recipe.for_model(model, **tiny) for model in ("cnn-tiny", "vit-tiny")]
+
+    monkeypatch.setattr(demo, "recipes", small)
+    monkeypatch.setattr(prune, "PATIENCE", 0.0)
+    code = demo.demo(tmp_path, seed=1)
+    text = capsys.readouterr().out
+    assert code == (1 if "FAILED" in text else 0)
+    assert text.count("| layer") == 2 and text.count("one-shot magnitude") == 2
+    assert "fill the budget" not in text
+    assert f"python -m smart_train run {tmp_path}" in text
