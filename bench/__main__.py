@@ -119,11 +119,11 @@ def codegen(args: argparse.Namespace) -> int:
         names, targets = names[:1], targets[:1]
     found = []
     for target in targets:
-        rows_ = table.census(target, names)
-        table.show(rows_)
-        found += rows_
-    if not args.dry_run:
-        table.write(found, args.out or table.TABLE)
+        compiled = table.census(target, names)
+        table.show(compiled)
+        found += compiled
+        if not args.dry_run:
+            table.write(found, args.out or table.TABLE)
     wrong = [f"{r['target']} {r['case']} {r['kernel']}: {fault}" for r in found for fault in table.faults(r)]
     return finish(wrong, len(found))
 

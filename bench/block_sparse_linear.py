@@ -8,7 +8,8 @@ from torch import Tensor
 
 from smart_kernels.ops import block_sparse_linear
 
-from .case import Case, Provider, Shape, dense, expand, linear_cases, random_mask
+from .case import Case, Shape
+from .linear import Provider, dense, expand, linear_cases, random_mask
 from .peers import peers
 
 BLOCKS = ((64, 64), (32, 32), (16, 16), (128, 128))

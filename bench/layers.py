@@ -8,7 +8,8 @@ from torch import Tensor
 
 from smart_kernels.formats import ELL, FORMATS, Format
 
-from .case import Case, Provider, Shape, dense, expand, linear_cases, random_mask
+from .case import Case, Shape
+from .linear import Provider, dense, expand, linear_cases, random_mask
 
 BLOCKS = ((64, 64), (32, 32), (1, 0))  # K = 0: the whole row, a pruned output channel
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)

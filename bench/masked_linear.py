@@ -9,7 +9,8 @@ from torch import Tensor
 
 from smart_kernels.ops import masked_linear, smart_linear
 
-from .case import Case, Provider, Shape, dense, expand, linear_cases, random_mask
+from .case import Case, Shape
+from .linear import Provider, dense, expand, linear_cases, random_mask
 
 TILES = ((64, 64), (32, 32))
 SPARSITIES = (0.5, 0.8, 0.9)

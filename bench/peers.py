@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .case import Provider
+from .linear import Provider
 
 
 def peers(weight: Tensor, block: tuple[int, int], x: Tensor) -> list[Provider]:

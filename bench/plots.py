@@ -29,7 +29,6 @@ def _save(make: Callable, rows: list[Row], path: Path) -> Path:
 
     figure = make(rows)
     figure.suptitle(f"{rows[0].op}, {rows[0].device}, {rows[0].dtype}, {rows[0].threads} threads", fontsize=10)
-    figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})  # no version: the same rows give the same file
     plt.close(figure)
     return path
@@ -39,7 +38,7 @@ def _panels(rows: list[Row]):
     import matplotlib.pyplot as plt
 
     shapes = sorted({r.shape for r in rows})
-    figure, axes = plt.subplots(1, len(shapes), figsize=(4.2 * len(shapes), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(shapes), figsize=(4.2 * len(shapes), 3.8), squeeze=False, layout="constrained")
     panels = zip(axes[0], shapes, strict=True)
     return figure, [(axis, shape, [r for r in rows if r.shape == shape]) for axis, shape in panels]
 
@@ -59,7 +58,7 @@ def speedup(rows: list[Row]):
         axis.axhline(1, color="black", linewidth=1, linestyle="--")
         axis.annotate("break-even", (0.02, 1), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
         axis.set(title=shape, xlabel="zeros, %", ylabel="speedup over best dense", yscale="log")
-        axis.legend(fontsize=6)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
 
 
@@ -67,7 +66,7 @@ def roofline(rows: list[Row]):
     """FLOP/s against FLOPs per byte, under the measured ceilings."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 4))
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     peak, bandwidth = rows[0].peak_tflops, rows[0].bandwidth_gbps
     intensity = [r.flops / r.bytes for r in rows]
     line = sorted([min(intensity), 1e3 * peak / bandwidth, max(intensity)])

@@ -25,7 +25,7 @@ def draw(out: Path, report: dict, masks: dict[str, Tensor]) -> list[str]:
     except ImportError:
         return []
     matplotlib.use("Agg")
-    histories = {folder.name: _rows(folder / "history.jsonl") for folder in sorted((out / "training").iterdir())}
+    histories = {name: _rows(out / "training" / name / "history.jsonl") for name in report["accuracy"]}
     pictures = {
         "accuracy.png": lambda axes: _accuracy(axes, histories, report["recipe"]["dense_steps"]),
         "temperature.png": lambda axes: _search(axes, histories["smart"]),
@@ -87,9 +87,7 @@ def _latency(axes, report: dict) -> None:
         axes.barh([place + offset for place in places], times, 0.4, label=whole, color=COLOURS[whole])
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
-    axes.set(
-        xlabel=f"ms, {latency['batch']} images, {report['device']}", xscale="log", title="Time, best dense and sparse"
-    )
+    axes.set(xlabel=f"ms, {latency['batch']} images, {report['device']}", title="Time")
     axes.legend()
 
 
@@ -99,10 +97,11 @@ def _masks(path: Path, masks: dict[str, Tensor]) -> None:
     columns = min(4, len(masks))
     lines = -(-len(masks) // columns)
     figure, grid = plt.subplots(lines, columns, figsize=(3 * columns, 2.6 * lines), squeeze=False, layout="constrained")
-    for axes in grid.flat:
+    for axes in grid.flat[len(masks) :]:
         axes.axis("off")
     for axes, (name, mask) in zip(grid.flat, masks.items(), strict=False):
         axes.imshow(mask.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
         axes.set_title(f"{name}: {int(mask.sum())} of {mask.numel()}", fontsize=8)
     figure.suptitle("Kept blocks (output channels down, input channels across)")
     figure.savefig(path, dpi=120)

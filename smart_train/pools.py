@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from smart_kernels import NM, SoftGate
+from smart_kernels.patterns import allowed_weights, keep_best, keep_n
 
-from .budget import allowed_weights, keep_best, keep_n
 from .pool import Layers, Pool
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import smart_kernels
 from smart_kernels import Pattern, WeightShape
+from smart_kernels.patterns import allowed_weights
 from smart_train import data as datasets
 from smart_train import plots
-from smart_train.budget import allowed_weights
 from smart_train.evaluate import accuracy, compare
 from smart_train.recipe import Recipe
 from smart_train.report import markdown

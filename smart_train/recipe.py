@@ -19,7 +19,7 @@ class Recipe:
     Args:
         model, data, data_dir, image_size: see ``models.build`` and ``data.load``.
         pattern: as ``smart_kernels.patterns.parse`` reads it.
-        sparsity: fraction of the prunable weights to remove; None for patterns that imply it (N:M).
+        sparsity: fraction of the prunable weights to remove; patterns that imply it (N:M) take no other.
         scope: ``global``, one budget over all layers, or ``layer``, the same sparsity in each.
         dense_steps, search_steps, finetune_steps: optimizer steps of each stage. The learning rate falls to zero
             over the dense stage, is constant during the search and falls to zero over finetuning.
@@ -38,7 +38,7 @@ class Recipe:
     data_dir: str | None = None
     image_size: int = 32
     pattern: str = "block:32x32"
-    sparsity: float | None = 0.9
+    sparsity: float = 0.9
     scope: str = "global"
     dense_steps: int = 300
     search_steps: int = 150
@@ -56,10 +56,10 @@ class Recipe:
         pattern = parse(self.pattern)
         object.__setattr__(self, "temperature", tuple(self.temperature))  # JSON knows lists only
         if pattern.sparsity is not None:
-            self._check(self.sparsity in (None, pattern.sparsity), "sparsity", f"{pattern.sparsity} for {self.pattern}")
+            self._check(self.sparsity == pattern.sparsity, "sparsity", f"{pattern.sparsity} for {self.pattern}")
         else:
-            hint = f"; for {self.sparsity:g} % write {self.sparsity / 100:g}" if 1 < (self.sparsity or 0) < 100 else ""
-            self._check(self.sparsity is not None and 0 < self.sparsity < 1, "sparsity", "between 0 and 1" + hint)
+            hint = f"; for {self.sparsity:g} % write {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
+            self._check(0 < self.sparsity < 1, "sparsity", "between 0 and 1" + hint)
         self._check(self.scope in ("global", "layer"), "scope", "global or layer")
         self._check(self.optimizer in OPTIMIZERS, "optimizer", " or ".join(OPTIMIZERS))
         for name in ("batch", "search_steps", "finetune_steps", "image_size"):
@@ -85,7 +85,9 @@ class Recipe:
     def for_model(cls, model: str, **settings) -> "Recipe":
         """A recipe with the defaults that suit ``model``; settings that are None keep their default."""
         given = {name: value for name, value in settings.items() if value is not None}
-        return cls(**{"model": model, **PER_MODEL.get(model.removesuffix("-tiny"), {}), **given})
+        implied = parse(given.get("pattern", cls.pattern)).sparsity
+        default = PER_MODEL.get(model.removesuffix("-tiny"), {}) | ({} if implied is None else {"sparsity": implied})
+        return cls(**{"model": model, **default, **given})
 
     def to_dict(self) -> dict:
         return asdict(self)

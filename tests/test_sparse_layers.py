@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import NM, Block, Channel, SparseConv2d, SparseLinear
-from smart_kernels.nn.keep import keep_best
 from tests.util import assert_close
 
 PATTERNS = [
@@ -138,14 +137,6 @@ def test_initialised_for_the_inputs_that_are_left():
     assert layer.bias.abs().max() <= bound
 
 
-def test_budget_takes_the_best_prefix():
-    scores, cost = torch.tensor([3.0, 5.0, 3.0, 1.0]), torch.tensor([2, 2, 2, 1])
-    assert keep_best(scores, cost, 4).tolist() == [1, 1, 0, 0]
-    assert keep_best(scores, cost, 5).tolist() == [1, 1, 0, 0]
-    with pytest.raises(ValueError, match="at least one tile must fit"):
-        keep_best(scores, cost, 1)
-
-
 @pytest.mark.parametrize("make", [linear, conv])
 def test_state_dict_and_deepcopy(make):
     torch.manual_seed(1)
@@ -178,7 +169,7 @@ def test_attention_reads_the_sparse_weight():
     [
         (lambda: SparseLinear(8, 8, Block(4, 4), 0.0), "density must be in"),
         (lambda: SparseLinear(8, 8, NM(2, 4), 0.3), "nm:2:4 implies a density of 0.5"),
-        (lambda: SparseLinear.from_dense(nn.Linear(8, 8), Block(8, 8), 0.5), "at least one tile must fit"),
+        (lambda: SparseLinear.from_dense(nn.Linear(8, 8), Block(8, 8), 0.5), "must pay for the best tile"),
         (lambda: SparseConv2d(8, 8, 3, Block(4, 4), 0.5, groups=2), "groups=1"),
         (lambda: SparseConv2d(8, 8, 3, Block(4, 4), 0.5, padding=1, padding_mode="reflect"), "zero padding"),
         (lambda: SparseConv2d(8, 8, 2, Block(4, 4), 0.5, padding="same"), "the same on both sides"),

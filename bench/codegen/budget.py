@@ -8,7 +8,7 @@ fit of those counts that follows, plus 5 %:
 copies: 16-byte loads per thread that bring the two operands of one step. Each costs its own issue and the update and
     bound of its address.
 matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16 x 8 x 16 and its share of the LDSM
-    that fetch the operands (one LDSM.x4 feeds two to four).
+    that fetch the operands (one LDSM.x4 feeds two).
 FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul") or the
     bound of M on both operands ("grad").
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
@@ -32,7 +32,7 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
     ("grad", 64, 64, 64, 4): (95, 4),
     ("grad", 64, 128, 128, 8): (96, 4),
 }
-FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.6, 4
+FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 

@@ -80,9 +80,15 @@ def matrix_loop(code: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
     """The innermost loop with the most tensor-core instructions (not that of a remainder); empty when none has one."""
     spans = {(start, end) for end, op, rest in code if op.startswith("BRA") and (start := jump(rest)) is not None}
     bodies = {span: [(o, r) for a, o, r in code if span[0] <= a <= span[1]] for span in spans if span[0] < span[1]}
-    work = {span: n for span, body in bodies.items() if (n := sum(macs_per_warp(o) > 0 for o, _ in body))}
+    work = [span for span, body in bodies.items() if any(macs_per_warp(o) for o, _ in body)]
     inner = [s for s in work if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in work)]
-    return bodies[max(inner, key=lambda s: (work[s], -len(bodies[s])))] if inner else []
+    return max((bodies[s] for s in inner), key=_main, default=[])
+
+
+def _main(body: list[tuple[str, str]]) -> tuple[int, int, int]:
+    """Most work, then most asynchronous loads (a remainder has none), then fewest instructions."""
+    asynchronous = sum(op.startswith(("LDGSTS", "UTMALDG")) for op, _ in body)
+    return sum(macs_per_warp(op) > 0 for op, _ in body), asynchronous, -len(body)
 
 
 def jump(operands: str) -> int | None:

@@ -76,6 +76,9 @@ def _matrix_faults(row: dict) -> list[str]:
         found.append("no tensor-core instruction in the matrix loop")
     if not row["wide_loads"] and budget.copies(row, threads_per_warp=32 if row["target"][:2] == "sm" else 64) >= 2:
         found.append("no 16-byte load in the matrix loop")
+    if row.get("asynchronous") is not None and row["asynchronous"] < row["wide_loads"]:
+        slow = row["wide_loads"] - row["asynchronous"]
+        found.append(f"{slow} of {row['wide_loads']} 16-byte loads go through registers (LDG, STS), not pipelined")
     if row["budget"] is not None and row["loop"] > row["budget"]:
         found.append(f"{row['loop']} instructions in the matrix loop, budget {row['budget']}")
     return found

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from smart_kernels.ops import block_sparse_linear
 
 from ..block_sparse_linear import to_bsr, to_dense
-from ..case import Shape, expand
+from ..case import Shape
+from ..linear import expand
 from .check import Check, Context, compare
 from .masked import SHAPES, SMALL_SHAPES
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from smart_kernels.ops import masked_linear, smart_linear
 
-from ..case import Shape, expand
+from ..case import Shape
+from ..linear import expand
 from .check import Check, Context, compare
 
 TILES = ((64, 64), (128, 128), (32, 32), (16, 16), (24, 40), (1, 1), (1, 0), (8, 128))  # 0: the whole row

@@ -12,7 +12,7 @@ from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
 from .graph import users_of_weights
-from .plan import BACKENDS, DENSE, candidates, tile_of, weight_shape, wrap
+from .plan import BACKENDS, DENSE, candidates, missing_kernel, tile_of, weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
 from .timing import choose, device_name, measure
@@ -30,7 +30,7 @@ def compress_(
     pattern=None,
     backends: tuple[str, ...] | None = None,
     policy: str = "speed",
-    seconds: float = 1.0,
+    seconds: float = 0.5,
 ) -> Report:
     """Make a pruned model fast, in place: each layer keeps the backend that wins on its own input.
 
@@ -80,9 +80,10 @@ def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, 
     with torch.inference_mode():
         modules, wrong = _agreeing(modules, x)
         calls = {name: (lambda module=module: module(x)) for name, module in modules.items()}
+        note = "; ".join(filter(None, [wrong, missing_kernel(layer, pattern)]))
         times = measure(calls, DENSE, x.device, seconds) if len(calls) > 1 else {}
     if not times:
-        return replace(row, note=wrong), {}
+        return replace(row, note=note), {}
     choice = choose(times, DENSE, policy)
     winner = modules[choice.name]
     row = replace(
@@ -94,7 +95,7 @@ def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, 
         ms=median(times[choice.name]) * 1e3,
         spread=choice.spread,
         pairs=len(times["dense"]),
-        note=wrong,
+        note=note,
     )
     return row, {} if winner is layer else {each: wrap(winner.format, each) for each in layers}
 

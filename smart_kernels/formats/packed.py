@@ -48,9 +48,7 @@ class Packed(Dense):
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
         if not onednn_takes(weight):
-            raise ValueError(
-                f"packed needs float32 or bfloat16 on a CPU, got {weight.dtype} on {weight.device}"
-            )
+            raise ValueError(f"packed needs float32 or bfloat16 on a CPU, got {weight.dtype} on {weight.device}")
         return super().from_dense(weight, tile, taps=taps, keep=keep)
 
     def linear(self, x, bias=None):

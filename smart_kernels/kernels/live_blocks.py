@@ -46,7 +46,9 @@ def load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, inside,
             t_offs = (tile_n // group_n)[:, None] * stride_tn + (tile_k // group_k)[None, :] * stride_tk
             threshold = tl.load(threshold_ptr + t_offs, mask=inside, other=0.0)
         # finite, so that infinite scores stay pinned: inf - inf would be NaN
-        threshold = tl.clamp(threshold.to(tl.float64), -1e300, 1e300, tl.PropagateNan.ALL)
+        threshold = threshold.to(tl.float64)
+        threshold = tl.where(threshold == float("inf"), 1e300, threshold)
+        threshold = tl.where(threshold == float("-inf"), -1e300, threshold)
         # fp64: the difference is small against both and is divided by a small number
         z = (value.to(tl.float64) - threshold) * (1 / tl.load(temperature_ptr).to(tl.float64))
         value = tl.where(inside, tl.sigmoid(z.to(tl.float32)), 0.0)

@@ -17,6 +17,14 @@ from smart_kernels.kernels.live_blocks import block_span, element_tiles, is_live
 from smart_kernels.kernels.tuning import autotune
 
 
+def without_spills(configs, args, **kwargs):
+    """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles."""
+    large = kwargs["BLOCK_N"] * kwargs["BLOCK_K"] > 64 * 64
+    many = kwargs["TILES_N"] > 1 and kwargs["TILES_K"] > 1
+    spills = {(64, 4)} if large else {(64, 8)} if many else set()
+    return [c for c in worth_trying(configs, args) if (c.kwargs["BLOCK_M"], c.num_warps) not in spills]
+
+
 @triton.jit
 def pack_kernel(
     # tensors: inputs, then output
@@ -50,19 +58,19 @@ def pack_kernel(
     w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
     if TILES_N * TILES_K == 1:  # then the block is live
         w = tl.load(w_p) if EVEN else tl.load(w_p, mask=inside, other=0.0)  # (BLOCK_N, BLOCK_K)
-        w = w.to(tl.float32) * mask
     else:
         live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
         live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])  # a load may be as wide as a tile
         w = tl.load(w_p, mask=inside & live, other=0.0)
-        w = tl.where(live, w.to(tl.float32) * mask, 0.0)
+        mask = tl.where(is_live(mask, eps), mask, 0.0)
+    w = w.to(tl.float32) * mask
 
     i, j = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     p = packed_ptr + slot.to(tl.int64) * (BLOCK_N * BLOCK_K) + i[:, None] * BLOCK_K + j[None, :]
     tl.store(p, w.to(packed_ptr.dtype.element_ty))
 
 
-@autotune(GRAD_CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(GRAD_CONFIGS, KEY, prune_configs_by={"early_config_prune": without_spills})
 @triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
 def weight_grad_kernel(
@@ -119,15 +127,16 @@ def weight_grad_kernel(
         in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
         mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
                          stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
-        live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
-        live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])
+        live = is_live(mask, eps)
         if dweight_ptr is not None:
             p = dweight_ptr + offs_n.to(tl.int64)[:, None] * K + offs_k[None, :]
-            tl.store(p, tl.where(live, g * mask, 0.0).to(dweight_ptr.dtype.element_ty), mask=inside)
+            tl.store(p, (g * tl.where(live, mask, 0.0)).to(dweight_ptr.dtype.element_ty), mask=inside)
         if dmask_ptr is not None:
-            w_offs = offs_n.to(tl.int64)[:, None] * stride_wn + offs_k[None, :] * stride_wk
-            wanted = inside if DEAD_GRAD else inside & live
-            g *= tl.load(weight_ptr + w_offs, mask=wanted, other=0.0).to(tl.float32)
+            w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
+            if TILES_N * TILES_K > 1 and not DEAD_GRAD:  # a block of one tile is live
+                live = tl.broadcast_to(live, (BLOCK_N, BLOCK_K))
+                inside = inside & tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])
+            g *= tl.load(w_p, mask=inside, other=0.0).to(tl.float32)
             g = tl.reshape(g, (TILES_N, BLOCK_N // TILES_N, TILES_K, BLOCK_K // TILES_K))
             dmask = tl.sum(tl.sum(g, axis=3), axis=1)
 

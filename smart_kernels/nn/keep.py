@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.patterns import Pattern, WeightShape
+from smart_kernels.patterns import Pattern, WeightShape, allowed_weights, keep_best, keep_n
 
 
 def magnitude_mask(weight: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
@@ -11,29 +11,15 @@ def magnitude_mask(weight: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
     return _best(pattern.importance(weight), WeightShape(*weight.shape), pattern, 1 - sparsity)
 
 
-def keep_best(scores: Tensor, cost: Tensor, budget: float) -> Tensor:
-    """0/1 like ``scores``: the best ones, in descending order (ties by index), while their cost is within ``budget``.
-
-    Raises:
-        ValueError: not even the best one fits.
-    """
-    order = scores.flatten().argsort(descending=True, stable=True)
-    fits = cost.flatten().to(order.device)[order].cumsum(0) <= budget + 1e-6
-    if not fits[0]:
-        raise ValueError(f"at least one tile must fit into the budget of {budget:g} weights, got tiles of {cost.min()}")
-    return torch.zeros_like(scores).view(-1).index_fill_(0, order[fits], 1).view_as(scores)
-
-
 def _best(scores: Tensor, shape: WeightShape, pattern: Pattern, density: float) -> Tensor:
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], got {density}")
     if pattern.sparsity is None:
-        return keep_best(scores, pattern.cost(shape), density * shape.numel)
+        budget = allowed_weights(1 - density, shape.numel)
+        return keep_best([scores], [pattern.cost(shape)], budget)[0].view_as(scores)
     if abs(pattern.sparsity - (1 - density)) > 1e-6:
         raise ValueError(f"{pattern} implies a density of {1 - pattern.sparsity:g}, got {density:g}")
-    groups = pattern.groups(scores, shape)
-    best = groups.topk(pattern.n, dim=1).indices
-    return pattern.ungroup(torch.zeros_like(groups).scatter_(1, best, 1), shape)
+    return pattern.ungroup(keep_n(pattern.groups(scores, shape), pattern.n), shape)
 
 
 def random_weight(

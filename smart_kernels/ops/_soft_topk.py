@@ -9,7 +9,7 @@ from smart_kernels.kernels.soft_topk_small import soft_topk_small_bwd_kernel, so
 from smart_kernels.reference.soft_topk import UNDERFLOW
 
 SMALL = 4096  # the largest group that one program solves in registers
-BLOCK = 512  # scores at a time in a program of a large group
+TILE = 8192  # scores times candidates at a time in a program of a large group
 PROGRAMS = 256  # most per large group: each adds up the partials of all
 CANDIDATES = (4, 4, *[16] * 10)  # thresholds tried per pass; see kernels/soft_topk_large.py for the guarantee
 
@@ -45,21 +45,20 @@ def launch_large(
 ) -> tuple[Tensor, Tensor]:
     G, n = scores.shape
     mask, threshold = torch.empty_like(scores), scores.new_empty(G, dtype=torch.float64)
-    grid = (min(triton.cdiv(n, BLOCK), PROGRAMS, triton.cdiv(8 * PROGRAMS, G)), G)
+    grid = (min(triton.cdiv(n, TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G)), G)
     partial = scores.new_empty(2, G, grid[0], 2, max(CANDIDATES), dtype=torch.float64)
     state = scores.new_empty(2, G, 3, dtype=torch.float64)
     cost, stride_cg = _rows(cost)
     target = (keep, temperature, 1 / temperature)
-    config = {"BLOCK": BLOCK, "num_warps": 8}
-    soft_topk_range_kernel[grid](scores, cost, partial, n, stride_cg, **config)
-    config["BLOCK_P"] = triton.next_power_of_2(grid[0])
+    config = {"BLOCK_P": triton.next_power_of_2(grid[0]), "num_warps": 8}
+    soft_topk_range_kernel[grid](scores, cost, partial, n, stride_cg, BLOCK=TILE, num_warps=8)
     before = 0
     for turn, now in enumerate(CANDIDATES):
-        tensors = (scores, cost, start, partial, state)
-        soft_topk_pass_kernel[grid](*tensors, G, n, stride_cg, *target, turn, BEFORE=before, CANDIDATES=now, **config)
+        args = (scores, cost, start, partial, state, G, n, stride_cg, *target, turn)
+        soft_topk_pass_kernel[grid](*args, BEFORE=before, CANDIDATES=now, BLOCK=TILE // now, **config)
         before = now
-    tensors = (scores, partial, state, mask, threshold)
-    soft_topk_mask_kernel[grid](*tensors, G, n, *target, len(CANDIDATES), BEFORE=before, **config)
+    args = (scores, partial, state, mask, threshold, G, n, *target, len(CANDIDATES))
+    soft_topk_mask_kernel[grid](*args, BEFORE=before, BLOCK=TILE, **config)
     return mask, threshold
 
 

@@ -2,12 +2,24 @@
 
 from .base import Pattern, WeightShape
 from .block import Block
+from .budget import allowed_weights, keep_best, keep_n
 from .channel import Channel
 from .nm import NM
 
 PATTERNS: tuple[type[Pattern], ...] = (Block, Channel, NM)  # tests and benchmarks run over this
 
-__all__ = ["NM", "PATTERNS", "Block", "Channel", "Pattern", "WeightShape", "parse"]
+__all__ = [
+    "NM",
+    "PATTERNS",
+    "Block",
+    "Channel",
+    "Pattern",
+    "WeightShape",
+    "allowed_weights",
+    "keep_best",
+    "keep_n",
+    "parse",
+]
 
 
 def parse(text: str) -> Pattern:

@@ -11,7 +11,9 @@ from smart_kernels.reference.soft_topk import soft_mask
 from smart_kernels.reference.tiles import expand, reduce_sum
 
 
-def apply_mask(weight: Tensor, mask: Tensor, tile: tuple[int, int], eps: float = 0.0, dead_grad: bool = False) -> Tensor:
+def apply_mask(
+    weight: Tensor, mask: Tensor, tile: tuple[int, int], eps: float = 0.0, dead_grad: bool = False
+) -> Tensor:
     """``weight * expand(mask)``, 0 in dead tiles; differentiable.
 
     Args:

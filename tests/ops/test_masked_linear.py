@@ -97,7 +97,9 @@ def test_any_shape_tile_and_stride(data):
 @pytest.mark.parametrize("M, N, K, tile", SHAPES)
 def test_dead_grad_reaches_dead_tiles(M, N, K, tile, device):
     inputs, dy = make_inputs(M, N, K, tile, device=device)
-    y, dx, dweight, dmask, dbias = gradients(lambda *t: masked_linear(*t, tile=tile, eps=0.5, dead_grad=True), inputs, dy)
+    y, dx, dweight, dmask, dbias = gradients(
+        lambda *t: masked_linear(*t, tile=tile, eps=0.5, dead_grad=True), inputs, dy
+    )
     others = gradients(lambda *t: masked_linear(*t, tile=tile, eps=0.5), inputs, dy)
     for a, b in zip((y, dx, dweight, dbias), (*others[:3], others[4]), strict=True):
         assert torch.equal(a, b)
@@ -175,7 +177,11 @@ def test_any_leading_dimensions(shape, device):
     x = torch.randn(shape, device=device, requires_grad=True)
     dy = torch.randn(*shape[:-1], 24, device=device)
     check(
-        lambda *t: masked_linear(*t, tile=(8, 16)), lambda *t: formula(*t, (8, 16)), (x, weight, mask, bias), dy, torch.float32
+        lambda *t: masked_linear(*t, tile=(8, 16)),
+        lambda *t: formula(*t, (8, 16)),
+        (x, weight, mask, bias),
+        dy,
+        torch.float32,
     )
 
 

@@ -189,7 +189,10 @@ def test_autocast_casts_only_x(device):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"scores": torch.ones(3, 5)}, r"scores must be \(3, 3\) for weight \(24, 40\) and tile \(8, 16\), got \(3, 5\)"),
+        (
+            {"scores": torch.ones(3, 5)},
+            r"scores must be \(3, 3\) for weight \(24, 40\) and tile \(8, 16\), got \(3, 5\)",
+        ),
         ({"threshold": torch.ones(2)}, r"threshold must be one value where group is None, got \(2,\)"),
         ({"group": (2, 3)}, r"threshold must be \(2, 1\) for scores \(3, 3\) and group \(2, 3\), got \(\)"),
         ({"group": (0, 3)}, r"group must be two positive sizes, got \(0, 3\)"),

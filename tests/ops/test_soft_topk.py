@@ -20,15 +20,15 @@ SIZES = [  # groups, n
     pytest.param(3, 5, id="not-a-power-of-2"),
     pytest.param(2, 16, id="one-row"),
     pytest.param(1, 1000, id="one-layer"),
-    pytest.param(2, 2100, id="large"),
+    pytest.param(2, 1200, id="large"),
 ]
-SMALL, LARGE = 1200, 2100
+SMALL, LARGE = 1000, 1200
 
 
 @pytest.fixture(autouse=True)
 def _large_starts_early(monkeypatch):
-    """The interpreter takes its time per program: two of them, with three blocks each, make a LARGE group."""
-    for name, value in {"SMALL": SMALL, "BLOCK": 512, "PROGRAMS": 2}.items():
+    """The interpreter takes its time per program: two of them, with several blocks each, make a LARGE group."""
+    for name, value in {"SMALL": SMALL, "TILE": 1024, "PROGRAMS": 2}.items():
         monkeypatch.setattr(launchers, name, value)
 
 
@@ -224,7 +224,8 @@ def test_nan_poisons_its_own_group_only(n, keep, device):
     scores[1, :3] = torch.tensor([NAN, INF, -INF])
     mask, threshold = soft_topk(scores.requires_grad_(), keep, 0.1)
     assert mask[1].isnan().all() and threshold[1].isnan()
-    assert torch.equal(mask[[0, 2]], clean[0]) and torch.equal(threshold[[0, 2]], clean[1])
+    assert torch.equal(threshold[[0, 2]], clean[1])
+    assert_close("mask", mask[[0, 2]], clean[0], torch.float32)  # the last bit of a CPU's sigmoid depends on the place
     mask.square().sum().backward()
     assert scores.grad[1].isnan().all() and scores.grad[[0, 2]].isfinite().all()
 

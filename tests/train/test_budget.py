@@ -11,7 +11,7 @@ from torch import nn
 
 from smart_kernels import NM, Block, Channel, mask_, masked_layers
 from smart_train import SmartPruner
-from smart_train.budget import allowed_weights, keep_best, keep_n
+from smart_kernels.patterns import allowed_weights, keep_best, keep_n
 
 
 @pytest.mark.parametrize("percent", range(100))

@@ -1,0 +1,93 @@
+"""Cases of y = x @ weight.T: providers, what they are held to, and what the product needs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .case import Case, Shape
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way to compute y = function(*inputs), and the definition it is held to."""
+
+    name: str
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    definition: Callable[..., Tensor]
+    density: float = 1.0
+    passes: tuple[str, ...] = ("fwd",)
+    baseline: bool = False
+
+
+def linear_cases(
+    op: str, shape: Shape, tile: tuple[int, int], sparsity: float, providers: Sequence[Provider]
+) -> Iterator[Case]:
+    """Cases of y (M, N) = x (M, K) @ W.T, group after group."""
+    for pass_ in ("fwd", "bwd", "step"):
+        for p in providers:
+            if pass_ not in p.passes:
+                continue
+            x = p.inputs[0]
+            dy = torch.randn(shape.M, shape.N, device=x.device, dtype=x.dtype)
+            run, exact = _runner(pass_, p.function, p.inputs, dy), _exact(pass_, p, dy)
+            flops, traffic = _needs(pass_, shape, p.density, x.element_size())
+            block = f"{tile[0]}x{tile[1]}"
+            yield Case(op, p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
+
+
+def _runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor) -> Callable[[], Sequence[Tensor]]:
+    if pass_ == "fwd":
+        return torch.no_grad()(lambda: (function(*inputs),))
+    leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
+    wanted = [t for t in leaves if t.requires_grad]
+    if pass_ == "bwd":
+        y = function(*leaves)
+        return lambda: torch.autograd.grad(y, wanted, dy, retain_graph=True)
+    return lambda: torch.autograd.grad(function(*leaves), wanted, dy)
+
+
+def _exact(pass_: str, p: Provider, dy: Tensor) -> Callable[[], Sequence[Tensor]]:
+    def exact():
+        inputs = [t.double() if t.is_floating_point() else t for t in p.inputs]
+        return _runner(pass_, p.definition, inputs, dy.double())()
+
+    return exact
+
+
+def _needs(pass_: str, shape: Shape, density: float, size: int) -> tuple[float, float]:
+    """FLOPs and bytes: forward reads x, W and writes y; backward reads dy, x, W and writes dx, dW."""
+    x, y, weight = shape.M * shape.K, shape.M * shape.N, shape.N * shape.K * density
+    flops = 2.0 * shape.M * shape.N * shape.K * density
+    forward, backward = (flops, x + weight + y), (2 * flops, 2 * x + 2 * weight + y)
+    needs = {"fwd": [forward], "bwd": [backward], "step": [forward, backward]}[pass_]
+    return sum(n[0] for n in needs), size * sum(n[1] for n in needs)
+
+
+def expand(values: Tensor, tile: tuple[int, int], shape: Shape) -> Tensor:
+    """(rows, cols) per tile -> (N, K) per weight; written apart from the package, as part of its oracle."""
+    return values.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 1)[: shape.N, : shape.K]
+
+
+def random_mask(shape: Shape, tile: tuple[int, int], sparsity: float, device: str) -> Tensor:
+    """0/1 per tile, the same number of live tiles in every row of tiles, at least one."""
+    rows, cols = -(-shape.N // tile[0]), -(-shape.K // tile[1])
+    keep = max(1, round(cols * (1 - sparsity)))
+    live = torch.rand(rows, cols, device=device).argsort(1)[:, :keep]
+    return torch.zeros(rows, cols, device=device).scatter_(1, live, 1.0)
+
+
+def dense(weight: Tensor, x: Tensor, passes: tuple[str, ...]) -> list[Provider]:
+    """The dense baselines: ``F.linear``, and on the CPU oneDNN with the weight packed ahead."""
+    found = [Provider("dense", F.linear, (x, weight), F.linear, passes=passes, baseline=True)]
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])
+
+        def onednn(x: Tensor) -> Tensor:
+            return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+        found.append(Provider("dense-packed", onednn, (x,), lambda x: F.linear(x, weight.double()), baseline=True))
+    return found
