@@ -23,6 +23,13 @@ def load(path: Path, device: str) -> dict:
     return torch.load(path, map_location=device, weights_only=True)
 
 
+def seed(value: int) -> None:
+    """Seed every generator that ``random_state`` holds."""
+    torch.manual_seed(value)
+    np.random.seed(value)
+    random.seed(value)
+
+
 def random_state() -> dict:
     """The state of every generator a training may draw from: torch, CUDA, numpy, Python."""
     numpy_state = np.random.get_state()

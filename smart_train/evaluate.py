@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from smart_train.data import Data
 
+STEADY = 0.05  # spread up to which a measurement needs no repetition
+
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data, device: str = "cpu", limit: int | None = None) -> float:
@@ -50,7 +52,7 @@ def compare(dense: nn.Module, sparse: nn.Module, example: Tensor, pairs: int = 4
         dense(example), sparse(example)
     best = _measure(dense, sparse, example, pairs)
     for _ in range(rounds - 1):
-        if best.spread <= 0.05:
+        if best.spread <= STEADY:
             break
         best = min(best, _measure(dense, sparse, example, pairs), key=lambda measured: measured.spread)
     return best

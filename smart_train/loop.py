@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -31,24 +32,27 @@ class Training:
     Args:
         model: on ``device``; masked if there is a ``pruner``.
         steps: optimizer steps in all; the learning rate is constant over the first ``flat`` of them.
+        seen: batches that an earlier training has used up.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
     """
 
-    def __init__(self, model: nn.Module, data: Data, recipe: Recipe, steps: int, flat=0, pruner=None, device="cpu"):
+    def __init__(
+        self, model: nn.Module, data: Data, recipe: Recipe, steps: int, *, flat=0, seen=0, pruner=None, device="cpu"
+    ):
         self.model, self.data, self.recipe, self.pruner, self.device = model, data, recipe, pruner, device
-        self.step, self.steps, self.flat = 0, steps, flat
+        self.step, self.steps, self.flat, self.seen = 0, steps, flat, seen
         weights = pruner.weights() if pruner else list(model.parameters())
         self.optimizers = [_optimizer(recipe, weights)]
         if pruner:
             self.optimizers.append(torch.optim.Adam([pruner.param_group(lr=recipe.lr_scores)]))
 
     def advance(self) -> torch.Tensor:
-        """One optimizer step on batch number ``self.step``; returns the loss, still on the device."""
+        """One optimizer step on the next batch; returns the loss, still on the device."""
         if self.pruner:
             self.pruner.step()
         for group in self.optimizers[0].param_groups:
             group["lr"] = self.recipe.lr * lr_factor(self.step, self.flat, self.steps)
-        images, labels = self.data.batch(self.step, self.recipe.batch, self.recipe.seed)
+        images, labels = self.data.batch(self.seen + self.step, self.recipe.batch, self.recipe.seed)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
             loss = F.cross_entropy(self.model(images.to(self.device)), labels.to(self.device))
         loss.backward()
@@ -101,7 +105,9 @@ def fit(training: Training, folder: Path, *, resume=False, every=50, title="trai
             bar.update()
             if training.step % 5 == 0 or training.step == training.steps:
                 row = _row(training, loss)
-                bar.set_postfix_str(" ".join(f"{name} {row[name]:.3g}" for name in SHOWN if row.get(name)))
+                bar.set_postfix_str(
+                    " ".join(f"{name} {row[name]:.3g}" for name in SHOWN if row.get(name)), refresh=False
+                )
                 print(json.dumps(row), file=history, flush=True)
             if training.step % every == 0 or training.step == training.steps:
                 checkpoint.save(state, training.state_dict())
@@ -124,7 +130,8 @@ def _row(training: Training, loss: torch.Tensor) -> dict:
 
 
 def _bar(training: Training, title: str) -> tqdm:
-    return tqdm(total=training.steps, initial=training.step, desc=title, unit="step", dynamic_ncols=True)
+    often = 0.2 if sys.stderr.isatty() else 10.0  # a log file wants few lines
+    return tqdm(total=training.steps, initial=training.step, desc=title, unit="step", mininterval=often)
 
 
 def _history(path: Path, step: int):

@@ -1,5 +1,7 @@
 """Two small image models of the kind people prune: a mobile-style CNN and a vision transformer."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,28 +9,34 @@ from torch import Tensor, nn
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return _named(conv=convolution, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU(inplace=True))
 
 
 def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(_conv(inputs, inputs, 3, stride, groups=inputs), _conv(inputs, outputs, 1))
+    return _named(depthwise=_conv(inputs, inputs, 3, stride, groups=inputs), pointwise=_conv(inputs, outputs, 1))
 
 
-class CNN(nn.Sequential):
-    """Stem, four depthwise-separable stages, mean pool, classifier. The 1x1 convolutions hold nearly all weights."""
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
 
-    def __init__(self, channels: int, size: int, classes: int, width: int = 256):
-        stem = 2 if size > 16 else 1
-        super().__init__(
-            _conv(channels, width // 2, 3, stem),
-            _separable(width // 2, width, 2),
-            _separable(width, width),
-            _separable(width, 2 * width, 2),
-            _separable(2 * width, 2 * width),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(2 * width, classes),
-        )
+
+def cnn(channels: int, size: int, classes: int, width: int = 256) -> nn.Sequential:
+    """Stem, five depthwise-separable stages, mean pool, classifier: the shape of MobileNet for small pictures.
+
+    As there, the 1x1 convolutions hold nearly all weights, and the last ones most of them.
+    """
+    large = 2 if size > 16 else 1
+    return _named(
+        stem=_conv(channels, width // 2, 3, large),
+        stage1=_separable(width // 2, width, 2),
+        stage2=_separable(width, width),
+        stage3=_separable(width, 2 * width, 2),
+        stage4=_separable(2 * width, 4 * width, large),
+        stage5=_separable(4 * width, 4 * width),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        head=nn.Linear(4 * width, classes),
+    )
 
 
 class Attention(nn.Module):
@@ -66,7 +74,7 @@ class ViT(nn.Module):
 
     GRID = 4
 
-    def __init__(self, channels: int, size: int, classes: int, width: int = 256, depth: int = 4, ratio: int = 4):
+    def __init__(self, channels: int, size: int, classes: int, width: int = 256, depth: int = 2, ratio: int = 4):
         super().__init__()
         if size % self.GRID:
             raise ValueError(f"image size must be divisible by {self.GRID} for the vit, got {size}")
@@ -83,9 +91,9 @@ class ViT(nn.Module):
 
 
 MODELS = {
-    "cnn": CNN,
+    "cnn": cnn,
     "vit": ViT,
-    "cnn-tiny": lambda *data: CNN(*data, width=32),
+    "cnn-tiny": lambda *data: cnn(*data, width=32),
     "vit-tiny": lambda *data: ViT(*data, width=64, depth=1, ratio=2),
 }
 

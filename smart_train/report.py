@@ -1,5 +1,7 @@
 """What a run says about itself: the same tables in the terminal and in ``report.md``. Every number was measured."""
 
+from smart_train.evaluate import STEADY
+
 LAYER_COLUMNS = ("layer", "shape", "kept", "backend", "dense ms", "sparse ms")
 
 
@@ -55,13 +57,14 @@ def _size(count: int) -> str:
 
 
 def verdict(report: dict) -> str:
-    """The sentence under the tables."""
+    """The sentences under the tables."""
     latency, budget = report["latency"], report["budget"]
+    busy = "; above 5 %, so the machine was busy" if latency["spread"] > STEADY else ""
     return (
-        f"{latency['speedup']:.2f}x faster than the best dense baseline ({latency['batch']} images, median of "
-        f"{latency['pairs']} interleaved pairs, spread {100 * latency['spread']:.0f} %); "
-        f"kept {budget['kept']:,} of {budget['prunable']:,} prunable weights, asked for at most {budget['asked']:,}; "
-        f"{100 * report['sparse_share']:.0f} % of the pruned weights are in layers that run on a sparse backend."
+        f"{latency['speedup']:.2f}x the speed of the best dense baseline ({latency['batch']} images, median of "
+        f"{latency['pairs']} interleaved pairs, spread {latency['spread']:.0%}{busy}).\n"
+        f"Kept {budget['kept']:,} of {budget['prunable']:,} prunable weights; asked for at most {budget['asked']:,}.\n"
+        f"{report['sparse_share']:.0%} of the pruned weights are in layers that run on a sparse backend."
     )
 
 

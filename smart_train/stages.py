@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from smart_kernels import Pattern, parse
-from smart_train import models
+from smart_train import checkpoint, models
 from smart_train.data import Data
 from smart_train.loop import Training, fit
 from smart_train.pruner import SmartPruner
@@ -42,6 +42,7 @@ class Stages:
 
     def dense(self) -> nn.Module:
         """The trained dense model that both pruned ones start from."""
+        checkpoint.seed(self.recipe.seed)
         model = self.model()
         self._fit("dense", model, self.recipe.dense_steps)
         return model
@@ -64,7 +65,8 @@ class Stages:
         return self._pruned("oneshot", model, pruner)
 
     def _pruned(self, name: str, model: nn.Module, pruner: SmartPruner) -> tuple[nn.Module, dict]:
-        self._fit(name, model, self.recipe.pruned_steps, self.recipe.search_steps, pruner)
+        recipe = self.recipe
+        self._fit(name, model, recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, pruner=pruner)
         return model, pruner.finalize()
 
     def _pruner(self, model: nn.Module, scope: str) -> SmartPruner:
@@ -72,6 +74,6 @@ class Stages:
         settings = {"search_steps": recipe.search_steps, "temperature": recipe.temperature, "warmup": recipe.warmup}
         return SmartPruner(model, self.pattern, recipe.sparsity, scope=scope, **settings)
 
-    def _fit(self, name: str, model: nn.Module, steps: int, flat: int = 0, pruner: SmartPruner | None = None) -> None:
-        training = Training(model, self.data, self.recipe, steps, flat, pruner, self.device)
+    def _fit(self, name: str, model: nn.Module, steps: int, **schedule) -> None:
+        training = Training(model, self.data, self.recipe, steps, device=self.device, **schedule)
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

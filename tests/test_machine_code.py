@@ -4,18 +4,19 @@ under the limit, tensor cores used, 16-byte loads, and no more instructions in t
 import pytest
 import triton
 
+from bench.codegen.cases import CASES
 from bench.codegen.table import TARGETS, census, faults
 
 if triton.knobs.runtime.interpret:
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
-CASES = ("soft_topk 1x1000000 cost", "masked_linear 64x64 bf16", "block_sparse_linear 64x64 bf16")
+QUICK = ("soft_topk 1x1000000 cost", "masked_linear 64x64 bf16", "block_sparse_linear 64x64 bf16")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_machine_code(target):
-    rows = census(target, CASES)
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(tuple(CASES), marks=pytest.mark.slow)], ids=["quick", "all"])
+def test_machine_code(target, cases):
+    rows = census(target, cases)
     compiled = {row["kernel"] for row in rows}
     assert {"block_matmul_kernel", "block_grad_kernel", "weight_grad_kernel"} <= compiled, "a kernel was not seen"
     wrong = [

@@ -12,9 +12,17 @@ packed as weight * mask and multiplied by the block-sparse matmul, so the cost f
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.block_sparse_linear import GRAD_CONFIGS, KEY, block_start, worth_trying
+from smart_kernels.kernels.block_sparse_linear import KEY, block_start, worth_trying
 from smart_kernels.kernels.live_blocks import block_span, element_tiles, is_live, load_mask
 from smart_kernels.kernels.tuning import autotune
+
+
+CONFIGS = [  # the first is valid for every shape
+    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 64}, num_warps=8, num_stages=3),
+]
 
 
 def without_spills(configs, args, **kwargs):
@@ -38,7 +46,7 @@ def pack_kernel(
     # compile-time
     TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
-    EVEN: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
 ):
     """packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge."""
     slot = tl.program_id(0)
@@ -46,8 +54,8 @@ def pack_kernel(
     if slot >= tl.load(end_ptr + row):
         return
     col = tl.load(cols_ptr + slot)
-    offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N)
-    offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K)
+    offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
+    offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
     inside = in_n[:, None] & in_k[None, :]
 
     tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
@@ -57,7 +65,7 @@ def pack_kernel(
                      stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
     w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
     if TILES_N * TILES_K == 1:  # then the block is live
-        w = tl.load(w_p) if EVEN else tl.load(w_p, mask=inside, other=0.0)  # (BLOCK_N, BLOCK_K)
+        w = tl.load(w_p, mask=inside, other=0.0)  # (BLOCK_N, BLOCK_K)
     else:
         live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
         live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])  # a load may be as wide as a tile
@@ -70,7 +78,7 @@ def pack_kernel(
     tl.store(p, w.to(packed_ptr.dtype.element_ty))
 
 
-@autotune(GRAD_CONFIGS, KEY, prune_configs_by={"early_config_prune": without_spills})
+@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": without_spills})
 @triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
 def weight_grad_kernel(
@@ -87,7 +95,7 @@ def weight_grad_kernel(
     TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
     PER_TILE_N: tl.constexpr, PER_TILE_K: tl.constexpr,
-    EVEN: tl.constexpr, DEAD_GRAD: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, DEAD_GRAD: tl.constexpr, PRECISION: tl.constexpr,
     EVEN_M: tl.constexpr, BLOCK_M: tl.constexpr,
 ):
     """dweight = mask * g and dmask = sum over a tile of g * weight, both from g = dy.T @ x of one live block.
@@ -99,26 +107,20 @@ def weight_grad_kernel(
     row = slot // C
     if slot < tl.load(end_ptr + row):
         col = tl.load(cols_ptr + slot)
-        offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N)
-        offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K)
+        offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
+        offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
         inside = in_n[:, None] & in_k[None, :]
 
         offs_m = tl.arange(0, BLOCK_M)
-        dy_p = dy_ptr + offs_m.to(tl.int64)[:, None] * stride_dym + offs_n.to(tl.int64)[None, :] * stride_dyn
+        dy_p = dy_ptr + offs_m.to(tl.int64)[None, :] * stride_dym + offs_n.to(tl.int64)[:, None] * stride_dyn
         x_p = x_ptr + offs_m.to(tl.int64)[:, None] * stride_xm + offs_k.to(tl.int64)[None, :] * stride_xk
         g = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
         if M > 0:  # proves that the loop runs: wgmma stays asynchronous
             for m in range(0, M, BLOCK_M):
-                in_m = m + offs_m[:, None] < M
-                if EVEN and EVEN_M:
-                    dy, x = tl.load(dy_p), tl.load(x_p)  # (BLOCK_M, BLOCK_N), (BLOCK_M, BLOCK_K)
-                elif EVEN:
-                    dy = tl.load(dy_p, mask=in_m, other=0.0)
-                    x = tl.load(x_p, mask=in_m, other=0.0)
-                else:
-                    dy = tl.load(dy_p, mask=in_m & in_n[None, :], other=0.0)
-                    x = tl.load(x_p, mask=in_m & in_k[None, :], other=0.0)
-                g = tl.dot(tl.trans(dy), x, g, input_precision=PRECISION)
+                in_m = tl.full((BLOCK_M,), 1, tl.int1) if EVEN_M else m + offs_m < M
+                dy = tl.load(dy_p, mask=in_m[None, :] & in_n[:, None], other=0.0)  # (BLOCK_N, BLOCK_M)
+                x = tl.load(x_p, mask=in_m[:, None] & in_k[None, :], other=0.0)    # (BLOCK_M, BLOCK_K)
+                g = tl.dot(dy, x, g, input_precision=PRECISION)
                 dy_p += tl.cast(BLOCK_M, tl.int64) * stride_dym
                 x_p += tl.cast(BLOCK_M, tl.int64) * stride_xm
 

@@ -98,8 +98,8 @@ def soft_topk_range_kernel(
     # compile-time
     BLOCK: tl.constexpr,
 ):
-    program, programs = tl.program_id(0), tl.num_programs(0)
-    group = tl.program_id(1).to(tl.int64)
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    group = tl.program_id(0).to(tl.int64)
 
     lowest = tl.full((), INF, tl.float32)
     highest = tl.full((), -INF, tl.float32)
@@ -136,8 +136,8 @@ def soft_topk_pass_kernel(
     # compile-time
     BEFORE: tl.constexpr, CANDIDATES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
 ):
-    program, programs = tl.program_id(0), tl.num_programs(0)
-    group = tl.program_id(1).to(tl.int64)
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    group = tl.program_id(0).to(tl.int64)
 
     # double buffers: other programs may still be reading what the pass before wrote
     partial_size = programs.to(tl.int64) * G * (2 * SLOTS)
@@ -181,8 +181,8 @@ def soft_topk_mask_kernel(
     # compile-time
     BEFORE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
 ):
-    program, programs = tl.program_id(0), tl.num_programs(0)
-    group = tl.program_id(1).to(tl.int64)
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    group = tl.program_id(0).to(tl.int64)
 
     partial_in = partial_ptr + turn % 2 * programs.to(tl.int64) * G * (2 * SLOTS)
     state_in = state_ptr + turn % 2 * G * STATE

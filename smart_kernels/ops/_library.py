@@ -1,7 +1,9 @@
 """How an op meets torch.library: one name, one launcher, one reference."""
 
+import functools
 from collections.abc import Callable
 
+import torch
 import triton
 from torch.library import CustomOpDef, custom_op
 
@@ -23,7 +25,12 @@ def define(name: str, *, reference: Callable, fake: Callable | None = None) -> C
     """
 
     def decorate(launch: Callable) -> CustomOpDef:
-        op = custom_op(f"smart_kernels::{name}", launch, mutates_args=(), device_types=TRITON_DEVICES)
+        @functools.wraps(launch)
+        def on_device(*args, **kwargs):
+            with torch.cuda.device_of(args[0]):  # Triton launches on the current GPU, not on that of the tensors
+                return launch(*args, **kwargs)
+
+        op = custom_op(f"smart_kernels::{name}", on_device, mutates_args=(), device_types=TRITON_DEVICES)
         op.register_fake(fake or reference)
         if "cpu" not in TRITON_DEVICES:
             op.register_kernel("cpu")(reference)

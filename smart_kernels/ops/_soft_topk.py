@@ -45,12 +45,13 @@ def launch_large(
 ) -> tuple[Tensor, Tensor]:
     G, n = scores.shape
     mask, threshold = torch.empty_like(scores), scores.new_empty(G, dtype=torch.float64)
-    grid = (min(triton.cdiv(n, TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G)), G)
-    partial = scores.new_empty(2, G, grid[0], 2, max(CANDIDATES), dtype=torch.float64)
+    programs = min(triton.cdiv(n, TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G))
+    grid = (G, programs)
+    partial = scores.new_empty(2, G, programs, 2, max(CANDIDATES), dtype=torch.float64)
     state = scores.new_empty(2, G, 3, dtype=torch.float64)
     cost, stride_cg = _rows(cost)
     target = (keep, temperature, 1 / temperature)
-    config = {"BLOCK_P": triton.next_power_of_2(grid[0]), "num_warps": 8}
+    config = {"BLOCK_P": triton.next_power_of_2(programs), "num_warps": 8}
     soft_topk_range_kernel[grid](scores, cost, partial, n, stride_cg, BLOCK=TILE, num_warps=8)
     before = 0
     for turn, now in enumerate(CANDIDATES):

@@ -136,7 +136,7 @@ def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Te
         *weight.shape, k.blocks, *mask.groups,
         *weight.stride(), *mask.strides,
         mask.eps,
-        **cut(n, k), EVEN=n.even and k.even,
+        **cut(n, k), EVEN_N=n.even, EVEN_K=k.even,
     )  # fmt: skip
     return block_matmul(x, packed, rows, bias, n, k)
 
@@ -157,7 +157,7 @@ def weight_grad(
         *dy.stride(), *x.stride(), *weight.stride(), *mask.strides,
         mask.eps, m_class(M),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile,
-        EVEN=n.even and k.even, DEAD_GRAD=dead_grad, PRECISION=precision(),
+        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=dead_grad, PRECISION=precision(),
     )  # fmt: skip
     if dweight is None:
         dweight = weight.new_empty(0)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from smart_kernels import NM, Block, Channel, mask_, masked_layers
-from smart_train import SmartPruner
 from smart_kernels.patterns import allowed_weights, keep_best, keep_n
+from smart_train import SmartPruner
 
 
 @pytest.mark.parametrize("percent", range(100))

@@ -32,7 +32,7 @@ def training(name):
     )
     model = with_dropout(build(name, 1, 8, 10))
     pruner = SmartPruner(model, parse(recipe.pattern), recipe.sparsity, search_steps=SEARCH)
-    return Training(model, datasets.load("digits"), recipe, STEPS, SEARCH, pruner)
+    return Training(model, datasets.load("digits"), recipe, STEPS, flat=SEARCH, pruner=pruner)
 
 
 def with_dropout(model):
@@ -104,26 +104,36 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert checkpoint.load(path, "cpu") == {"step": 1}
 
 
+TRAIN = """
+import sys
+from pathlib import Path
+from smart_train import data
+from smart_train.recipe import Recipe
+from smart_train.stages import Stages
+
+settings = {"pattern": "block:16x16", "sparsity": 0.8, "batch": 16}
+recipe = Recipe.for_model("vit-tiny", dense_steps=20, search_steps=150, finetune_steps=20, **settings)
+for out in sys.argv[1:]:
+    stages = Stages(recipe, data.load("digits"), Path(out), "cpu", resume=True)
+    stages.smart(stages.dense())
+"""
+
+
 def test_sigkill(tmp_path):
-    """The real thing: a process that is killed while it searches, and its command repeated with --resume."""
-    command = [sys.executable, "-m", "smart_train", "prune", "--model", "vit-tiny", "--pattern", "block:16x16"]
-    command += ["--dense-steps", "60", "--search-steps", "150", "--finetune-steps", "20", "--batch", "16"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    options = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], **options)
-    deadline = time.monotonic() + 60
-    history = tmp_path / "killed/training/smart/history.jsonl"
-    while _last_step(history) < 60 and time.monotonic() < deadline and process.poll() is None:
+    """The real thing: a process that is killed while it searches, and another one that continues."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", TRAIN, str(killed)], **options)
+    deadline, history = time.monotonic() + 60, Path("training/smart/history.jsonl")
+    while _last_step(killed / history) < 60 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 60 <= _last_step(history) < 170
-    subprocess.run([*command, "--out", str(tmp_path / "killed"), "--resume"], check=True, **options)
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, **options)
-    states = [checkpoint.load(tmp_path / run / "training/smart/state.pt", "cpu") for run in ("killed", "whole")]
+    assert 60 <= _last_step(killed / history) < 170
+    subprocess.run([sys.executable, "-c", TRAIN, str(killed), str(whole)], check=True, **options)
+    states = [checkpoint.load(run / "training/smart/state.pt", "cpu") for run in (killed, whole)]
     assert states_equal(*states)
-    histories = [(tmp_path / run / "training/smart/history.jsonl").read_text() for run in ("killed", "whole")]
-    assert histories[0] == histories[1]
+    assert (killed / history).read_text() == (whole / history).read_text()
 
 
 def _last_step(history: Path) -> int:
