@@ -20,10 +20,7 @@ from smart_kernels.kernels.block_sparse_linear import block_limit, block_start
 def block_span(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
     """The elements of block i, and which of them belong to it; EVEN: all, known while compiling."""
     offs = block_start(i, STRIDE, PARTS, BLOCK) + tl.arange(0, BLOCK)
-    if EVEN:
-        inside = tl.full((BLOCK,), 1, tl.int1)
-    else:
-        inside = offs < block_limit(i, size, STRIDE, PARTS)
+    inside = tl.full((BLOCK,), 1, tl.int1) if EVEN else offs < block_limit(i, size, STRIDE, PARTS)
     return offs, inside
 
 

@@ -16,7 +16,6 @@ from smart_kernels.kernels.block_sparse_linear import KEY, block_start, worth_tr
 from smart_kernels.kernels.live_blocks import block_span, element_tiles, is_live, load_mask
 from smart_kernels.kernels.tuning import autotune
 
-
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
     triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=3),

@@ -42,7 +42,7 @@ class Axis:
         if divisor >= 16:
             block = min(largest, divisor)
             return cls(size, tile, block, block, 1)
-        block = min(largest, triton.next_power_of_2(tile))
+        block = min(largest, max(16, triton.next_power_of_2(tile)))
         return cls(size, tile, block, tile, triton.cdiv(tile, block))
 
     @classmethod

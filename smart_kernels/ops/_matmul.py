@@ -50,6 +50,7 @@ def block_matmul(x: Tensor, values: Tensor, rows: BlockRows, bias: Tensor | None
     """
     M = x.shape[0]
     y = x.new_empty(M, n.size)
+    bias = None if bias is None else bias.contiguous()
     if y.numel():
         block_matmul_kernel[lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * n.blocks,)](
             x, values, rows.start, rows.end, rows.cols, rows.slots, bias, y,

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops import _bsr
+from smart_kernels.ops._inputs import autocast, flat, no_autocast
 from smart_kernels.ops._library import define
 from smart_kernels.ops._matmul import BlockRows, block_grad, block_matmul
-from smart_kernels.ops.masked_linear import autocast, flat
 from smart_kernels.reference import block_sparse_linear as reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -43,7 +43,7 @@ def block_sparse_linear(
     _check(x, values, crow_indices, col_indices, bias, out_features)
     x, values, bias = (t if t is None else autocast(t) for t in (x, values, bias))
     _check_dtypes(x, values, bias)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         y = _block_sparse_linear(flat(x), values, crow_indices, col_indices, bias, out_features)
     return y.view(*x.shape[:-1], out_features)
 

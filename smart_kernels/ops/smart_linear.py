@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops._inputs import autocast, check_linear, flat, no_autocast, unsuited
 from smart_kernels.ops._library import define
 from smart_kernels.ops._live_blocks import TileMask
-from smart_kernels.ops.masked_linear import autocast, check_linear, flat, matmul, unsuited, weight_grad
+from smart_kernels.ops._masked_matmul import matmul, weight_grad
 from smart_kernels.reference import masked_linear as reference
 from smart_kernels.reference.tiles import grid, reduce_sum
 
@@ -51,7 +52,7 @@ def smart_linear(
     threshold, group = _by_group(threshold, group, scores)
     temperature = _temperature(temperature, scores)
     x = autocast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         y = _smart_linear(flat(x), weight, scores, threshold, temperature, bias, *tile, *group, eps, dead_grad)
     return y.view(*x.shape[:-1], len(weight))
 
