@@ -13,6 +13,7 @@ from tqdm import tqdm
 from smart_train import checkpoint
 from smart_train.data import Data
 from smart_train.evaluate import accuracy
+from smart_train.pruner import SmartPruner
 from smart_train.recipe import Recipe
 
 RAMP = 20  # steps over which the learning rate rises at the start of a training; AdamW on a fresh ViT needs it
@@ -32,15 +33,27 @@ class Training:
     Args:
         model: on ``device``; masked if there is a ``pruner``.
         steps: optimizer steps in all; the learning rate is constant over the first ``flat`` of them.
+        lr: peak learning rate of the weights; None for that of the recipe.
         seen: batches that an earlier training has used up.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
     """
 
     def __init__(
-        self, model: nn.Module, data: Data, recipe: Recipe, steps: int, *, flat=0, seen=0, pruner=None, device="cpu"
+        self,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        steps: int,
+        *,
+        lr: float | None = None,
+        flat: int = 0,
+        seen: int = 0,
+        pruner: SmartPruner | None = None,
+        device: str = "cpu",
     ):
         self.model, self.data, self.recipe, self.pruner, self.device = model, data, recipe, pruner, device
         self.step, self.steps, self.flat, self.seen = 0, steps, flat, seen
+        self.lr = recipe.lr if lr is None else lr
         weights = pruner.weights() if pruner else list(model.parameters())
         self.optimizers = [_optimizer(recipe, weights)]
         if pruner:
@@ -51,7 +64,7 @@ class Training:
         if self.pruner:
             self.pruner.step()
         for group in self.optimizers[0].param_groups:
-            group["lr"] = self.recipe.lr * lr_factor(self.step, self.flat, self.steps)
+            group["lr"] = self.lr * lr_factor(self.step, self.flat, self.steps)
         images, labels = self.data.batch(self.seen + self.step, self.recipe.batch, self.recipe.seed)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
             loss = F.cross_entropy(self.model(images.to(self.device)), labels.to(self.device))

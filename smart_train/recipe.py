@@ -7,7 +7,7 @@ from smart_kernels import parse
 OPTIMIZERS = ("sgd", "adamw")
 
 PER_MODEL = {  # what a user's own choice overrides
-    "cnn": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "cnn": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
 }
 
@@ -24,6 +24,7 @@ class Recipe:
         dense_steps, search_steps, finetune_steps: optimizer steps of each stage. The learning rate falls to zero
             over the dense stage, is constant during the search and falls to zero over finetuning.
         optimizer, lr, weight_decay, batch: for the weights.
+        lr_pruned: learning rate of the weights after the dense stage; None for ``lr``.
         lr_scores: Adam's learning rate for the scores; they have no weight decay.
         temperature: (first, last) of the search.
         warmup: fraction of the search over which the budget shrinks from everything to the target.
@@ -45,6 +46,7 @@ class Recipe:
     finetune_steps: int = 150
     optimizer: str = "sgd"
     lr: float = 0.1
+    lr_pruned: float | None = None
     weight_decay: float = 5e-4
     batch: int = 64
     lr_scores: float = 0.1
@@ -68,6 +70,7 @@ class Recipe:
             self._check(getattr(self, name) >= 0, name, "at least 0")
         for name in ("lr", "lr_scores"):
             self._check(getattr(self, name) > 0, name, "above 0")
+        self._check(self.lr_pruned is None or self.lr_pruned > 0, "lr_pruned", "above 0")
         self._check(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         first, last = self.temperature
         self._check(first >= last > 0, "temperature", "two falling values above 0")

@@ -66,7 +66,8 @@ class Stages:
 
     def _pruned(self, name: str, model: nn.Module, pruner: SmartPruner) -> tuple[nn.Module, dict]:
         recipe = self.recipe
-        self._fit(name, model, recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, pruner=pruner)
+        schedule = {"lr": recipe.lr_pruned, "flat": recipe.search_steps, "seen": recipe.dense_steps}
+        self._fit(name, model, recipe.pruned_steps, pruner=pruner, **schedule)
         return model, pruner.finalize()
 
     def _pruner(self, model: nn.Module, scope: str) -> SmartPruner:
