@@ -147,7 +147,7 @@ def test_gradcheck(device):
     assert torch.autograd.gradcheck(fused((4, 5), (2, 2)), inputs)
 
 
-@pytest.mark.parametrize("wanted", [{"scores"}, {"threshold"}, {"x"}, {"weight", "threshold"}], ids="-".join)
+@pytest.mark.parametrize("wanted", [("scores",), ("threshold",), ("x",), ("weight", "threshold")], ids="-".join)
 def test_only_wanted_gradients(wanted, device):
     inputs, dy = make_inputs(9, 24, 40, (8, 16), None, device=device)
     inputs = [t.detach().requires_grad_(name in wanted) for name, t in zip(NAMES, inputs, strict=True)]
