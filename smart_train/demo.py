@@ -19,7 +19,7 @@ SETTINGS = {
 }
 STEPS = {  # dense, search, finetune: what fits into the time, for one-shot pruning and SMART alike
     "fashion": {"cnn": (300, 80, 40), "vit": (600, 120, 120)},
-    "digits": {"cnn": (120, 40, 15), "vit": (600, 60, 30)},
+    "digits": {"cnn": (120, 40, 20), "vit": (600, 60, 30)},
 }
 
 

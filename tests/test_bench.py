@@ -181,7 +181,7 @@ GOOD |= {"asynchronous": 16, "tensor_core": 8, "instruction": "HGMMA.64x128x16.F
         ({"tensor_core": 0, "loop": 0}, "tensor-core"),
         ({"wide_loads": 0}, "16-byte"),
         ({"asynchronous": 12}, "4 of 16 16-byte loads go through registers"),
-        ({"loop": 111}, "budget 110"),
+        ({"loop": 1 + int(budget.MARGIN * 105)}, f"budget {int(budget.MARGIN * 105)}"),
         ({"error": "the compiler died"}, "died"),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value),
