@@ -68,7 +68,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
         add(f"--{stage}-steps", type=int, metavar="N", help=f"optimizer steps; default: {steps}")
     add("--batch", type=int, metavar="N", help=f"default: {default.batch}")
     add("--optimizer", choices=OPTIMIZERS, help="default: sgd for the cnn, adamw for the vit")
-    add("--lr", type=float, help="default: 0.03 with sgd for the cnn, 0.001 with adamw for the vit")
+    add("--lr", type=float, help="default: 0.1 with sgd for the cnn, 0.001 with adamw for the vit")
     add("--weight-decay", type=float, metavar="W")
     add("--lr-pruned", type=float, help="after the dense stage; default: 0.02 for the cnn, --lr for the vit")
     add("--lr-scores", type=float, help=f"default: 0.3 for the cnn, {default.lr_scores} for the vit")

@@ -16,13 +16,6 @@ def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return _named(depthwise=_conv(inputs, inputs, 3, stride, groups=inputs), pointwise=_conv(inputs, outputs, 1))
 
 
-class Residual(nn.Sequential):
-    """``x + f(x)``: however much of f is pruned, the picture gets through."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
-
-
 def _named(**modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(modules))
 
@@ -36,10 +29,10 @@ def cnn(channels: int, size: int, classes: int, width: int = 256) -> nn.Sequenti
     return _named(
         stem=_conv(channels, width // 2, 3, large),
         stage1=_separable(width // 2, width, 2),
-        stage2=Residual(_separable(width, width)),
+        stage2=_separable(width, width),
         stage3=_separable(width, 2 * width, 2),
         stage4=_separable(2 * width, 4 * width, large),
-        stage5=Residual(_separable(4 * width, 4 * width)),
+        stage5=_separable(4 * width, 4 * width),
         pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         head=nn.Linear(4 * width, classes),

@@ -7,7 +7,7 @@ from smart_kernels import parse
 OPTIMIZERS = ("sgd", "adamw")
 
 PER_MODEL = {  # what a user's own choice overrides
-    "cnn": {"optimizer": "sgd", "lr": 0.03, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
+    "cnn": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
 }
 
@@ -45,7 +45,7 @@ class Recipe:
     search_steps: int = 150
     finetune_steps: int = 150
     optimizer: str = "sgd"
-    lr: float = 0.03
+    lr: float = 0.1
     lr_pruned: float | None = None
     weight_decay: float = 5e-4
     batch: int = 64

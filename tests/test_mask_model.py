@@ -34,6 +34,11 @@ def test_default_filter_leaves_stem_depthwise_head_and_small_layers():
     assert list(mask_(model, Block(16, 16))) == ["2", "5"]
 
 
+def test_the_only_linear_behind_convolutions_is_the_head():
+    model = nn.Sequential(nn.Conv2d(8, 16, 1), nn.Flatten(), nn.Linear(16, 10))
+    assert list(mask_(model, Channel())) == ["0"]
+
+
 def test_filter_gets_module_and_name():
     model = mlp()
     assert list(mask_(model, Block(8, 8), lambda module, name: name == "2")) == ["2"]

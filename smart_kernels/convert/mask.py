@@ -81,8 +81,9 @@ def _maskable(module: nn.Module) -> bool:
 
 
 def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    head = linears[-1] if len(linears) > 1 else None
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    head = linears[-1] if linears and len(layers) > 1 else None
 
     def chosen(module: nn.Module, name: str) -> bool:
         if module is head:
