@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 from .rows import Row
@@ -45,16 +46,19 @@ def _panels(rows: list[Row]):
 
 def speedup(rows: list[Row]):
     """Speedup over the best dense baseline; the line at 1 is break-even."""
+    import matplotlib
+
+    colours = matplotlib.colormaps["tab20"].colors
     figure, panels = _panels(rows)
     for axis, shape, found in panels:
         lines: dict[str, list[Row]] = defaultdict(list)
         for r in found:
             if r.speedup and not r.provider.startswith("dense"):
                 lines[f"{r.provider} {r.block}"].append(r)
-        for label, line in sorted(lines.items()):
+        for colour, (label, line) in zip(cycle(colours), sorted(lines.items()), strict=False):
             line.sort(key=lambda r: r.sparsity)
             zeros, speedups = [100 * r.sparsity for r in line], [r.speedup for r in line]
-            axis.plot(zeros, speedups, marker="o", markersize=3, label=label)
+            axis.plot(zeros, speedups, marker="o", markersize=3, label=label, color=colour)
         axis.axhline(1, color="black", linewidth=1, linestyle="--")
         axis.annotate("break-even", (0.02, 1), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
         axis.set(title=shape, xlabel="zeros, %", ylabel="speedup over best dense", yscale="log")
