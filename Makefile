@@ -31,12 +31,7 @@ ifneq ($(OVERLAY),)
 endif
 
 test-all: environment $(OVERLAY) lint
-	HYPOTHESIS_PROFILE=all $(PYTEST) tests bench -m "not gpu" --benchmark-disable
-	HYPOTHESIS_PROFILE=all TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu"
-ifneq ($(OVERLAY),)
-	HYPOTHESIS_PROFILE=all TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu"
-	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py -m "not gpu"
-endif
+	$(PYTHON) -m tests.everything $(dir $(OVERLAY))
 
 test-gpu: environment
 	$(PYTHON) -m pytest -q tests -m gpu
