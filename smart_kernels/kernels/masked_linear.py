@@ -24,12 +24,13 @@ CONFIGS = [  # the first is valid for every shape
 ]
 
 
-def without_spills(configs, args, **kwargs):
-    """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles."""
-    large = kwargs["BLOCK_N"] * kwargs["BLOCK_K"] > 64 * 64
+def fitting(configs, args, **kwargs):
+    """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles, and of
+    work for less than 64 x 64."""
+    size = kwargs["BLOCK_N"] * kwargs["BLOCK_K"]
     many = kwargs["TILES_N"] > 1 and kwargs["TILES_K"] > 1
-    spills = {(64, 4)} if large else {(64, 8)} if many else set()
-    return [c for c in worth_trying(configs, args) if (c.kwargs["BLOCK_M"], c.num_warps) not in spills]
+    unfit = {(64, 4)} if size > 64 * 64 else {(64, 8)} if many or size < 64 * 64 else set()
+    return [c for c in worth_trying(configs, args) if (c.kwargs["BLOCK_M"], c.num_warps) not in unfit]
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def pack_kernel(
     tl.store(p, w.to(packed_ptr.dtype.element_ty))
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": without_spills})
+@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": fitting})
 @triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
 def weight_grad_kernel(
