@@ -17,7 +17,7 @@ if INTERPRETED:
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
-settings.register_profile("all", deadline=None, max_examples=60)
+settings.register_profile("all", deadline=None, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

@@ -65,14 +65,9 @@ def dtype(row: dict) -> str:
     return next((name for name in BYTES if name in row["case"]), "bf16")
 
 
-def exact(row: dict) -> bool:
-    """fp32 without tf32: multiplied by FFMA, for which no tensor-core instruction exists."""
-    return dtype(row) == "fp32" and "PRECISION=ieee" in row["config"]
-
-
 def budget(row: dict) -> int | None:
     """The limit for one row of the census; None where there is none."""
-    if row.get("loop") is None or kind(row) is None or exact(row):
+    if row.get("loop") is None or kind(row) is None:
         return None
     tile = shape(row)
     measured = MEASURED.get((kind(row), *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))

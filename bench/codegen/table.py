@@ -67,7 +67,7 @@ def faults(row: dict) -> list[str]:
         found.append("wgmma serialised (C7515)")
     if row["shared"] > TARGETS[row["target"]]:
         found.append(f"{row['shared']} B of shared memory, limit {TARGETS[row['target']]}")
-    return found + (_matrix_faults(row) if budget.kind(row) and not budget.exact(row) else [])
+    return found + (_matrix_faults(row) if budget.kind(row) else [])
 
 
 def _matrix_faults(row: dict) -> list[str]:

@@ -25,7 +25,7 @@ class Choice:
         name: the winner.
         baseline: the fastest dense candidate.
         ratio: median over the pairs of winner / baseline time.
-        spread: how far that median is known, as a fraction of it; see ``pair_ratio``.
+        spread: interquartile range of those pairs' ratios, as a fraction of their median.
     """
 
     name: str
@@ -61,14 +61,10 @@ def wins(candidate: list[float], incumbent: list[float]) -> bool:
 
 
 def pair_ratio(candidate: list[float], incumbent: list[float]) -> tuple[float, float]:
-    """Median of the rounds' candidate / incumbent ratios, and half the width of its 95 % interval over that median.
-
-    The interval is the notch of a box plot, 1.57 interquartile ranges over the root of the number of rounds (McGill,
-    Tukey and Larsen 1978): rounds that the machine disturbs widen it, more rounds narrow it.
-    """
+    """Median of the rounds' candidate / incumbent ratios, and their interquartile range over that median."""
     ratios = [a / b for a, b in zip(candidate, incumbent, strict=True)]
     low, middle, high = quantiles(ratios, n=4)
-    return middle, 1.57 * (high - low) / len(ratios) ** 0.5 / middle
+    return middle, (high - low) / middle
 
 
 def measure(
