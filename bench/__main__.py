@@ -36,6 +36,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast", gpu_check)
     check.add_argument("--minutes", type=_positive, default=20.0, help="start no case after this long")
     check.add_argument("--small", action="store_true", help="small shapes, as under compute-sanitizer")
+    check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
     for part in PARTS:
         check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
     _command(commands, "report", "docs/results.md and its plots, from the committed rows", report)

@@ -1,10 +1,12 @@
-"""What the device can do: copy bandwidth, dense matrix products, the cost of a launch; the rest is held to it."""
+"""What the device can do: copy bandwidth, dense and 2:4 matrix products, the cost of a launch; the rest is held to it."""
 
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from smart_kernels.ops import masked_linear
 
@@ -21,12 +23,39 @@ def cases(context: Context) -> Iterator[Check]:
             yield Check(f"ceilings {name}", lambda: {"ok": True, "skipped": "dry run"})
         else:
             yield Check(f"ceilings {name}", partial(ceilings, context.device, dtype))
+    yield Check("ceiling 2:4 cuSPARSELt", partial(semi_structured, context.device))
     yield Check("launch overhead", partial(launches, context.device, 3 if context.dry else CALLS))
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict:
     found = timing.ceilings(device, dtype)
     return {"ok": True, "tflops": found.peak / 1e12, "copy_gbps": found.bandwidth / 1e9}
+
+
+def semi_structured(device: str) -> dict:
+    """cuSPARSELt at 8192^3 in bf16, default and searched algorithm, FLOPs counted as dense ones."""
+    if device == "cpu":
+        return {"ok": True, "skipped": "no GPU"}
+    n = 8192
+    weight = two_of_four(torch.randn(n, n, device=device, dtype=torch.bfloat16))
+    x = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    packed = torch._cslt_compress(weight)
+    searched = torch._cslt_sparse_mm_search(packed, x.T)
+    products = {
+        "dense": lambda: F.linear(x, weight),
+        "default": lambda: torch._cslt_sparse_mm(packed, x.T),
+        "searched": lambda: torch._cslt_sparse_mm(packed, x.T, alg_id=searched),
+    }
+    times = timing.measure(list(products.values()), device)
+    rates = {f"{name}_tflops": 2e-9 * n**3 / t.p50_ms for name, t in zip(products, times, strict=True)}
+    return {"ok": True, "algorithm": searched, **rates}
+
+
+def two_of_four(weight: Tensor) -> Tensor:
+    """The two largest of every four neighbours in a row, the others 0."""
+    groups = weight.unflatten(-1, (-1, 4))
+    small = groups.abs().argsort(-1)[..., :2]
+    return groups.scatter(-1, small, 0.0).flatten(-2)
 
 
 def launches(device: str, calls: int) -> dict:
