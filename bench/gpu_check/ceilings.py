@@ -1,4 +1,4 @@
-"""What the device can do: copy bandwidth, dense and 2:4 matrix products, the cost of a launch; the rest is held to it."""
+"""What the device can do: copies, dense and 2:4 products, the cost of a launch; the rest is held to it."""
 
 import time
 from collections.abc import Callable, Iterator
