@@ -12,7 +12,7 @@ from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
 from .graph import users_of_weights
-from .plan import BACKENDS, DENSE, candidates, missing_kernel, tile_of, weight_shape, wrap
+from .plan import BACKENDS, DENSE, absent, candidates, missing_kernel, tile_of, weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
 from .timing import choose, device_name, measure
@@ -65,7 +65,8 @@ def compress_(
         rows.append(row)
         swaps |= chosen
     swap_(model, swaps)
-    return Report(tuple(rows), device_name(next(model.parameters()).device))
+    device = next(model.parameters()).device
+    return Report(tuple(rows), device_name(device), absent=absent(backends, device))
 
 
 def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:

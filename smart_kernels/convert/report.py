@@ -48,11 +48,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of all layers, and where they were measured."""
+    """The rows of all layers, where they were measured, and what could not be tried there."""
 
     rows: tuple[Row, ...]
     device: str
     torch_version: str = torch.__version__
+    absent: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
@@ -76,7 +77,7 @@ class Report:
     def from_dict(cls, data: dict) -> "Report":
         """The inverse of ``to_dict``."""
         rows = tuple(Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in data["rows"])
-        return cls(rows, data["device"], data["torch_version"])
+        return cls(rows, data["device"], data["torch_version"], tuple(data.get("absent", ())))
 
     def __str__(self) -> str:
         lines = [("layer", "shape", "kept", "tile", "runs as", "dense ms", "ms", "speedup", "spread", "")]
@@ -86,7 +87,9 @@ class Report:
         lines.append(("total", f"{totals['weights']}", f"{totals['kept']:.1%}", "", "", *times, "", ""))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table)])
+        return "\n".join(
+            [f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table), *self.absent]
+        )
 
 
 def _cells(row: Row) -> tuple[str, ...]:
