@@ -9,6 +9,7 @@ from torch import nn
 
 from smart_kernels import Block, compress_, load, mask_, save, unmask_
 from smart_kernels.convert import compress
+from smart_kernels.convert.fold import Folded
 from smart_kernels.nn import SplitAttention
 from tests.test_compress import CNN, encoder, mlp, prune
 
@@ -99,6 +100,30 @@ def test_split_attention_is_split_again(tmp_path):
     assert type(fresh.layers[0].self_attn) is SplitAttention
     with torch.no_grad():
         assert torch.equal(fresh(x), expected)
+
+
+def test_folded_batchnorms_are_folded_again(tmp_path):
+    def make():
+        layers = prune(nn.Conv2d(32, 64, 1, bias=False)), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 1)
+        return nn.Sequential(*layers, nn.BatchNorm2d(3, affine=False)).eval()
+
+    def trained():
+        model = make()
+        model[1].running_mean.normal_(), model[1].weight.data.uniform_(0.5, 2), model[4].running_var.uniform_(0.5, 2)
+        return model
+
+    x, expected, report = saved(trained, (2, 32, 5, 5), tmp_path)
+    fresh, again = make(), make()
+    assert load(fresh, tmp_path) == report and type(fresh[1]) is type(fresh[4]) is Folded
+    load(again, tmp_path, example_input=x, rechoose=True)
+    save(again, tmp_path / "again", compress_(again, x))
+    last = make()
+    load(last, tmp_path / "again")
+    with torch.no_grad():
+        for model in (fresh, again, last):
+            assert torch.allclose(model(x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="must have a BatchNorm 1"):
+        load(nn.Sequential(*make()[:1], nn.ReLU()), tmp_path)
 
 
 def test_another_device_chooses_again(tmp_path, seconds, caplog):

@@ -17,6 +17,7 @@ from smart_kernels.nn import SplitAttention
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
 from .compress import compress_
+from .fold import Folded, refold_
 from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
 from .restore import VERSION, fill, read, split_attention
@@ -43,6 +44,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         "layers": layers,
         "tied": tied,
         "split_attention": [name for name, m in model.named_modules() if isinstance(m, SplitAttention)],
+        "folded": [name for name, m in model.named_modules() if isinstance(m, Folded)],
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
@@ -81,6 +83,8 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             "backends were chosen on %s, this is %s: pass example_input to choose again", report.device, device
         )
     split_attention(model, config["split_attention"])
+    biases = {key.removesuffix(".bias") for key in (*tensors, *config["tied"]) if key.endswith(".bias")}
+    refold_(model, config.get("folded", []), biases)
     fill(model, config, tensors)
     if rechoose:
         return compress_(model, example_input)
