@@ -6,6 +6,7 @@ from .mask import mask_, masked_layers, unmask_
 from .plan import BACKENDS, DENSE
 from .report import Report
 from .save import load, save
+from .warmup import warmup
 
 __all__ = [
     "BACKENDS",
@@ -18,4 +19,5 @@ __all__ = [
     "masked_layers",
     "save",
     "unmask_",
+    "warmup",
 ]

@@ -54,6 +54,7 @@ def compress_(
     Raises:
         ValueError: the model is wrapped, still masked, itself a single layer, or an argument is unknown.
     """
+    settings = {"pattern": pattern and str(pattern), "backends": backends and list(backends), "policy": policy}
     backends = _checked(model, backends, policy)
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})
@@ -68,7 +69,7 @@ def compress_(
         swaps |= chosen
     swap_(model, swaps)
     device = next(model.parameters()).device
-    return Report(tuple(rows), device_name(device), absent=absent(backends, device))
+    return Report(tuple(rows), device_name(device), absent=absent(backends, device), settings=settings)
 
 
 def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
