@@ -248,6 +248,13 @@ def test_sparse_must_win_by_more_than_the_spread():
     assert choose({"dense": steady, "ell": [1.01] * 8}, DENSE).name == "dense"
 
 
+def test_noise_does_not_hide_a_large_win():
+    """A tenth of the time, give or take as much: the ratios spread by all of their median, and by a tenth of dense."""
+    times = {"dense": [1.0] * 8, "ell": [0.05, 0.15, 0.1, 0.1, 0.05, 0.15, 0.1, 0.1]}
+    choice = choose(times, DENSE)
+    assert choice.name == "ell" and choice.spread > 0.5
+
+
 def test_ratios_are_of_pairs():
     drift = [1.0, 2.0, 4.0, 8.0]  # a machine that gets slower: the pairs still agree
     choice = choose({"dense": drift, "ell": [0.9 * t for t in drift]}, DENSE)

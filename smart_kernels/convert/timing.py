@@ -57,9 +57,9 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
 
 
 def wins(candidate: list[float], incumbent: list[float]) -> bool:
-    """Faster by more than the spread."""
+    """Faster by more than the spread, both as fractions of the incumbent's time."""
     ratio, spread = pair_ratio(candidate, incumbent)
-    return ratio < 1 - max(spread, MARGIN)
+    return ratio + max(ratio * spread, MARGIN) < 1
 
 
 def pair_ratio(candidate: list[float], incumbent: list[float]) -> tuple[float, float]:
