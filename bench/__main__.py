@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|codegen|gpu-check|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|gpu-check|report``"""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ import torch
 
 from . import rows, run
 from .case import DTYPES, Case, Shape, shapes
+from .timing import ROUNDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +32,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         command.set_defaults(what=name)
         command.add_argument("--dtype", choices=sorted(DTYPES), help="default: fp32 on the CPU, bf16 on a GPU")
         command.add_argument("--seconds", type=_positive, default=4.0, help="at most this long per group on the CPU")
+    choice_ = _command(commands, "choice", "what compress_ chooses on a CPU: is it never slower than dense?", choice)
+    choice_.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    choice_.add_argument("--seconds", type=_positive, default=1.0, help="more rounds for this long while they disagree")
     codegen_ = _command(commands, "codegen", "compile every kernel for GPUs that need not be here", codegen)
     codegen_.add_argument("--target", action="append", help="sm_80, sm_90, sm_120 or gfx942; default: all")
     check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast", gpu_check)
@@ -90,6 +94,24 @@ def measure(args: argparse.Namespace) -> int:
             print(line, flush=True)
             count += 1
     return finish(refused, count)
+
+
+def choice(args: argparse.Namespace) -> int:
+    from . import choice
+
+    found = choice.cases(DTYPES[args.dtype], args.dry_run, args.filter, args.seconds)
+    if args.dry_run:
+        count, refused = run.dry(found)
+        print(f"{count} cases run once, nothing timed")
+        return finish(refused, count)
+    refused, measured = [], []
+    rows_ = run.measure(found, "cpu", args.seconds, refused, least=ROUNDS)
+    for row in kept(rows_, args.out or rows.default_path("cpu")):
+        measured.append(row)
+        print(choice.line(row), flush=True)
+    for line in choice.verdict(measured):
+        print(line)
+    return finish(refused + choice.slower(measured), len(measured))
 
 
 def kept(measured: Iterator[rows.Row], path: Path) -> Iterator[rows.Row]:

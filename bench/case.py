@@ -55,6 +55,7 @@ class Case:
         run: computes the outputs.
         exact: computes them in float64.
         flops, bytes: what the operation needs: live work only, each input read once, each output written once.
+        choice: the storage formats that a chooser took.
     """
 
     op: str
@@ -69,6 +70,7 @@ class Case:
     exact: Callable[[], Sequence[Tensor]]
     flops: float
     bytes: float
+    choice: str = ""
 
     @property
     def group(self) -> tuple:

@@ -72,9 +72,10 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
         timer = " (graph)" if r.timer == "graph" else ""
         noise = " ~" if (r.p80_ms - r.p20_ms) > NOISY * r.p50_ms else ""
         speedup = f"{r.speedup:.2f}{noise}" if r.speedup else "-"
+        chosen = f" ({r.choice})" if r.choice else ""
         yield (
-            f"| {r.shape} | {r.M} x {r.N} x {r.K} | {r.block} | {r.sparsity:.0%} | {r.provider}{timer} | {r.p50_ms:.4g}"
-            f" | {r.p20_ms:.4g} - {r.p80_ms:.4g} | {r.runs} | {r.tflops:.3g} | {r.gbps:.3g} | {r.of_floor:.2f}"
+            f"| {r.shape} | {r.M} x {r.N} x {r.K} | {r.block} | {r.sparsity:.0%} | {r.provider}{chosen}{timer}"
+            f" | {r.p50_ms:.4g} | {r.p20_ms:.4g} - {r.p80_ms:.4g} | {r.runs} | {r.tflops:.3g} | {r.gbps:.3g} | {r.of_floor:.2f}"
             f" | {speedup} |"
         )
 

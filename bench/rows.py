@@ -20,7 +20,11 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of results. Times in ms; ``of_floor`` = floor / p50; ``speedup`` = p50 of the best baseline / p50."""
+    """One line of results.
+
+    Times in ms; ``of_floor`` = floor / p50; ``speedup`` = p50 of the best baseline / p50; ``ratio`` = median over the
+    rounds of time / time of the best baseline, ``spread`` = interquartile range of those over it.
+    """
 
     op: str
     provider: str
@@ -55,6 +59,9 @@ class Row:
     commit: str
     date: str
     command: str
+    choice: str = ""
+    ratio: float | None = None
+    spread: float | None = None
 
 
 def environment(device: str) -> dict:

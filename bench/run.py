@@ -26,8 +26,8 @@ def report(case: Case) -> str | None:
     return f"{case}: {reason}" if reason else None
 
 
-def measure(cases: Iterable[Case], device: str, seconds: float, refused: list[str]) -> Iterator[Row]:
-    """Rows of all cases that are right; the others go to ``refused``."""
+def measure(cases: Iterable[Case], device: str, seconds: float, refused: list[str], least: int = 5) -> Iterator[Row]:
+    """Rows of all cases that are right, of at least ``least`` rounds on the CPU; the others go to ``refused``."""
     env, ceilings = environment(device), {}
     for _, group in groupby(cases, key=lambda case: case.group):
         right = []
@@ -40,7 +40,7 @@ def measure(cases: Iterable[Case], device: str, seconds: float, refused: list[st
         if dtype not in ceilings:
             ceilings[dtype] = timing.ceilings(device, dtype)
         for graph in (False, True) if device == "cuda" and _graphable(right[0]) else (False,):
-            times = timing.measure([case.run for case in right], device, graph, seconds)
+            times = timing.measure([case.run for case in right], device, graph, seconds, least)
             yield from rows(right, times, ceilings[dtype], env)
 
 
@@ -50,9 +50,10 @@ def _graphable(case: Case) -> bool:
 
 def rows(cases: list[Case], times: list[Timing], ceilings: Ceilings, env: dict) -> Iterator[Row]:
     """One row per case of a group; speedups are against its fastest baseline."""
-    baselines = [t.p50_ms for c, t in zip(cases, times, strict=True) if c.baseline]
-    best = min(baselines, default=None)
+    baselines = [t for c, t in zip(cases, times, strict=True) if c.baseline]
+    best = min(baselines, key=lambda t: t.p50_ms, default=None)
     for c, t in zip(cases, times, strict=True):
+        ratio, spread = timing.pair_ratio(t.samples, best.samples) if best and t.samples else (None, None)
         floor = timing.floor_ms(c.flops, c.bytes, ceilings)
         yield Row(
             **{"op": c.op, "provider": c.provider, "shape": c.shape.name, "M": c.shape.M, "N": c.shape.N},
@@ -66,8 +67,11 @@ def rows(cases: list[Case], times: list[Timing], ceilings: Ceilings, env: dict) 
             bandwidth_gbps=round(ceilings.bandwidth / 1e9, 2),
             floor_ms=round(floor, 6),
             of_floor=round(floor / t.p50_ms, 4),
-            speedup=round(best / t.p50_ms, 3) if best else None,
+            speedup=round(best.p50_ms / t.p50_ms, 3) if best else None,
             **env,
+            choice=c.choice,
+            ratio=ratio and round(ratio, 4),
+            spread=spread and round(spread, 4),
         )
 
 

@@ -28,6 +28,7 @@ class Timing:
     p80_ms: float
     runs: int
     timer: str
+    samples: tuple[float, ...] = ()  # seconds of each round, where the rounds of all functions are interleaved
 
 
 def floor_ms(flops: float, bytes: float, ceilings: Ceilings) -> float:
@@ -50,10 +51,12 @@ def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     return Ceilings(2e3 * n**3 / best, 2e3 * size / copy.best_ms)
 
 
-def measure(functions: Sequence[Callable], device: str, graph: bool = False, seconds: float = 4.0) -> list[Timing]:
+def measure(
+    functions: Sequence[Callable], device: str, graph: bool = False, seconds: float = 4.0, least: int = 5
+) -> list[Timing]:
     """Time functions that compute the same thing. On a GPU ``graph`` leaves the launch overhead out."""
     if device == "cpu":
-        return interleaved(functions, seconds)
+        return interleaved(functions, seconds, least)
     return [on_gpu(function, graph) for function in functions]
 
 
@@ -68,19 +71,25 @@ def on_gpu(function: Callable, graph: bool = False) -> Timing:
     return summarise([t / 1e3 for t in times], "graph" if graph else "events")
 
 
-def interleaved(functions: Sequence[Callable], seconds: float) -> list[Timing]:
-    """Rounds over all functions, so that noise hits all of them; more rounds while the spread is large."""
+def interleaved(functions: Sequence[Callable], seconds: float, least: int = 5) -> list[Timing]:
+    """Rounds over all functions, so that noise hits all of them; more rounds while the spread is large.
+
+    At least ``least`` rounds, whatever time they take. On one thread its own time is counted, which what other
+    processes take is no part of.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     counts = [max(1, int(1e-3 / _once(f))) for f in functions]
     samples: list[list[float]] = [[] for _ in functions]
     deadline = time.perf_counter() + seconds
     while True:
-        for function, count, times in zip(functions, counts, samples, strict=True):
-            start = time.perf_counter()
+        each = list(zip(functions, counts, samples, strict=True))
+        for function, count, times in each if len(samples[0]) % 2 else each[::-1]:  # what runs before fills the cache
+            start = clock()
             for _ in range(count):
                 function()
-            times.append((time.perf_counter() - start) / count)
+            times.append(max((clock() - start) / count, 1e-9))
         rounds, late = len(samples[0]), time.perf_counter() > deadline
-        if rounds >= 5 and (late or (rounds % ROUNDS == 0 and max(map(spread, samples)) <= SPREAD)):
+        if rounds >= least and (late or (rounds % ROUNDS == 0 and max(map(spread, samples)) <= SPREAD)):
             return [summarise(times, "rounds") for times in samples]
 
 
@@ -96,10 +105,17 @@ def percentiles(times: Sequence[float]) -> tuple[float, float, float]:
     return p20, statistics.median(times), p80
 
 
+def pair_ratio(times: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
+    """Median of the rounds' ratios, and their interquartile range over it."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(times, baseline, strict=True)], n=4)
+    return middle, (high - low) / middle
+
+
 def spread(times: Sequence[float]) -> float:
     p20, p50, p80 = percentiles(times)
     return (p80 - p20) / p50
 
 
 def summarise(seconds: Sequence[float], timer: str) -> Timing:
-    return Timing(*(round(1e3 * t, 6) for t in (min(seconds), *percentiles(seconds))), runs=len(seconds), timer=timer)
+    times = (round(1e3 * t, 6) for t in (min(seconds), *percentiles(seconds)))
+    return Timing(*times, runs=len(seconds), timer=timer, samples=tuple(seconds) if timer == "rounds" else ())

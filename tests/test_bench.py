@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton
 
-from bench import report, rows, run, timing
+from bench import choice, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Shape, wrong
 from bench.codegen import budget, sass, table
@@ -37,7 +37,7 @@ def some_rows():
 
 
 @SLOW_WHEN_INTERPRETED
-@pytest.mark.parametrize("what", ["ops", "layers"])
+@pytest.mark.parametrize("what", ["ops", "layers", "choice"])
 def test_dry_run_checks_every_case_and_writes_nothing(what, capsys, tmp_path):
     assert main([what, "--dry-run", "--out", str(tmp_path / "rows.jsonl")]) == 0
     assert "nothing timed" in capsys.readouterr().out
@@ -112,6 +112,15 @@ def test_rounds_are_interleaved_and_summarised():
     assert fast.runs == slow.runs >= 5
     assert fast.best_ms <= fast.p20_ms <= fast.p50_ms <= fast.p80_ms
     assert {"a", "b"} == set(calls)
+
+
+def test_ratios_are_of_pairs_and_a_slower_choice_is_named():
+    times = [timing.summarise(seconds, "rounds") for seconds in ([1.0, 2.0, 4.0, 8.0], [1.1, 2.2, 4.4, 8.8])]
+    cases = [case("best dense", baseline=True), case("compress_")]
+    dense, chosen = run.rows(cases, times, timing.Ceilings(1e12, 1e11), ENV)
+    assert (dense.ratio, chosen.ratio, chosen.spread) == (1.0, 1.1, 0.0)
+    assert choice.slower([dense, chosen]) == [f"slower than dense: {choice.line(chosen)}"]
+    assert "at most 1.100" in "".join(choice.verdict([replace(chosen, op="choice")]))
 
 
 def test_rows_round_trip_and_the_last_measurement_counts(tmp_path):

@@ -1,16 +1,18 @@
 """Laws of the storage formats."""
 
 import copy
+import importlib.util
 import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.formats import BSR, ELL, FORMATS, Compact, Conv, Dense, Packed
+from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed
 from smart_kernels.formats.ell import split
 from tests.util import assert_close
 
+LLVM = importlib.util.find_spec("llvmlite")
 VARIANTS = [
     pytest.param(Dense, {}, id="dense"),
     pytest.param(Packed, {}, id="packed"),
@@ -19,6 +21,7 @@ VARIANTS = [
     pytest.param(ELL, {"engine": "onednn", "buckets": 1}, id="ell-onednn-1"),
     pytest.param(ELL, {"engine": "onednn", "buckets": 3}, id="ell-onednn-3"),
     pytest.param(ELL, {"engine": "bmm", "buckets": 2}, id="ell-bmm-2"),
+    pytest.param(JIT, {}, id="jit", marks=pytest.mark.skipif(not LLVM, reason="needs llvmlite")),
 ]
 SHAPES = [  # N, K, tile
     pytest.param(96, 64, (32, 32), id="even"),
@@ -134,6 +137,8 @@ def test_trains_through_the_plain_path(cls, options):
 
 @pytest.mark.parametrize("cls, options", VARIANTS)
 def test_bfloat16(cls, options):
+    if cls is JIT:
+        pytest.skip("float32 only")
     weight, x = pruned(64, 48, (16, 16), dtype=torch.bfloat16), torch.randn(4, 48, dtype=torch.bfloat16)
     stored = cls.from_dense(weight, (16, 16), **options)
     with torch.no_grad():
@@ -187,7 +192,7 @@ def test_sparse_forms_are_smaller():
 
 
 def test_names_are_unique_and_known():
-    assert list(FORMATS) == ["dense", "packed", "compact", "bsr", "ell"]
+    assert list(FORMATS) == ["dense", "packed", "compact", "bsr", "ell", "jit"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """save and load: the same outputs from fewer bytes, and clear errors for damaged files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 
 from smart_kernels import Block, compress_, load, mask_, save, unmask_
 from smart_kernels.convert import compress
+from smart_kernels.convert.fold import Folded
+from smart_kernels.formats import simd
 from smart_kernels.nn import SplitAttention
 from tests.test_compress import CNN, encoder, mlp, prune
 
@@ -101,6 +104,30 @@ def test_split_attention_is_split_again(tmp_path):
         assert torch.equal(fresh(x), expected)
 
 
+def test_folded_batchnorms_are_folded_again(tmp_path):
+    def make():
+        layers = prune(nn.Conv2d(32, 64, 1, bias=False)), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 1)
+        return nn.Sequential(*layers, nn.BatchNorm2d(3, affine=False)).eval()
+
+    def trained():
+        model = make()
+        model[1].running_mean.normal_(), model[1].weight.data.uniform_(0.5, 2), model[4].running_var.uniform_(0.5, 2)
+        return model
+
+    x, expected, report = saved(trained, (2, 32, 5, 5), tmp_path)
+    fresh, again = make(), make()
+    assert load(fresh, tmp_path) == report and type(fresh[1]) is type(fresh[4]) is Folded
+    load(again, tmp_path, example_input=x, rechoose=True)
+    save(again, tmp_path / "again", compress_(again, x))
+    last = make()
+    load(last, tmp_path / "again")
+    with torch.no_grad():
+        for model in (fresh, again, last):
+            assert torch.allclose(model(x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="must have a BatchNorm 1"):
+        load(nn.Sequential(*make()[:1], nn.ReLU()), tmp_path)
+
+
 def test_another_device_chooses_again(tmp_path, seconds, caplog):
     x, expected, report = saved(mlp, (6, 48), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -114,6 +141,34 @@ def test_another_device_chooses_again(tmp_path, seconds, caplog):
     assert again.rows[0].choice == "bsr"
     assert torch.allclose(fresh(x), expected, atol=1e-6)
     assert load(mlp(), tmp_path, example_input=x, rechoose=False).rows == report.rows
+
+
+def test_chosen_again_in_the_same_way(tmp_path, seconds):
+    """All sparse forms lose: only policy="size" keeps one, and only a pattern makes the tile 16 x 8."""
+    model, x = mlp().eval(), torch.randn(6, 48)
+    seconds.update({"dense": 0.01})
+    report = compress_(model, x, Block(16, 8), ("dense", "bsr"), "size")
+    save(model, tmp_path, report)
+    again = load(mlp(), tmp_path, example_input=x, rechoose=True)
+    assert [row.choice for row in again.rows] == ["bsr", "bsr", "dense"]
+    assert again.rows[0].tile == (16, 8) and again.settings == report.settings
+
+
+def test_what_is_not_installed_is_chosen_again(tmp_path, seconds, monkeypatch):
+    seconds.update(jit=0.1)
+    model, x = mlp().eval(), torch.randn(6, 48)
+    report = compress_(model, x)
+    first, *others = report.rows
+    save(model, tmp_path, replace(report, rows=(replace(first, choice="jit", options={}), *others)))
+
+    def missing():
+        raise ValueError("jit needs llvmlite")
+
+    monkeypatch.setattr(simd, "machine", missing)
+    assert load(mlp(), tmp_path, example_input=x).rows[0].choice == "ell"
+    fresh = mlp()
+    load(fresh, tmp_path)
+    assert type(fresh[0]) is nn.Linear
 
 
 def test_config_says_how_and_where(tmp_path):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
+from .fold import fold_batchnorm_
 from .graph import users_of_weights
-from .plan import BACKENDS, DENSE, candidates, missing_kernel, tile_of, weight_shape, wrap
+from .plan import BACKENDS, DENSE, absent, candidates, missing_kernel, tile_of, weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
 from .timing import choose, device_name, measure
@@ -36,8 +37,8 @@ def compress_(
 
     Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts. Candidates are
     timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
-    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with. Convolutions are
-    put into channels_last, which both get.
+    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with. What is free both
+    get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into channels_last.
 
     Args:
         model: on the device it will run on. Layers compressed before are chosen again.
@@ -53,9 +54,11 @@ def compress_(
     Raises:
         ValueError: the model is wrapped, still masked, itself a single layer, or an argument is unknown.
     """
+    settings = {"pattern": pattern and str(pattern), "backends": backends and list(backends), "policy": policy}
     backends = _checked(model, backends, policy)
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})
+    fold_batchnorm_(model)
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
     groups, rows, swaps = _weights(model), [], {}
@@ -65,7 +68,8 @@ def compress_(
         rows.append(row)
         swaps |= chosen
     swap_(model, swaps)
-    return Report(tuple(rows), device_name(next(model.parameters()).device))
+    device = next(model.parameters()).device
+    return Report(tuple(rows), device_name(device), absent=absent(backends, device), settings=settings)
 
 
 def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:

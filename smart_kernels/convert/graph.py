@@ -1,6 +1,6 @@
 """Which BatchNorm follows which layer."""
 
-from itertools import pairwise
+from collections import Counter
 
 import torch.fx
 from torch import nn
@@ -9,32 +9,25 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def following_batchnorms(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Layers whose output goes into a BatchNorm and nowhere else, with that BatchNorm.
+    """Layers whose output goes into a BatchNorm and nowhere else, both called once, with that BatchNorm.
 
-    Read off the traced graph; where tracing fails, off neighbours in ``nn.Sequential``.
+    Read off the traced graph; where tracing fails, off those of the submodules.
     """
     try:
         graph = torch.fx.symbolic_trace(model).graph
     except Exception:  # tracing runs the user's forward, which may raise anything
-        return _neighbours(model)
-    modules = dict(model.named_modules())
+        return {layer: norm for child in model.children() for layer, norm in following_batchnorms(child).items()}
+    called = {node: model.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    once = [module for module, times in Counter(called.values()).items() if times == 1]
+    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}  # weights read directly
     pairs: dict[nn.Module, nn.Module] = {}
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], BATCHNORMS):
+    for node, module in called.items():
+        source = node.args[0] if node.args else None
+        if not isinstance(module, BATCHNORMS) or source not in called or {node.target, source.target} & read:
             continue
-        (source,) = node.args[:1]
-        if source.op == "call_module" and len(source.users) == 1:
-            pairs[modules[source.target]] = modules[node.target]
-    return pairs
-
-
-def _neighbours(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    pairs = {}
-    for sequence in model.modules():
-        if isinstance(sequence, nn.Sequential):
-            layers = list(sequence)
-            pairs |= {a: b for a, b in pairwise(layers) if isinstance(b, BATCHNORMS)}
-    return pairs
+        if len(source.users) == 1:
+            pairs[called[source]] = module
+    return {layer: norm for layer, norm in pairs.items() if layer in once and norm in once}
 
 
 def users_of_weights(model: nn.Module) -> dict[int, list[str]]:

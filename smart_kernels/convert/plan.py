@@ -1,15 +1,16 @@
 """What a pruned layer could run as."""
 
+import torch
 from torch import Tensor, nn
 
-from smart_kernels.formats import BSR, ELL, FORMATS, Compact, Format
+from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Format, simd
 from smart_kernels.nn.sparse import SparseConv2d, SparseLinear
 from smart_kernels.nn.sparse_base import Sparse, geometry, matrix
 from smart_kernels.patterns import NM, Channel, Pattern, WeightShape
 from smart_kernels.reference import tiles
 
 DENSE = ("dense", "packed")  # what a dense layer may run as; the best of them is the baseline of every speed-up
-BACKENDS = (*DENSE, "compact", "ell", "bsr")
+BACKENDS = (*DENSE, "compact", "ell", "jit", "bsr")
 TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32), (128, 8), (64, 16), (32, 16))
 TILES += ((16, 32), (16, 16), (32, 8), (8, 32), (16, 8), (8, 16), (8, 8))
 EXPLAINED = 0.99  # fraction of the zeros that lies in dead tiles; single weights may be 0 by chance
@@ -57,6 +58,17 @@ def missing_kernel(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> str
     return f"{pattern}: stored dense, there is no N:M kernel yet" if isinstance(pattern, NM) else ""
 
 
+def absent(backends: tuple[str, ...], device: torch.device) -> tuple[str, ...]:
+    """A line for each of the backends that would run on this device if more were installed."""
+    if "jit" not in backends or device.type != "cpu":
+        return ()
+    try:
+        simd.machine()
+    except ValueError as error:
+        return (str(error),)
+    return ()
+
+
 def sparse_format(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | None, **options) -> Format:
     """The weight of a layer in the named format.
 
@@ -100,9 +112,11 @@ def _variants(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | N
         if tile is None or (weight != 0).all():
             return {}
         bsr = BSR.from_dense(weight, tile, taps=taps)
+        if name == "ell":
+            return _ell(layer, bsr)
+        return {name: wrap(JIT.from_bsr(bsr) if name == "jit" else bsr, layer)}
     except ValueError:
         return {}
-    return {name: wrap(bsr, layer)} if name == "bsr" else _ell(layer, bsr)
 
 
 def _ell(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:

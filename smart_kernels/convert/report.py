@@ -48,11 +48,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of all layers, and where they were measured."""
+    """The rows of all layers, and where they were measured.
+
+    Attributes:
+        absent: a line for each backend that could not be tried there.
+        settings: pattern, backends and policy of ``compress_``, to choose again in the same way.
+    """
 
     rows: tuple[Row, ...]
     device: str
     torch_version: str = torch.__version__
+    absent: tuple[str, ...] = ()
+    settings: dict = field(default_factory=dict)
 
     @property
     def totals(self) -> dict[str, float]:
@@ -76,7 +83,8 @@ class Report:
     def from_dict(cls, data: dict) -> "Report":
         """The inverse of ``to_dict``."""
         rows = tuple(Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in data["rows"])
-        return cls(rows, data["device"], data["torch_version"])
+        absent, settings = tuple(data.get("absent", ())), data.get("settings", {})
+        return cls(rows, data["device"], data["torch_version"], absent, settings)
 
     def __str__(self) -> str:
         lines = [("layer", "shape", "kept", "tile", "runs as", "dense ms", "ms", "speedup", "spread", "")]
@@ -86,7 +94,9 @@ class Report:
         lines.append(("total", f"{totals['weights']}", f"{totals['kept']:.1%}", "", "", *times, "", ""))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table)])
+        return "\n".join(
+            [f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table), *self.absent]
+        )
 
 
 def _cells(row: Row) -> tuple[str, ...]:

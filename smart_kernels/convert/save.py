@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from smart_kernels.formats import BSR, Compact, Dense, Format
 from smart_kernels.nn import SplitAttention
 from smart_kernels.nn.sparse_base import Sparse, matrix
+from smart_kernels.patterns import parse
 
 from .compress import compress_
-from .plan import sparse_format, weight_shape, wrap
+from .fold import Folded, refold_
+from .plan import absent, sparse_format, weight_shape, wrap
 from .report import Report, Row
 from .restore import VERSION, fill, read, split_attention
 from .swap import swap_
@@ -43,6 +45,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         "layers": layers,
         "tied": tied,
         "split_attention": [name for name, m in model.named_modules() if isinstance(m, SplitAttention)],
+        "folded": [name for name, m in model.named_modules() if isinstance(m, Folded)],
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
@@ -60,8 +63,9 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
         model: dense, on the device it will run on.
         directory: what ``save`` wrote.
         example_input: as for ``compress_``; needed to choose again.
-        rechoose: measure again; default: where the device is another one and ``example_input`` is given. Without it,
-            the saved choices stay, as far as the device has them.
+        rechoose: measure again, with the pattern, backends and policy of the saved choice; default: where the device
+            is another one, or lacks what was chosen, and ``example_input`` is given. Without it, the saved choices
+            stay, as far as the device has them.
 
     Returns:
         The report: the saved one, or the new one.
@@ -71,9 +75,10 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
     """
     config, tensors = read(Path(directory))
     report = Report.from_dict(config["report"])
-    device = device_name(next(model.parameters()).device)
+    here = next(model.parameters()).device
+    device, lacking = device_name(here), absent(tuple(row.choice for row in report.rows), here)
     if rechoose is None:
-        rechoose = device != report.device and example_input is not None
+        rechoose = bool(device != report.device or lacking) and example_input is not None
     if rechoose and example_input is None:
         raise ValueError("rechoose=True measures the layers and needs example_input, got None")
     if device != report.device and not rechoose:
@@ -81,13 +86,22 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             "backends were chosen on %s, this is %s: pass example_input to choose again", report.device, device
         )
     split_attention(model, config["split_attention"])
+    biases = {key.removesuffix(".bias") for key in (*tensors, *config["tied"]) if key.endswith(".bias")}
+    refold_(model, config.get("folded", []), biases)
     fill(model, config, tensors)
     if rechoose:
-        return compress_(model, example_input)
+        return _chosen_again(model, example_input, report.settings)
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
     swap_(model, {k: v for row in report.rows for k, v in _runtime(model, row).items()})
     return report
+
+
+def _chosen_again(model: nn.Module, example_input, settings: dict) -> Report:
+    pattern, backends = settings.get("pattern"), settings.get("backends")
+    return compress_(
+        model, example_input, pattern and parse(pattern), backends and tuple(backends), settings.get("policy", "speed")
+    )
 
 
 def _smallest(layer: nn.Module, row: Row) -> Format:

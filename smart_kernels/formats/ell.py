@@ -28,20 +28,25 @@ CHUNK = 512  # rows of x at a time: what lies between the steps stays in the cac
 
 @dataclass(frozen=True)
 class Bucket:
-    """Block rows of about the same length; ``cols`` (G * L,) are the block columns they gather."""
+    """Block rows of about the same length, G * tile_n outputs; ``cols`` (G * L,) are the block columns they gather."""
 
-    rows: int
+    outputs: int
     cols: Tensor
     product: Callable[[Tensor, Tensor | None], Tensor]  # (B, H, W, G * L * tile_c), bias -> (B, H', W', G * tile_n)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Buckets in order of computation; ``order`` and ``place`` (rows,) lead to it and back, None where they agree."""
+    """Buckets in order of computation; ``order`` and ``place`` (rows,) lead to it and back, None where they agree.
+
+    ``sizes`` are those of the layer: block rows, tile_n, block columns, tile_c; ``zeros`` stand for no bias.
+    """
 
     buckets: list[Bucket]
     order: Tensor | None
     place: Tensor | None
+    sizes: tuple[int, int, int, int]
+    zeros: Tensor
 
 
 class ELL(BSR):
@@ -83,7 +88,7 @@ class ELL(BSR):
         if rows.shape[1] <= CHUNK:
             y = self._run(rows, bias, POINT, plan)
         else:
-            y = x.new_empty(1, rows.shape[1], 1, self.grid[0] * self.tile[0])
+            y = x.new_empty(1, rows.shape[1], 1, len(plan.zeros))
             for piece, out in zip(rows.split(CHUNK, 1), y.split(CHUNK, 1), strict=True):
                 self._run(piece, bias, POINT, plan, out)
         return self._cropped(y).reshape(*x.shape[:-1], self.shape[0])
@@ -102,25 +107,23 @@ class ELL(BSR):
 
     def _ordered(self, bias: Tensor | None, plan: Plan) -> Tensor:
         """(block rows * tile_n,) in order of computation."""
-        rows, tile_n = self.grid[0], self.tile[0]
         if bias is None:
-            return self.values.new_zeros(rows * tile_n)
-        bias = _filled(bias, rows * tile_n)
-        return bias if plan.order is None else bias.view(rows, tile_n).index_select(0, plan.order).view(-1)
+            return plan.zeros
+        bias = _filled(bias, len(plan.zeros))
+        return bias if plan.order is None else bias.view(plan.sizes[:2]).index_select(0, plan.order).view(-1)
 
     def _cropped(self, y: Tensor) -> Tensor:
         return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
 
     def _run(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan, out: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H', W', block rows * tile_n), into ``out`` if given."""
-        rows, _, cols = self.grid
-        tile_n, tile_c = self.tile
-        x = _filled(x, cols * tile_c).unflatten(3, (cols, tile_c))
+        rows, tile_n, cols, tile_c = plan.sizes
+        pixels = _filled(x, cols * tile_c).reshape(-1, cols, tile_c)  # index_select is fast in three dimensions
         parts, done = [], 0
         for bucket in plan.buckets:
-            piece = bias[done : done + bucket.rows * tile_n]
-            parts.append(bucket.product(x.index_select(3, bucket.cols).flatten(3), piece))
-            done += bucket.rows * tile_n
+            piece = bias[done : done + bucket.outputs]
+            parts.append(bucket.product(pixels.index_select(1, bucket.cols).view(*x.shape[:3], -1), piece))
+            done += bucket.outputs
         if done < len(bias):  # dead rows
             parts.append(bias[done:].expand(x.shape[0], *conv.output_size(*x.shape[1:3]), -1))
         y = parts[0] if len(parts) == 1 else torch.cat(parts, 3)
@@ -142,10 +145,12 @@ class ELL(BSR):
             # the first columns are the live ones, ascending; dead ones fill up, their weight is 0
             cols = live[rows].int().argsort(dim=1, descending=True, stable=True)[:, :longest]
             weight = blocks[rows[:, None], :, cols]  # (count, longest, taps, tile_n, tile_c)
-            buckets.append(Bucket(count, cols.flatten(), self._product(weight, conv)))
+            buckets.append(Bucket(count * self.tile[0], cols.flatten(), self._product(weight, conv)))
             start += count
         moved = not torch.equal(order, torch.arange(len(order)))
-        return Plan(buckets, order if moved else None, order.argsort() if moved else None)
+        sizes = len(blocks), self.tile[0], live.shape[1], self.tile[1]
+        zeros = blocks.new_zeros(sizes[0] * sizes[1])
+        return Plan(buckets, order if moved else None, order.argsort() if moved else None, sizes, zeros)
 
     def _product(self, weight: Tensor, conv: Conv) -> Callable[[Tensor, Tensor | None], Tensor]:
         groups, _, _, tile_n, _ = weight.shape
@@ -165,10 +170,10 @@ def _filled(tensor: Tensor, size: int) -> Tensor:
 
 def _batched(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     """(G, L * tile_c, tile_n) -> the product of a bucket."""
-    groups, _, tile_n = weight.shape
+    groups, depth, tile_n = weight.shape
 
     def product(x, bias):
-        x = x.view(-1, groups, weight.shape[1]).transpose(0, 1)
+        x = x.view(-1, groups, depth).transpose(0, 1)
         return torch.baddbmm(bias.view(groups, 1, tile_n), x, weight).transpose(0, 1).reshape(1, -1, 1, groups * tile_n)
 
     return product

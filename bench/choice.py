@@ -1,0 +1,133 @@
+"""Never slower than dense: what ``compress_`` chooses, for one layer and for an encoder, timed again beside dense."""
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smart_kernels import BACKENDS, DENSE, compress_
+
+from .case import Case, Shape
+from .encoder import Encoder
+from .linear import expand, random_mask
+from .rows import Row
+
+LIMIT = 1.02  # time of the choice / time of the best dense
+GRID = tuple(
+    Shape(f"{N}x{K}/{M}", M, N, K, "the grid of the promise")
+    for N, K in ((768, 3072), (3072, 768), (1024, 1024))
+    for M in (1, 16, 256)
+)
+BLOCKS = ((16, 16), (32, 32), (64, 64), (128, 8))
+SPARSITIES = (0.5, 0.8, 0.9, 0.95)
+SEQUENCES = ((16, 1), (16, 8), (128, 1), (128, 8))  # length, batch
+MINILM = {"layers": 6, "width": 384, "hidden": 1536, "heads": 12}
+SIDES = {"best dense": DENSE, "compress_": tuple(name for name in BACKENDS if name != "jit"), "compress_ jit": BACKENDS}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pruned model and its input."""
+
+    op: str
+    shape: Shape
+    block: tuple[int, int]
+    sparsity: float
+    model: nn.Module
+    x: Tensor
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.shape.name} {self.block[0]}x{self.block[1]} {self.sparsity:.2f}"
+
+
+def cases(dtype: torch.dtype, dry_run: bool, pattern: str, seconds: float) -> Iterator[Case]:
+    """The plain model and each of ``SIDES``, subject after subject."""
+    for subject in (*layers(dtype, dry_run), *encoders(dtype, dry_run)):
+        if re.search(pattern, str(subject)):
+            yield from sides(subject, 0.0 if dry_run else seconds)
+
+
+def layers(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
+    for shape in (Shape("small", 3, 128, 64, ""),) if dry_run else GRID:
+        for block in BLOCKS[:1] if dry_run else BLOCKS:
+            for sparsity in SPARSITIES[-1:] if dry_run else SPARSITIES:
+                model = nn.Sequential(nn.Linear(shape.K, shape.N, dtype=dtype)).eval()
+                prune(model, block, sparsity)
+                yield Subject("choice", shape, block, sparsity, model, torch.randn(shape.M, shape.K, dtype=dtype))
+
+
+def encoders(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
+    sizes = MINILM | ({"layers": 1, "width": 96, "hidden": 128} if dry_run else {})
+    for length, batch in SEQUENCES[:1] if dry_run else SEQUENCES:
+        shape = Shape(f"minilm/{batch}x{length}", length * batch, sizes["hidden"], sizes["width"], "a whole model")
+        model = Encoder(**sizes).to(dtype).eval()
+        prune(model, (32, 32), 0.8)
+        yield Subject("model", shape, (32, 32), 0.8, model, torch.randn(batch, length, sizes["width"], dtype=dtype))
+
+
+def prune(model: nn.Module, block: tuple[int, int], sparsity: float) -> None:
+    """Random blocks of every Linear to 0."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            N, K = layer.weight.shape
+            shape = Shape("", 0, N, K, "")
+            layer.weight.data.mul_(expand(random_mask(shape, block, sparsity, "cpu"), block, shape))
+
+
+def sides(subject: Subject, seconds: float) -> Iterator[Case]:
+    models, chosen = {"dense": subject.model}, {"dense": ""}
+    for name, backends in SIDES.items():
+        models[name] = copy.deepcopy(subject.model)
+        report = compress_(models[name], subject.x, backends=backends, seconds=seconds)
+        chosen[name] = summary([row.choice for row in report.rows])
+    exact = torch.no_grad()(lambda: (copy.deepcopy(subject.model).double()(subject.x.double()),))
+    flops, size = needs(subject)
+    for name, model in models.items():
+        run = torch.inference_mode()(lambda model=model: (model(subject.x),))
+        baseline = name not in ("compress_", "compress_ jit")
+        of = (subject.op, name, baseline, subject.shape, f"{subject.block[0]}x{subject.block[1]}", subject.sparsity)
+        yield Case(*of, subject.x.dtype, "fwd", run, exact, flops, size, chosen[name])
+
+
+def summary(choices: list[str]) -> str:
+    """ "ell", or "5 ell, 1 packed"."""
+    counts = {name: choices.count(name) for name in sorted(set(choices))}
+    return ", ".join(f"{count} {name}" if len(choices) > 1 else name for name, count in counts.items())
+
+
+def needs(subject: Subject) -> tuple[float, float]:
+    """FLOPs and bytes of the linear layers: live weights only."""
+    layers = [layer.weight for layer in subject.model.modules() if isinstance(layer, nn.Linear)]
+    live = sum(int(weight.count_nonzero()) for weight in layers)
+    activations = subject.shape.M * sum(sum(weight.shape) for weight in layers)
+    return 2.0 * subject.shape.M * live, float(subject.x.element_size() * (live + activations))
+
+
+def line(r: Row) -> str:
+    return (
+        f"{r.op:6} {r.shape:13} {r.block:7} {r.sparsity:4.2f} {r.provider:13} {r.p50_ms:9.4f} ms"
+        f"  ratio {r.ratio:.3f} +- {r.spread:.3f} of {r.runs}  {r.choice}"
+    )
+
+
+def slower(rows: list[Row]) -> list[str]:
+    """The choices that break the promise."""
+    chosen = [r for r in rows if r.provider.startswith("compress_")]
+    return [f"slower than dense: {line(r)}" for r in chosen if r.ratio > LIMIT]
+
+
+def verdict(rows: list[Row]) -> Iterator[str]:
+    """The largest ratio of each side, and its speed-ups where goals were set."""
+    for side in ("compress_", "compress_ jit"):
+        found = [r for r in rows if r.provider == side]
+        for op, name in (("choice", "layers"), ("model", "whole models at 80 %")):
+            of_op = [r for r in found if r.op == op]
+            if of_op:
+                worst = max(r.ratio for r in of_op)
+                yield f"{side}, {name}: time / best dense at most {worst:.3f} in {len(of_op)} cases"
+        goals = [r for r in found if r.op == "model" or (r.block == "32x32" and r.sparsity == 0.9)]
+        for r in goals:
+            yield f"{side}: {1 / r.ratio:.2f}x on {r.shape} {r.block} {r.sparsity:.0%}"

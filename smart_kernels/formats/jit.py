@@ -1,0 +1,139 @@
+"""Block sparse products on a CPU in instructions of their own (optional: llvmlite)."""
+
+import ctypes
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import simd
+from .base import Conv, eager_inference
+from .bsr import BSR
+from .packed import POINT
+
+CHUNK = 512  # rows of x at a time: they stay in the cache while all block rows read them
+SIZES = 64  # how many sizes of x a layer remembers the layout of
+Call = ctypes.c_int64 * len(simd.CALL)
+Layout = ctypes.c_int64 * len(simd.LAYOUT)
+
+
+class JIT(BSR):
+    """BSR read by code that is compiled for it, at the first product with a new number of rows. Trains as BSR.
+
+    float32 on a CPU with AVX-512, AVX2 or NEON; blocks of a multiple of 8 rows. Runs on torch's threads.
+    """
+
+    name = "jit"
+
+    @classmethod
+    def from_dense(cls, weight, tile, *, taps=1, keep=None):
+        return cls.from_bsr(BSR.from_dense(weight, tile, taps=taps, keep=keep))
+
+    @classmethod
+    def from_bsr(cls, bsr: BSR) -> "JIT":
+        """The same stored tensors, read another way."""
+        simd.machine()
+        values = bsr.values
+        if values.dtype != torch.float32 or values.device.type != "cpu" or bsr.tile[0] % 8:
+            got = f"{bsr.tile[0]} rows of {values.dtype} on {values.device}"
+            raise ValueError(f"jit needs blocks of a multiple of 8 rows, float32, on a CPU, got {got}")
+        return cls(values, bsr.crow_indices, bsr.col_indices, bsr.shape, bsr.taps)
+
+    def linear(self, x, bias=None):
+        if not self._fast(x, bias):
+            return super().linear(x, bias)
+        y = self.prepared(Panels, self, POINT)(x.reshape(1, 1, -1, x.shape[-1]), bias)
+        return y.view(*x.shape[:-1], self.shape[0])
+
+    def conv2d(self, x, bias, conv):
+        if conv.pointwise or x.dim() != 4 or not self._fast(x, bias):
+            return super().conv2d(x, bias, conv)
+        top, left = conv.padding
+        x = F.pad(x.movedim(1, 3), (0, 0, left, left, top, top))
+        return self.prepared(Panels, self, conv._replace(padding=(0, 0)))(x, bias).movedim(3, 1)
+
+    def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
+        return bool(x.dtype == self.values.dtype and x.numel() and eager_inference(x, self.values, bias))
+
+
+class Panels:
+    """Block rows, cut into panels as wide as one piece of code computes.
+
+    Attributes:
+        values: (blocks of all panels, tile_c, width), panel after panel.
+        starts: (panels + 1,) int64, where each begins.
+        down, right, channel: (blocks,) int64, where in x each block reads.
+    """
+
+    def __init__(self, bsr: BSR, conv: Conv):
+        (rows, _, cols), (tile_n, self.block) = bsr.grid, bsr.tile
+        self.conv, self.shape, self.channels = conv, (bsr.shape[0], rows * tile_n), cols * self.block
+        machine = simd.machine()
+        width = next(width for width in (2 * machine.lanes, machine.lanes, 8) if tile_n % width == 0)
+        self.lanes, parts = min(machine.lanes, width), tile_n // width
+        self.vectors = width // self.lanes
+        self.rows = min(simd.MOST_ROWS, (machine.registers - 1 - self.vectors) // self.vectors)
+        block_row = torch.arange(rows).repeat_interleave(bsr.crow_indices.diff())
+        panel = (block_row[:, None] * parts + torch.arange(parts)).flatten()
+        order = panel.argsort(stable=True)
+        self.values = bsr.values.detach().unflatten(1, (parts, width)).flatten(0, 1)[order].transpose(1, 2).contiguous()
+        self.starts = F.pad(panel.bincount(minlength=rows * parts).cumsum(0), (1, 0))
+        col = bsr.col_indices.long().repeat_interleave(parts)[order]
+        tap, self.channel = col // cols, col % cols * self.block
+        self.down = tap // conv.kernel[1] * conv.dilation[0]
+        self.right = tap % conv.kernel[1] * conv.dilation[1]
+        self.zeros, self.steps = bsr.values.new_zeros(self.shape[1]), {}
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, H, W, C), padded -> (B, H', W', N)."""
+        x, key = _filled(x, self.channels).contiguous(), (x.shape, torch.get_num_threads())
+        if key not in self.steps:
+            if len(self.steps) == SIZES:
+                self.steps.clear()
+            self.steps[key] = self._steps(*key)
+        size, steps = self.steps[key]
+        y = x.new_empty(size)
+        bias = self.zeros if bias is None else _filled(bias, self.shape[1]).contiguous()
+        addresses = x.data_ptr(), bias.data_ptr(), y.data_ptr()
+        for run, layout, _ in steps:
+            run(Call(*addresses, layout))
+        return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
+
+    def _steps(self, x: torch.Size, threads: int) -> tuple[tuple[int, ...], list]:
+        """Size of y, and what to call: the function, its layout, and what that refers to."""
+        B, H, W, C = *x[:3], self.channels
+        size = B, *self.conv.output_size(H, W), self.shape[1]
+        offsets, bounds, steps = (self.down * W + self.right) * C + self.channel, self.bounds(threads), []
+        for rows, tiles in _tiles((B, H, W, C), size, self.conv.stride, self.rows):
+            spec = simd.Spec(rows, self.vectors, self.lanes, self.block, self.conv.stride[1] * C)
+            run = simd.compiled(spec, threads)
+            for piece in tiles.split(CHUNK // rows):
+                tensors = self.values, self.starts, offsets, piece, bounds
+                layout = Layout(*(t.data_ptr() for t in tensors), size[3], len(piece), threads)
+                steps.append((run, ctypes.addressof(layout), (layout, tensors)))
+        return size, steps
+
+    def bounds(self, parts: int) -> Tensor:
+        """(parts + 1,) int64: consecutive panels with about the same number of blocks."""
+        work = self.starts + torch.arange(len(self.starts))  # a panel without blocks writes its outputs, too
+        ends = torch.searchsorted(work, work[-1] * torch.arange(1, parts) // parts)
+        return torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(self.starts) - 1)])
+
+
+def _tiles(x: tuple[int, ...], y: tuple[int, ...], stride: tuple[int, int], most: int) -> Iterator[tuple[int, Tensor]]:
+    """Rows of outputs in equal runs: their length, and (runs, 2) where they begin in x and y."""
+    (_, H, W, C), (B, height, width, N) = x, y
+    count = -(-width // most) if width else 0
+    line = (torch.arange(B)[:, None] * H + torch.arange(height) * stride[0]).flatten()
+    short, longer = divmod(width, max(1, count))
+    for rows, first, runs in ((short + 1, 0, longer), (short, longer * (short + 1), count - longer)):
+        if runs:
+            start = first + torch.arange(runs) * rows
+            read = (line[:, None] * W + start * stride[1]) * C
+            write = (torch.arange(len(line))[:, None] * width + start) * N
+            yield rows, torch.stack([read.flatten(), write.flatten()], 1)
+
+
+def _filled(tensor: Tensor, size: int) -> Tensor:
+    return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))
