@@ -9,8 +9,8 @@ copies: 16-byte loads per thread that bring the two operands of one step. Each c
     bound of its address.
 matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16 x 8 x 16 and its share of the LDSM
     that fetch the operands (one LDSM.x4 feeds two).
-FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul") or the
-    bound of M on both operands ("grad").
+FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul",
+    "decode"), the indices of the gathered blocks ("gather") or the bound of M on both operands ("grad").
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 
 AMD has no budget: no count was measured there.
@@ -32,16 +32,21 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
     ("matmul", 64, 64, 64, 4): (77, 4),
     ("matmul", 128, 16, 64, 4): (114, 4),
     ("matmul", 128, 32, 64, 4): (116, 4),
+    ("gather", 128, 128, 64, 4): (119, 3),
+    ("decode", 16, 64, 64, 4): (76, 4),
+    ("decode", 16, 16, 64, 4): (57, 4),
     ("grad", 64, 64, 64, 4): (95, 4),
     ("grad", 64, 128, 128, 8): (96, 4),
 }
-FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4
+FIXED = {"matmul": 64, "gather": 72, "decode": 60, "grad": 72}
+PER_COPY, PER_MMA, ROTATION = 2.5, 0.5, 4
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
+KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def kind(row: dict) -> str | None:
-    """ "matmul" (the loop runs over K) or "grad" (over M); None for kernels without a matrix product."""
+    """ "grad" where the loop runs over M, another where it runs over K; None for kernels without a matrix product."""
     return KINDS.get(row["kernel"])
 
 
