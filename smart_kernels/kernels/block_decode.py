@@ -14,7 +14,7 @@ Steps gather tiles that are narrow in K, as in ``block_gather``.
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.block_gather import in_step, listed
+from smart_kernels.kernels.block_gather import in_step, listed, rows_of_tile
 from smart_kernels.kernels.block_sparse_linear import block_limit, block_start
 from smart_kernels.kernels.epilogue import activate
 from smart_kernels.kernels.tuning import autotune
@@ -27,10 +27,16 @@ CONFIGS = [  # the first is valid for every shape
     triton.Config({}, num_warps=2, num_stages=6),
     triton.Config({}, num_warps=1, num_stages=6),
 ]
-KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "SPLITS", "PRECISION", "BLOCK_M"]
+KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "PRECISION", "BLOCK_M"]
 
 
-@autotune(CONFIGS, KEY)
+def worth_trying(configs, args, **kwargs):
+    """No more sums in a thread than it has registers for."""
+    sums = kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 32
+    return [config for config in configs if sums <= 64 * config.num_warps]
+
+
+@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
 @triton.jit
 def block_decode_kernel(
     # tensors; slots, bias and residual may be None; y is (M, N), or pieces (SPLITS, M, N) fp32
@@ -42,7 +48,7 @@ def block_decode_kernel(
     # compile-time; W's strides are, so that its addresses differ by constants
     STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
-    GATHER: tl.constexpr, EVEN_K: tl.constexpr, SPLITS: tl.constexpr,
+    GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr, SPLITS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
@@ -57,8 +63,7 @@ def block_decode_kernel(
     # rows beyond the edge repeat the last one: no mask in the loop, and they are not stored
     rows = tl.minimum(offs_m, M - 1).to(tl.int64)
     x_p = x_ptr + rows[None, :] * stride_xm
-    tile_rows = tl.minimum(pid_n % PARTS_N * BLOCK_N + offs_n, TILE_N - 1)
-    w_p = w_ptr + tile_rows[:, None] * STRIDE_WN
+    w_p = w_ptr + rows_of_tile(pid_n, TILE_N, PARTS_N, BLOCK_N)[:, None] * STRIDE_WN
 
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
@@ -66,14 +71,16 @@ def block_decode_kernel(
         col, slot = listed(entry, end, cols_ptr, slots_ptr, PARTS_K)
         for _ in range(start, end, GATHER):
             next_col, next_slot = listed(entry + GATHER, end, cols_ptr, slots_ptr, PARTS_K)
-            in_tile = entry % PARTS_K * PIECE + offs_k % PIECE
-            k = col * TILE_K + in_tile
-            in_k = in_step(entry, end, col, k, K, TILE_K, GATHER, EVEN_K)
+            in_tile = entry % PARTS_K * PIECE
+            k0 = col * TILE_K + in_tile
+            in_tile += offs_k % PIECE
+            k = k0 + offs_k % PIECE
             x_kp = x_p + k.to(tl.int64)[:, None] * stride_xk
             w_kp = w_p + slot.to(tl.int64)[None, :] * STRIDE_WS + in_tile[None, :] * STRIDE_WK
-            if in_k is None:
+            if GATHER == 1 and EVEN_K:
                 x, w = tl.load(x_kp), tl.load(w_kp)                           # (BLOCK_K, BLOCK_M), (BLOCK_N, BLOCK_K)
             else:
+                in_k = in_step(entry, end, k0, k, block_limit(col, K, TILE_K, 1), EVEN_K, WHOLE)
                 x = tl.load(x_kp, mask=in_k[:, None], other=0.0)
                 w = tl.load(w_kp, mask=in_k[None, :], other=0.0)
             acc = tl.dot(w, x, acc, input_precision=PRECISION)

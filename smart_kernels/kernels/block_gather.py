@@ -21,7 +21,7 @@ CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 256}, num_warps=8, num_stages=2),
 ]
-KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K", "PRECISION"]
+KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K", "WHOLE", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
@@ -37,14 +37,18 @@ def listed(entry, end, cols_ptr, slots_ptr, PARTS_K: tl.constexpr):
 
 
 @triton.jit
-def in_step(entry, end, col, k, K, TILE_K: tl.constexpr, GATHER: tl.constexpr, EVEN_K: tl.constexpr):
-    """Which elements of a step exist: entries of the row, columns of the tile. None: all of them."""
-    if GATHER == 1 and EVEN_K:
-        return None
-    elif EVEN_K:
+def in_step(entry, end, k0, k, limit, EVEN_K: tl.constexpr, WHOLE: tl.constexpr):
+    """Which elements of a step exist. ``k0``: where their pieces start, which keeps loads of whole pieces wide."""
+    if EVEN_K:
         return entry < end
     else:
-        return (entry < end) & (k < block_limit(col, K, TILE_K, 1))
+        return (entry < end) & ((k0 if WHOLE else k) < limit)
+
+
+@triton.jit
+def rows_of_tile(pid_n, TILE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The rows of the stored tile that a program reads; those beyond its end start over and are not stored."""
+    return (pid_n % PARTS_N * BLOCK_N + tl.arange(0, BLOCK_N)) % TILE_N
 
 
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
@@ -61,7 +65,8 @@ def block_gather_kernel(
     # compile-time; W's strides are, so that its addresses differ by constants
     STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
-    GATHER: tl.constexpr, EVEN_K: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # eight blocks of M side by side share the blocks of W in L2
@@ -75,8 +80,7 @@ def block_gather_kernel(
     offs_m += pid_m * BLOCK_M
     rows = tl.minimum(offs_m, M - 1).to(tl.int64)
     x_p = x_ptr + rows[:, None] * stride_xm
-    tile_rows = tl.minimum(pid_n % PARTS_N * BLOCK_N + offs_n, TILE_N - 1)
-    w_p = w_ptr + tile_rows[None, :] * STRIDE_WN
+    w_p = w_ptr + rows_of_tile(pid_n, TILE_N, PARTS_N, BLOCK_N)[None, :] * STRIDE_WN
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
@@ -84,14 +88,16 @@ def block_gather_kernel(
         col, slot = listed(entry, end, cols_ptr, slots_ptr, PARTS_K)
         for _ in range(start, end, GATHER):
             next_col, next_slot = listed(entry + GATHER, end, cols_ptr, slots_ptr, PARTS_K)
-            in_tile = entry % PARTS_K * PIECE + offs_k % PIECE
-            k = col * TILE_K + in_tile
-            in_k = in_step(entry, end, col, k, K, TILE_K, GATHER, EVEN_K)
+            in_tile = entry % PARTS_K * PIECE
+            k0 = col * TILE_K + in_tile
+            in_tile += offs_k % PIECE
+            k = k0 + offs_k % PIECE
             x_kp = x_p + k.to(tl.int64)[None, :] * stride_xk
             w_kp = w_p + slot.to(tl.int64)[:, None] * STRIDE_WS + in_tile[:, None] * STRIDE_WK
-            if in_k is None:
+            if GATHER == 1 and EVEN_K:
                 x, w = tl.load(x_kp), tl.load(w_kp)                           # (BLOCK_M, BLOCK_K), (BLOCK_K, BLOCK_N)
             else:
+                in_k = in_step(entry, end, k0, k, block_limit(col, K, TILE_K, 1), EVEN_K, WHOLE)
                 x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_kp, mask=in_k[:, None], other=0.0)
             acc = tl.dot(x, w, acc, input_precision=PRECISION)

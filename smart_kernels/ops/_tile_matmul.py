@@ -69,7 +69,8 @@ def tile_matmul(
     tensors = x, values, rows.start, rows.end, rows.cols, rows.slots
     cut = {
         **dict(zip(("STRIDE_WS", "STRIDE_WN", "STRIDE_WK"), values.stride(), strict=True)),
-        **{"TILE_N": bn, "PARTS_N": n.parts, "TILE_K": bk, "PARTS_K": k.parts, "GATHER": gather, "EVEN_K": k.even},
+        **{"TILE_N": bn, "PARTS_N": n.parts, "TILE_K": bk, "PARTS_K": k.parts, "GATHER": gather},
+        **{"EVEN_K": k.even, "WHOLE": bk % k.block == K % k.block == 0},
         **{"PRECISION": precision(), "BLOCK_N": n.block, "BLOCK_K": gather * k.block},
     }
     if decode:
