@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from smart_kernels.formats import BSR, ELL, FORMATS, Compact, Format
+from smart_kernels.formats.union import worth_uniting
 from smart_kernels.nn.sparse import SparseConv2d, SparseLinear
 from smart_kernels.nn.sparse_base import Sparse, geometry, matrix
 from smart_kernels.patterns import NM, Channel, Pattern, WeightShape
@@ -102,7 +103,13 @@ def _variants(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | N
         bsr = BSR.from_dense(weight, tile, taps=taps)
     except ValueError:
         return {}
-    return {name: wrap(bsr, layer)} if name == "bsr" else _ell(layer, bsr)
+    return _bsr(layer, bsr) if name == "bsr" else _ell(layer, bsr)
+
+
+def _bsr(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
+    """Also with rows of tiles united, which only tensor cores gain from."""
+    counts = worth_uniting(bsr.crow_indices, bsr.col_indices, bsr.tile[0]) if bsr.values.device.type == "cuda" else ()
+    return {"bsr": wrap(bsr, layer)} | {f"bsr union {count}": wrap(bsr.united(count), layer) for count in counts}
 
 
 def _ell(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
