@@ -12,8 +12,8 @@ matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16
 FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul",
     "decode"), the indices of the gathered blocks ("gather") or the bound of M on both operands ("grad").
 gathering: PER_INDEX for each copy of W, which may have a block of its own (the next index, its bound, its load, the
-    address of the block, the mask), and once EDGE where blocks are cut or stop early: two divisions by a constant and
-    a comparison.
+    address of the block, the mask), and once EDGE where blocks are cut or stop early: for each operand the quotient
+    (3) and the remainder (4) of the index by a constant, and two bounds.
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 
 AMD has no budget: no count was measured there.
@@ -42,7 +42,7 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
     ("grad", 64, 128, 128, 8): (96, 4),
 }
 FIXED = {"matmul": 64, "gather": 72, "decode": 60, "grad": 72}
-PER_COPY, PER_MMA, ROTATION, PER_INDEX, EDGE = 2.5, 0.5, 4, 5, 10
+PER_COPY, PER_MMA, ROTATION, PER_INDEX, EDGE = 2.5, 0.5, 4, 5, 16
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}

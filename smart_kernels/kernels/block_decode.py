@@ -31,9 +31,9 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 
 
 def worth_trying(configs, args, **kwargs):
-    """No more sums in a thread than it has registers for."""
-    sums = kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 32
-    return [config for config in configs if sums <= 64 * config.num_warps]
+    """No more sums in a thread than it has registers for; no fewer warps where they would exchange masks."""
+    warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 2048, 1 if kwargs["EVEN_K"] else 4)
+    return [config for config in configs if config.num_warps >= warps]
 
 
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
