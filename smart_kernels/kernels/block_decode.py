@@ -14,7 +14,7 @@ Steps gather tiles that are narrow in K, as in ``block_gather``.
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.block_gather import in_step, listed, rows_of_tile
+from smart_kernels.kernels.block_gather import columns_of, in_step, listed, rows_of_tile
 from smart_kernels.kernels.block_sparse_linear import block_limit, block_start
 from smart_kernels.kernels.epilogue import activate
 from smart_kernels.kernels.tuning import autotune
@@ -31,9 +31,11 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 
 
 def worth_trying(configs, args, **kwargs):
-    """No more sums in a thread than it has registers for; no fewer warps where they would exchange masks."""
+    """No more sums in a thread than it has registers for, no fewer warps where they would exchange masks, and no more
+    stages than every GPU has shared memory for."""
     warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 2048, 1 if kwargs["EVEN_K"] else 4)
-    return [config for config in configs if config.num_warps >= warps]
+    stages = 6 if kwargs["BLOCK_M"] <= 32 else 4
+    return [config for config in configs if config.num_warps >= warps and config.num_stages <= stages]
 
 
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
@@ -72,15 +74,14 @@ def block_decode_kernel(
         for _ in range(start, end, GATHER):
             next_col, next_slot = listed(entry + GATHER, end, cols_ptr, slots_ptr, PARTS_K)
             in_tile = entry % PARTS_K * PIECE
-            k0 = col * TILE_K + in_tile
+            k0, k = columns_of(col, in_tile, offs_k, TILE_K, PIECE)
             in_tile += offs_k % PIECE
-            k = k0 + offs_k % PIECE
             x_kp = x_p + k.to(tl.int64)[:, None] * stride_xk
             w_kp = w_p + slot.to(tl.int64)[None, :] * STRIDE_WS + in_tile[None, :] * STRIDE_WK
             if GATHER == 1 and EVEN_K:
                 x, w = tl.load(x_kp), tl.load(w_kp)                           # (BLOCK_K, BLOCK_M), (BLOCK_N, BLOCK_K)
             else:
-                in_k = in_step(entry, end, k0, k, block_limit(col, K, TILE_K, 1), EVEN_K, WHOLE)
+                in_k = in_step(entry, end, k0, k, col, K, TILE_K, EVEN_K, WHOLE)
                 x = tl.load(x_kp, mask=in_k[:, None], other=0.0)
                 w = tl.load(w_kp, mask=in_k[None, :], other=0.0)
             acc = tl.dot(w, x, acc, input_precision=PRECISION)

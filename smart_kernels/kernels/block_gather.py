@@ -16,7 +16,7 @@ from smart_kernels.kernels.tuning import autotune
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=4),
+    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 256}, num_warps=8, num_stages=2),
@@ -37,12 +37,22 @@ def listed(entry, end, cols_ptr, slots_ptr, PARTS_K: tl.constexpr):
 
 
 @triton.jit
-def in_step(entry, end, k0, k, limit, EVEN_K: tl.constexpr, WHOLE: tl.constexpr):
-    """Which elements of a step exist. ``k0``: where their pieces start, which keeps loads of whole pieces wide."""
+def columns_of(col, in_tile, offs_k, TILE_K: tl.constexpr, PIECE: tl.constexpr):
+    """Where the pieces of a step start in K, and its columns. What is hinted holds; for AMD loaded indices hide it."""
+    k0 = tl.max_constancy(col * TILE_K + in_tile, PIECE)
+    k = tl.max_contiguous(k0 + offs_k % PIECE, PIECE)
+    return k0, tl.multiple_of(k, PIECE) if TILE_K % PIECE == 0 else k
+
+
+@triton.jit
+def in_step(entry, end, k0, k, col, K, TILE_K: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr):
+    """Which elements of a step exist: all of a row's whole pieces up to K, else the columns of its tiles."""
     if EVEN_K:
         return entry < end
+    elif WHOLE:
+        return (entry < end) & (k0 < K)
     else:
-        return (entry < end) & ((k0 if WHOLE else k) < limit)
+        return (entry < end) & (k < block_limit(col, K, TILE_K, 1))
 
 
 @triton.jit
@@ -89,15 +99,14 @@ def block_gather_kernel(
         for _ in range(start, end, GATHER):
             next_col, next_slot = listed(entry + GATHER, end, cols_ptr, slots_ptr, PARTS_K)
             in_tile = entry % PARTS_K * PIECE
-            k0 = col * TILE_K + in_tile
+            k0, k = columns_of(col, in_tile, offs_k, TILE_K, PIECE)
             in_tile += offs_k % PIECE
-            k = k0 + offs_k % PIECE
             x_kp = x_p + k.to(tl.int64)[None, :] * stride_xk
             w_kp = w_p + slot.to(tl.int64)[:, None] * STRIDE_WS + in_tile[:, None] * STRIDE_WK
             if GATHER == 1 and EVEN_K:
                 x, w = tl.load(x_kp), tl.load(w_kp)                           # (BLOCK_M, BLOCK_K), (BLOCK_K, BLOCK_N)
             else:
-                in_k = in_step(entry, end, k0, k, block_limit(col, K, TILE_K, 1), EVEN_K, WHOLE)
+                in_k = in_step(entry, end, k0, k, col, K, TILE_K, EVEN_K, WHOLE)
                 x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_kp, mask=in_k[:, None], other=0.0)
             acc = tl.dot(x, w, acc, input_precision=PRECISION)
