@@ -12,7 +12,7 @@ from .case import Case, Shape
 from .linear import Provider, dense, expand, linear_cases, random_mask
 from .peers import peers
 
-BLOCKS = ((64, 64), (32, 32), (16, 16), (128, 128))
+BLOCKS = ((64, 64), (32, 32), (16, 16), (128, 128), (128, 8))
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
 

@@ -27,6 +27,7 @@ GPU_SHAPES = (
     Shape("llama-up/prefill", 4096, 14336, 4096, "tensor cores dominate"),
     Shape("vit-l-mlp/train", 12608, 4096, 1024, "64 images of 197 tokens, short K"),
     Shape("resnet-1x1/train", 50176, 1024, 256, "many rows, few columns: activation traffic dominates"),
+    Shape("llama-down/token", 1, 4096, 14336, "one token, few rows of blocks"),
 )
 CPU_SHAPES = (
     Shape("vit-s-mlp/1", 1, 3072, 768, "one token: weight traffic dominates"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed
 from smart_kernels.formats.ell import split
+from smart_kernels.formats.union import union_factor, unite, worth_uniting
 from tests.util import assert_close
 
 LLVM = importlib.util.find_spec("llvmlite")
@@ -18,6 +19,7 @@ VARIANTS = [
     pytest.param(Packed, {}, id="packed"),
     pytest.param(Compact, {}, id="compact"),
     pytest.param(BSR, {}, id="bsr"),
+    pytest.param(BSR, {"union": 2}, id="bsr-union-2"),
     pytest.param(ELL, {"engine": "onednn", "buckets": 1}, id="ell-onednn-1"),
     pytest.param(ELL, {"engine": "onednn", "buckets": 3}, id="ell-onednn-3"),
     pytest.param(ELL, {"engine": "bmm", "buckets": 2}, id="ell-bmm-2"),
@@ -191,6 +193,61 @@ def test_sparse_forms_are_smaller():
     assert BSR.from_dense(weight, (16, 16)).nbytes < 0.5 * Dense.from_dense(weight, (16, 16)).nbytes
 
 
+def stored_rows(density, rows=16, cols=40, tile=(16, 16)):
+    live = torch.rand(rows, cols) < density
+    weight = torch.randn(rows, cols, *tile) * live[:, :, None, None]
+    return BSR.from_dense(weight.transpose(1, 2).flatten(2).flatten(0, 1), tile)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+@pytest.mark.parametrize("N, K, tile", SHAPES)
+def test_united_rows_are_the_same_weight(count, N, K, tile):
+    bsr = BSR.from_dense(pruned(N, K, tile), tile)
+    tensors = bsr.values.detach(), bsr.crow_indices, bsr.col_indices
+    values, crow, col = unite(*tensors, count)
+    tall = BSR(values, crow, col, bsr.shape)
+    assert tall.tile == (count * tile[0], tile[1])
+    assert torch.equal(tall.to_dense(), bsr.to_dense())
+    assert union_factor(*tensors[1:], count) * len(tensors[0]) == pytest.approx(len(values) * count)
+    assert len(values) <= len(tensors[0])
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("count", [4, 8])
+def test_union_factor_of_random_masks(density, count):
+    bsr = stored_rows(density, rows=64, cols=200)
+    expected = (1 - (1 - density) ** count) / density
+    assert union_factor(bsr.crow_indices, bsr.col_indices, count) == pytest.approx(expected, rel=0.05)
+
+
+def test_union_factor_without_tiles():
+    bsr = BSR.from_dense(torch.zeros(64, 64), (16, 16))
+    assert union_factor(bsr.crow_indices, bsr.col_indices, 4) == 0
+    assert unite(bsr.values.detach(), bsr.crow_indices, bsr.col_indices, 4)[1].tolist() == [0, 0]
+
+
+def test_which_unions_are_worth_trying():
+    def worth(bsr):
+        return worth_uniting(bsr.crow_indices, bsr.col_indices, bsr.tile[0])
+
+    assert worth(stored_rows(0.05, rows=64, cols=200)) == ()
+    assert worth(stored_rows(0.5, rows=64, cols=200)) == (2, 4, 8)
+    assert worth(stored_rows(0.7, tile=(64, 16))) == (2,)
+    assert worth(stored_rows(0.5, tile=(128, 16))) == ()
+    same = torch.zeros(128, 64)
+    same[:, 16:32] = 1
+    assert worth(BSR.from_dense(same, (16, 16))) == (2, 4, 8)
+
+
+def test_unions_are_read_where_x_has_many_rows():
+    bsr, x = stored_rows(0.3).united(4), torch.randn(65, 640)
+    with torch.no_grad():
+        few, many = bsr.linear(x[:64]), bsr.linear(x)
+    assert bsr._cache[1][0].shape[1:] == (64, 16)
+    assert_close("few", few, F.linear(x[:64].double(), bsr.to_dense().double()), x.dtype)
+    assert_close("many", many, F.linear(x.double(), bsr.to_dense().double()), x.dtype)
+
+
 def test_names_are_unique_and_known():
     assert list(FORMATS) == ["dense", "packed", "compact", "bsr", "ell", "jit"]
 
@@ -216,6 +273,8 @@ def test_bsr_rejects_bad_indices(change, message):
 def test_says_what_it_cannot_hold():
     with pytest.raises(ValueError, match="packed needs float32"):
         Packed.from_dense(torch.ones(4, 4, dtype=torch.float64), (1, 1))
+    with pytest.raises(ValueError, match="union must count"):
+        BSR.from_dense(torch.ones(4, 4), (2, 2), union=0)
     with pytest.raises(ValueError, match="engine must be one of"):
         ELL.from_dense(torch.ones(4, 4), (2, 2), engine="mkl")
     with pytest.raises(ValueError, match="engine onednn needs"):

@@ -11,6 +11,7 @@ if triton.knobs.runtime.interpret:
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
 QUICK = ("soft_topk 1x1000000 cost", "masked_linear 64x64 bf16", "block_sparse_linear 64x64 bf16")
+QUICK += ("block_sparse_linear 128x8 bf16", "decode 16 rows 64x64 bf16")
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -18,7 +19,9 @@ QUICK = ("soft_topk 1x1000000 cost", "masked_linear 64x64 bf16", "block_sparse_l
 def test_machine_code(target, cases):
     rows = census(target, cases)
     compiled = {row["kernel"] for row in rows}
-    assert {"block_matmul_kernel", "block_grad_kernel", "weight_grad_kernel"} <= compiled, "a kernel was not seen"
+    expected = {"block_matmul_kernel", "block_grad_kernel", "weight_grad_kernel"}
+    expected |= {"block_gather_kernel", "block_decode_kernel", "sum_pieces_kernel"}
+    assert expected <= compiled, "a kernel was not seen"
     wrong = [
         f"{row['case']}: {row['kernel']} {row.get('config', '')}: {fault}" for row in rows for fault in faults(row)
     ]

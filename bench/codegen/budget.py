@@ -3,14 +3,17 @@
 The best count measured for a tile (triton 3.6, sm_90, bf16, 16-byte copies, no spill) plus MARGIN. For a tile without
 one, the fit of those counts that follows, plus MARGIN:
 
-    FIXED + PER_COPY * copies + matrix instructions (+ PER_MMA more for each mma.sync)
+    FIXED + PER_COPY * copies + matrix instructions (+ PER_MMA more for each mma.sync) + gathering
 
 copies: 16-byte loads per thread that bring the two operands of one step. Each costs its own issue and the update and
     bound of its address.
 matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16 x 8 x 16 and its share of the LDSM
     that fetch the operands (one LDSM.x4 feeds two).
-FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul") or the
-    bound of M on both operands ("grad").
+FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul",
+    "decode"), the indices of the gathered blocks ("gather") or the bound of M on both operands ("grad").
+gathering: PER_INDEX for each copy of W, which may have a block of its own (the next index, its bound, its load, the
+    address of the block, the mask), and once EDGE where blocks are cut or stop early: for each operand the quotient
+    (3) and the remainder (4) of the index by a constant, and two bounds.
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 
 AMD has no budget: no count was measured there.
@@ -32,16 +35,21 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
     ("matmul", 64, 64, 64, 4): (77, 4),
     ("matmul", 128, 16, 64, 4): (114, 4),
     ("matmul", 128, 32, 64, 4): (116, 4),
+    ("gather", 128, 128, 64, 4): (119, 3),
+    ("decode", 16, 64, 64, 4): (76, 4),
+    ("decode", 16, 16, 64, 4): (57, 4),
     ("grad", 64, 64, 64, 4): (95, 4),
     ("grad", 64, 128, 128, 8): (96, 4),
 }
-FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4
+FIXED = {"matmul": 64, "gather": 72, "decode": 60, "grad": 72}
+PER_COPY, PER_MMA, ROTATION, PER_INDEX, EDGE = 2.5, 0.5, 4, 5, 16
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
+KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def kind(row: dict) -> str | None:
-    """ "matmul" (the loop runs over K) or "grad" (over M); None for kernels without a matrix product."""
+    """ "grad" where the loop runs over M, another where it runs over K; None for kernels without a matrix product."""
     return KINDS.get(row["kernel"])
 
 
@@ -77,4 +85,13 @@ def budget(row: dict) -> int | None:
         return math.floor(MARGIN * (count + wraps))
     synchronous = not row["instruction"].startswith("HGMMA")
     matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
-    return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix))
+    return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + gathering(row)))
+
+
+def gathering(row: dict) -> float:
+    """What finding the gathered blocks may cost."""
+    if kind(row) not in ("gather", "decode"):
+        return 0
+    tile = shape(row)
+    of_w = copies(row) * tile["BLOCK_N"] / (tile["BLOCK_M"] + tile["BLOCK_N"])
+    return PER_INDEX * math.ceil(of_w) * (kind(row) == "gather") + EDGE * ("EVEN_K=False" in row["config"])

@@ -41,6 +41,14 @@ def _block(block: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, 
     y.backward(torch.empty_like(y))
 
 
+def _inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dtype: str = "bf16") -> None:
+    rows, cols = -(-N // block[0]), -(-K // block[1])
+    nnz = rows * cols // 10
+    crow, col = torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
+    x, values = torch.empty(M, K, dtype=DTYPES[dtype]), torch.empty(nnz, *block, dtype=DTYPES[dtype])
+    block_sparse_linear(x, values, crow, col, out_features=N)
+
+
 def _topk(groups: int, n: int, weighted: bool = False) -> None:
     scores = torch.zeros(groups, n, requires_grad=True)
     cost = torch.ones(n) if weighted else None
@@ -62,4 +70,14 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 64x64 bf16": partial(_block, (64, 64)),
     "block_sparse_linear 16x16 bf16": partial(_block, (16, 16)),
     "block_sparse_linear 64x64 fp16": partial(_block, (64, 64), dtype="fp16"),
+    "block_sparse_linear 32x32 bf16": partial(_block, (32, 32)),
+    "block_sparse_linear 128x8 bf16": partial(_inference, (128, 8), 4096),
+    "block_sparse_linear 128x16 bf16": partial(_inference, (128, 16), 4096),
+    "block_sparse_linear 24x40 bf16": partial(_inference, (24, 40), 4096),
+    "decode 16 rows 64x64 bf16": partial(_inference, (64, 64), 16, N=1024),
+    "decode 1 row 16x64 bf16": partial(_inference, (16, 64), 1),
+    "decode 16 rows 16x16 bf16": partial(_inference, (16, 16), 16),
+    "decode 16 rows 128x8 bf16": partial(_inference, (128, 8), 16),
+    "decode 16 rows 24x40 bf16": partial(_inference, (24, 40), 16),
+    "decode 64 rows 128x128 bf16": partial(_inference, (128, 128), 64),
 }

@@ -1,4 +1,4 @@
-"""block_sparse_linear: every dtype, block and launch configuration against float64, empty block rows included."""
+"""block_sparse_linear: every dtype, block and launch configuration against float64, empty rows included; decode."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +11,7 @@ from smart_kernels.ops import block_sparse_linear
 from ..block_sparse_linear import to_bsr, to_dense
 from ..case import Shape
 from ..linear import expand
+from . import decode
 from .check import Check, Context, compare
 from .masked import SHAPES, SMALL_SHAPES
 
@@ -19,12 +20,13 @@ SMALL_BLOCKS = ((32, 32), (24, 40))
 
 
 def cases(context: Context) -> Iterator[Check]:
-    for shape in SMALL_SHAPES if context.small else SHAPES:
+    for shape in SMALL_SHAPES if context.small else (*SHAPES, *decode.SHAPES):
         for block in SMALL_BLOCKS if context.small else BLOCKS:
             for name, dtype in context.dtypes.items():
                 for config in context.configs:
                     label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {name} config {config}"
                     yield Check(label, partial(run, context.device, shape, block, dtype, config))
+    yield from decode.cases(context)
 
 
 def run(device: str, shape: Shape, block: tuple[int, int], dtype: torch.dtype, config: int) -> dict:

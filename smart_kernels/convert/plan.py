@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Format, simd
+from smart_kernels.formats.union import worth_uniting
 from smart_kernels.nn.sparse import SparseConv2d, SparseLinear
 from smart_kernels.nn.sparse_base import Sparse, geometry, matrix
 from smart_kernels.patterns import NM, Channel, Pattern, WeightShape
@@ -112,11 +113,19 @@ def _variants(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | N
         if tile is None or (weight != 0).all():
             return {}
         bsr = BSR.from_dense(weight, tile, taps=taps)
-        if name == "ell":
-            return _ell(layer, bsr)
-        return {name: wrap(JIT.from_bsr(bsr) if name == "jit" else bsr, layer)}
+        return {"ell": _ell, "bsr": _bsr, "jit": _jit}[name](layer, bsr)
     except ValueError:
         return {}
+
+
+def _jit(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
+    return {"jit": wrap(JIT.from_bsr(bsr), layer)}
+
+
+def _bsr(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
+    """Also with rows of tiles united, which only tensor cores gain from."""
+    counts = worth_uniting(bsr.crow_indices, bsr.col_indices, bsr.tile[0]) if bsr.values.device.type == "cuda" else ()
+    return {"bsr": wrap(bsr, layer)} | {f"bsr union {count}": wrap(bsr.united(count), layer) for count in counts}
 
 
 def _ell(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:

@@ -2,16 +2,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels.ops._tile_matmul import FEW_ROWS
 from smart_kernels.ops.block_sparse_linear import block_sparse_linear, check_indices
 from smart_kernels.reference import tiles
 
-from .base import Format
+from .base import Format, eager_inference
+from .union import unite
 
 
 class BSR(Format):
     """Block compressed sparse rows, with the names of ``torch.sparse_bsr_tensor``. Trains; the saved form.
 
     Block columns count through the taps: column ``tap * ceil(C / tile_c) + i`` is tile ``i`` of that tap.
+
+    Args:
+        union: rows of tiles that inference reads as one where x has many rows; see ``formats/union.py``.
 
     Attributes:
         values: (nnz, tile_n, tile_c) Parameter, zeros beyond the edge of the weight.
@@ -20,6 +25,7 @@ class BSR(Format):
     """
 
     name = "bsr"
+    union = 1
 
     def __init__(
         self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
@@ -31,12 +37,25 @@ class BSR(Format):
         self._check(crow_indices, col_indices)
 
     @classmethod
-    def from_dense(cls, weight, tile, *, taps=1, keep=None):
+    def from_dense(cls, weight, tile, *, taps=1, keep=None, union=1):
+        if union < 1:
+            raise ValueError(f"union must count rows of tiles, at least 1, got {union}")
         blocks = _blocks(weight.detach(), tile, taps)
         live = blocks.ne(0) if keep is None else _blocks(keep.to(torch.uint8), tile, taps).bool()
         live = live.any(-1).any(-1)
         crow = F.pad(live.sum(1).cumsum(0), (1, 0))
-        return cls(blocks[live], crow.int(), live.nonzero()[:, 1].int(), weight.shape, taps)
+        stored = cls(blocks[live], crow.int(), live.nonzero()[:, 1].int(), weight.shape, taps)
+        stored.union = union
+        return stored
+
+    def united(self, union: int) -> "BSR":
+        """The same stored tensors, read in unions."""
+        other = BSR(self.values, self.crow_indices, self.col_indices, self.shape, self.taps)
+        other.union = union
+        return other
+
+    def options(self):
+        return {"union": self.union} if self.union > 1 else {}
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -63,8 +82,11 @@ class BSR(Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
-        indices = self.crow_indices, self.col_indices
-        return block_sparse_linear(x, self.values, *indices, bias, out_features=self.shape[0])
+        tiles = self.values, self.crow_indices, self.col_indices
+        many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
+        if self.union > 1 and many and eager_inference(x, self.values, bias):
+            tiles = self.prepared(lambda: unite(self.values.detach(), *tiles[1:], self.union))
+        return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0])
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid

@@ -46,10 +46,10 @@ class Axis:
         return cls(size, tile, block, tile, triton.cdiv(tile, block))
 
     @classmethod
-    def separate(cls, size: int, tile: int, largest: int) -> "Axis":
-        """Blocks of one tile each, however small: every tile has ``parts`` blocks of its own."""
+    def separate(cls, size: int, tile: int, largest: int, least: int = 16) -> "Axis":
+        """Blocks of one tile each, however small: every tile has ``parts`` blocks of its own, of at least ``least``."""
         divisor = tile & -tile
-        block = min(largest, divisor if divisor >= 16 else max(16, triton.next_power_of_2(tile)))
+        block = min(largest, divisor if divisor >= least else max(least, triton.next_power_of_2(tile)))
         return cls(size, tile, block, tile, triton.cdiv(tile, block))
 
     @property

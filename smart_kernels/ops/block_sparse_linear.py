@@ -7,6 +7,7 @@ from smart_kernels.ops import _bsr
 from smart_kernels.ops._inputs import autocast, flat, no_autocast
 from smart_kernels.ops._library import define
 from smart_kernels.ops._matmul import BlockRows, block_grad, block_matmul
+from smart_kernels.ops._tile_matmul import takes_tiles, tile_matmul
 from smart_kernels.reference import block_sparse_linear as reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -83,6 +84,10 @@ def _block_sparse_linear(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_linear(x, values, crow_indices, col_indices, bias, out_features)
+    if takes_tiles(len(x), values.shape[2], x.dtype):
+        crow = crow_indices.int()
+        rows = BlockRows(crow[:-1], crow[1:], col_indices.int())
+        return tile_matmul(x, values, rows, bias, out_features)
     n, k = _bsr.axes(values.shape[1:], (out_features, x.shape[1]))
     start, end = _bsr.bounds(crow_indices, len(values), n, k)
     rows = BlockRows(start, end, _bsr.columns(col_indices, n, k))
@@ -95,6 +100,10 @@ def _block_sparse_linear_dx(
 ) -> Tensor:
     if dy.dtype == torch.float64:
         return reference.block_sparse_linear_dx(dy, values, crow_indices, col_indices, in_features)
+    if takes_tiles(len(dy), values.shape[1], dy.dtype):
+        block_rows = _bsr.block_rows(crow_indices, len(values))
+        columns = BlockRows.transposed(block_rows, col_indices.int(), -(-in_features // values.shape[2]))
+        return tile_matmul(dy, values.mT, columns, None, in_features)
     n, k = _bsr.axes(values.shape[1:], (dy.shape[1], in_features))
     columns = BlockRows.transposed(*_bsr.places(crow_indices, col_indices, n, k), k.blocks)
     return block_matmul(dy, _bsr.cut(values, n, k).mT, columns, None, k, n)

@@ -27,6 +27,9 @@ SHAPES = [  # M, N, K, (bn, bk)
     pytest.param(9, 6, 128, (1, 64), id="row"),
     pytest.param(20, 200, 96, (96, 48), id="several-parts"),
     pytest.param(5, 10, 12, (32, 32), id="smaller-than-a-block"),
+    pytest.param(70, 100, 200, (64, 96), id="many-rows"),
+    pytest.param(66, 40, 48, (16, 8), id="many-rows-narrow"),
+    pytest.param(66, 40, 72, (24, 40), id="many-rows-no-power-of-two"),
 ]
 NAMES = ("dx", "dvalues", "dbias")
 
@@ -102,7 +105,7 @@ def test_float32_precision_is_torchs_switch(setting, device):
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="counts inside the interpreter")
 @pytest.mark.parametrize("density", [0.0, 0.25, 1.0])
 def test_executed_products_are_live_blocks_times_row_blocks(density, monkeypatch):
-    M, args = 40, make(40, 96, 128, (16, 32), density=density)
+    M, args = 80, make(80, 192, 256, (64, 64), density=density)
     nnz, count, dot = len(args[1]), 0, InterpreterBuilder.create_dot
 
     def counted(*dot_args):
@@ -111,7 +114,7 @@ def test_executed_products_are_live_blocks_times_row_blocks(density, monkeypatch
         return dot(*dot_args)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted)
-    y = block_sparse_linear(*args, out_features=96)
+    y = block_sparse_linear(*args, out_features=192)
     row_blocks = triton.cdiv(M, 16)  # the interpreter takes the first config, BLOCK_M = 16
     assert count == nnz * row_blocks
     y.backward(torch.randn_like(y))

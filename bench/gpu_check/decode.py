@@ -1,0 +1,73 @@
+"""Decode, few rows of x, beside the time it takes to read the kept bytes; and dense beside the time for all bytes."""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+
+from smart_kernels.ops import block_sparse_linear
+
+from .. import timing
+from ..block_sparse_linear import to_bsr
+from ..case import Shape
+from ..linear import expand, random_mask
+from .ceilings import captured
+from .check import Check, Context, relative_error
+
+GOAL = 0.85  # of the floor
+ROWS, SPARSITIES = (1, 4, 16), (0.8, 0.9)
+BLOCKS = ((64, 64), (128, 128), (32, 32), (16, 16), (128, 8))
+LAYERS = ((14336, 4096), (4096, 14336), (1024, 8192))  # the last has too few rows of tiles: they are shared
+SHAPES = (Shape("decode-ragged", 3, 200, 1000, "edges"), Shape("decode-split", 16, 128, 2048, "shared rows of tiles"))
+TRAFFIC = 2**28  # bytes read in turn: several times the L2 cache, where one layer alone would stay
+TOLERANCE = 2e-2
+
+
+def cases(context: Context) -> Iterator[Check]:
+    for N, K in ((96, 128),) if context.small else LAYERS:
+        for block in BLOCKS[2:4] if context.small else BLOCKS:
+            for sparsity in SPARSITIES[:1] if context.small else SPARSITIES:
+                for M in ROWS:
+                    shape = Shape(f"{N}x{K}", M, N, K, "")
+                    label = f"decode {shape.name} M {M} {block[0]}x{block[1]} {sparsity:.2f}"
+                    yield Check(label, partial(measure, context, shape, block, sparsity))
+
+
+def measure(context: Context, shape: Shape, block: tuple[int, int], sparsity: float) -> dict:
+    """Time per layer inside one CUDA graph over layers that do not fit into L2 together."""
+    dtype, device = torch.float32 if context.dry else torch.bfloat16, context.device
+    x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
+    mask = random_mask(shape, block, sparsity, device)
+    weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
+    weight *= expand(mask, block, shape).to(dtype)
+    values, crow, col = to_bsr(weight, mask, block)
+
+    def ours(values):
+        return block_sparse_linear(x, values, crow, col, out_features=shape.N)
+
+    error = relative_error(ours(values), F.linear(x.double(), weight.double()))
+    result = {"ok": error <= TOLERANCE, "error": error}
+    if context.dry:
+        return result | {"skipped": "dry run"}
+    floor, time = nbytes(values, col, x) / bandwidth(device), seconds(ours, values)
+    result |= {"us": 1e6 * time, "floor_us": 1e6 * floor, "of_floor": floor / time, "goal": GOAL}
+    return result | {"dense_us": 1e6 * seconds(lambda weight: F.linear(x, weight), weight)}
+
+
+def seconds(function: Callable, weight: torch.Tensor) -> float:
+    """Of one call, with another copy of the weight each time."""
+    copies = [weight.clone() for _ in range(max(2, TRAFFIC // nbytes(weight)))]
+    with torch.no_grad():
+        replay = captured(lambda: [function(each) for each in copies])
+        return timing.on_gpu(replay).p50_ms / 1e3 / len(copies)
+
+
+def nbytes(*tensors: torch.Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@cache
+def bandwidth(device: str) -> float:
+    """Bytes per second that reading can reach: those of a large copy, which reads and writes."""
+    return timing.ceilings(device, torch.bfloat16).bandwidth
