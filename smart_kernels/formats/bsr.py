@@ -2,10 +2,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.block_sparse_linear import block_sparse_linear, check_indices
+from smart_kernels.ops.block_sparse_linear import block_sparse_linear
+from smart_kernels.ops.bsr_indices import block_index, check_indices
 from smart_kernels.reference import tiles
 
-from .base import Format
+from .base import Format, version
 
 
 class BSR(Format):
@@ -20,6 +21,7 @@ class BSR(Format):
     """
 
     name = "bsr"
+    _derived = None
 
     def __init__(
         self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
@@ -64,7 +66,20 @@ class BSR(Format):
 
     def linear(self, x, bias=None):
         indices = self.crow_indices, self.col_indices
-        return block_sparse_linear(x, self.values, *indices, bias, out_features=self.shape[0])
+        return block_sparse_linear(x, self.values, *indices, bias, out_features=self.shape[0], index=self._index(x))
+
+    def _index(self, x: Tensor) -> Tensor | None:
+        """What the kernels of a GPU derive from the indices, kept until those change."""
+        if x.device.type == "cpu" or torch.compiler.is_compiling():
+            return None
+        indices = self.crow_indices, self.col_indices
+        if self._derived is None or self._derived[0] != version(*indices):
+            _, taps, cols = self.grid
+            self._derived = version(*indices), block_index(*indices, taps * cols)
+        return self._derived[1]
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_derived": None}
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid

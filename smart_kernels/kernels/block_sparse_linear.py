@@ -9,22 +9,27 @@
 
 A program walks the list of one block row, so cost follows the number of blocks; the next index is loaded one step
 ahead, which keeps it out of the load pipeline. Along N and K, block i starts at (i // PARTS) * STRIDE +
-(i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
+(i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks; so are stored blocks, into PARTS_W along K.
 """
 
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.tuning import autotune
+from smart_kernels.kernels.epilogue import activate
+from smart_kernels.kernels.tuning import autotune, holds
 
+TMA_ROWS = 128  # of x, in what one descriptor copies
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=4),
+    triton.Config({"BLOCK_M": 32, "TMA": False}, num_warps=4, num_stages=4),
+    triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 256, "TMA": False}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=8, num_stages=4),
 ]
 GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -37,8 +42,19 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M."""
-    return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold."""
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
+    held = [c for c in tall if holds(c, (c.kwargs["BLOCK_M"], n, k), args["x_ptr"].element_size(), kwargs["PRECISION"])]
+    return held or configs[:1]
+
+
+def worth_trying_grad(configs, args, **kwargs):
+    """The same where BLOCK_M is the depth of a step."""
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
+    held = [c for c in tall if holds(c, (n, k, c.kwargs["BLOCK_M"]), args["x_ptr"].element_size(), kwargs["PRECISION"])]
+    return held or configs[:1]
 
 
 @triton.jit
@@ -52,26 +68,30 @@ def block_limit(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr):
     return tl.minimum((i // PARTS + 1) * STRIDE, size)
 
 
-@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], prune_configs_by={"early_config_prune": worth_trying})
 @triton.jit
 def block_matmul_kernel(
-    # tensors; slots and bias may be None
-    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, bias_ptr, y_ptr,
+    # tensors; slots, order, bias and residual may be None
+    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, order_ptr, bias_ptr, residual_ptr, y_ptr,
+    # descriptors of x and W, or None
+    x_tma, w_tma,
     # sizes
     M, N, K,
     # strides
-    stride_xm, stride_xk, stride_ym,
+    stride_xm, stride_xk, stride_rm, stride_rn, stride_ym,
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS, blocks_n,
     # compile-time; W's strides are, so that its addresses differ by constants
-    STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
+    STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr, PARTS_W: tl.constexpr,
     STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
-    EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr, TMA_FITS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr,
 ):
     # eight blocks of M side by side share the blocks of W in L2
     pid = tl.program_id(0)
     pid_m, pid_n = tl.swizzle2d(pid // blocks_n, pid % blocks_n, tl.cdiv(M, BLOCK_M), blocks_n, 8)
+    if order_ptr is not None:  # long rows first, so that none is left for the end
+        pid_n = tl.load(order_ptr + pid_n)
     start, end = tl.load(start_ptr + pid_n), tl.load(end_ptr + pid_n)
 
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -90,26 +110,35 @@ def block_matmul_kernel(
             next_col = tl.load(cols_ptr + ahead)
             next_slot = ahead if slots_ptr is None else tl.load(slots_ptr + ahead)
             k0 = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
-            x_kp = x_p + k0.to(tl.int64) * stride_xk
-            if EVEN_K:
-                x = tl.load(x_kp)                                             # (BLOCK_M, BLOCK_K)
+            if TMA and TMA_FITS:
+                x = x_tma.load([pid_m * BLOCK_M, k0])
+                w = w_tma.load([slot // PARTS_W * BLOCK_N, slot % PARTS_W * BLOCK_K]).T
             else:
-                in_k = k0 + offs_k < block_limit(col, K, STRIDE_K, PARTS_K)
-                x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
-            w = tl.load(w_p + slot.to(tl.int64) * STRIDE_WS)                  # (BLOCK_K, BLOCK_N)
-            acc = tl.dot(x, w, acc, input_precision=PRECISION)
+                x_kp = x_p + k0.to(tl.int64) * stride_xk
+                if EVEN_K:
+                    x = tl.load(x_kp)                                         # (BLOCK_M, BLOCK_K)
+                else:
+                    in_k = offs_k < tl.minimum(STRIDE_K - col % PARTS_K * BLOCK_K, K - k0)
+                    x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
+                w = tl.load(w_p + block_start(slot.to(tl.int64), STRIDE_WS, PARTS_W, BLOCK_K * STRIDE_WK))
+            acc = tl.dot(x, w, acc, input_precision=PRECISION)                # (BLOCK_K, BLOCK_N)
             col, slot = next_col, next_slot
 
     offs_n += block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, STRIDE_N, PARTS_N)
+    inside = (offs_m < M)[:, None] & in_n[None, :]
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
+    if residual_ptr is not None:
+        r_p = residual_ptr + offs_m.to(tl.int64)[:, None] * stride_rm + offs_n.to(tl.int64)[None, :] * stride_rn
+        acc += tl.load(r_p, mask=inside, other=0.0).to(tl.float32)
+    acc = activate(acc, ACTIVATION)
 
     y_p = y_ptr + offs_m.to(tl.int64)[:, None] * stride_ym + offs_n[None, :]
-    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=(offs_m < M)[:, None] & in_n[None, :])
+    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying_grad})
 @triton.jit
 def block_grad_kernel(
     # tensors

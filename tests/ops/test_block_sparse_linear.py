@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
 from smart_kernels.ops import _bsr
-from smart_kernels.ops._matmul import BlockRows, precision
-from smart_kernels.ops.block_sparse_linear import _block_sparse_linear, block_sparse_linear, check_indices
+from smart_kernels.ops._matmul import precision
+from smart_kernels.ops.block_sparse_linear import _block_sparse_linear, block_sparse_linear
+from smart_kernels.ops.bsr_indices import block_index, check_indices
 
 from ..util import assert_close
 
@@ -205,10 +206,14 @@ def test_index_lists_need_no_synchronisation(block):
     tensors = [t.detach() for t in make(1, N, K, block)[1:4]]
     with FakeTensorMode() as mode:
         values, crow, col = map(mode.from_tensor, tensors)
-        n, k = _bsr.axes(block, (N, K))
-        _bsr.bounds(crow, len(values), n, k)
-        rows = BlockRows.transposed(*_bsr.places(crow, col, n, k), k.blocks)
+        cols = -(-K // block[1])
+        index = block_index(crow, col, cols)
+        n, k = _bsr.backward_axes(block, (N, K), 4)
+        rows = _bsr.transposed_rows(_bsr.by_columns(crow, col, cols, index), n, k)
+        forward = _bsr.rows(crow, col, _bsr.split(index, len(crow) - 1, len(values))[0], *_bsr.axes(block, (N, K)))
+    assert len(index) == len(crow) - 1 + 2 * cols + 2 * len(values)
     assert rows.start.shape == (k.blocks,) and rows.slots.shape == (len(_bsr.cut(values, n, k)),)
+    assert forward.order.shape == forward.start.shape
 
 
 @pytest.mark.parametrize("block", [(4, 4), (3, 5)])
