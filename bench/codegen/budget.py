@@ -6,7 +6,7 @@ of those counts that follows, plus MARGIN:
     FIXED + PER_COPY * copies + matrix instructions (+ PER_MMA more for each mma.sync) (+ fence)
 
 copies: 16-byte loads per thread that bring the two operands of one step. Each costs its own issue and the update and
-    bound of its address.
+    bound of its address. A descriptor ("tma") brings a whole operand; FIXED then holds what asks for it and waits.
 matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16 x 8 x 16 and its share of the LDSM
     that fetch the operands (one LDSM.x4 feeds two).
 FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul") or the
@@ -33,22 +33,44 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions of triton
     ("matmul", 256, 128, 64, 8): (108, 115, 3),
     ("matmul", 128, 64, 64, 4): (98, 105, 4),
     ("matmul", 128, 64, 64, 8): (80, 90, 3),
+    ("matmul", 256, 64, 64, 8): (98, 104, 3),
     ("matmul", 64, 64, 64, 4): (77, 87, 4),
     ("matmul", 128, 16, 64, 4): (95, 104, 4),
     ("matmul", 128, 32, 64, 4): (96, 105, 4),
     ("matmul", 128, 32, 64, 8): (77, 87, 3),
     ("matmul", 64, 32, 64, 4): (76, 86, 3),
+    ("matmul", 128, 128, 128, 4): (155, 177, 3),
+    ("matmul", 128, 128, 128, 8): (113, 130, 3),
+    ("matmul", 64, 128, 128, 4): (122, 140, 3),
+    ("matmul", 256, 128, 128, 8): (150, 170, 2),
+    ("matmul", 128, 256, 128, 8): (140, 156, 2),
+    ("tma", 128, 64, 64, 4): (102, 104, 3),
+    ("tma", 128, 64, 64, 8): (98, 101, 4),
+    ("tma", 128, 128, 128, 4): (123, 138, 3),
+    ("tma", 128, 256, 128, 8): (106, 117, 2),
+    ("tma", 128, 32, 32, 4): (90, 88, 3),
+    ("tma", 128, 32, 32, 8): (92, 89, 4),
+    ("tma", 128, 16, 16, 4): (92, 85, 3),
+    ("tma", 128, 16, 16, 8): (85, 84, 4),
     ("grad", 64, 64, 64, 4): (95, 105, 4),
     ("grad", 64, 128, 128, 8): (96, 105, 4),
+    ("tf32 matmul", 128, 64, 64, 4): (142, 165, 3),
+    ("tf32 matmul", 128, 64, 64, 8): (110, 123, 3),
+    ("tf32 matmul", 64, 64, 64, 4): (109, 123, 3),
+    ("tf32 grad", 16, 64, 64, 4): (104, 110, 2),
+    ("tf32 grad", 32, 64, 64, 4): (168, 183, 3),
+    ("tf32 grad", 64, 64, 64, 4): (301, 328, 3),
+    ("tf32 grad", 64, 64, 64, 8): (183, 202, 3),
 }
-FIXED, PER_COPY, PER_MMA, ROTATION, EDGE = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4, 7
+FIXED = {"matmul": 64, "tma": 92, "grad": 72}
+PER_COPY, PER_MMA, ROTATION, EDGE = 2.5, 0.5, 4, 7
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def kind(row: dict) -> str | None:
-    """ "matmul" (the loop runs over K) or "grad" (over M); None for kernels without a matrix product."""
-    return KINDS.get(row["kernel"])
+    """ "matmul" or "tma" (the loop runs over K) or "grad" (over M); None for kernels without a matrix product."""
+    return "tma" if "TMA=True" in row["config"] else KINDS.get(row["kernel"])
 
 
 def shape(row: dict) -> dict[str, int]:
@@ -59,16 +81,23 @@ def shape(row: dict) -> dict[str, int]:
 
 
 def copies(row: dict, threads_per_warp: int = 32) -> float:
-    """16-byte loads per thread and step."""
+    """Loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
+    if kind(row) == "tma":
+        return 0
     s = shape(row)
     rows, depth = (s["BLOCK_M"] + s["BLOCK_N"], s["BLOCK_K"])
     if kind(row) == "grad":
         rows, depth = (s["BLOCK_N"] + s["BLOCK_K"], s["BLOCK_M"])
-    return rows * depth * BYTES[dtype(row)] / (16 * threads_per_warp * s["warps"])
+    return rows * depth * BYTES[dtype(row)] / ((4 if narrow(row) else 16) * threads_per_warp * s["warps"])
 
 
 def dtype(row: dict) -> str:
     return next((name for name in BYTES if name in row["case"]), "bf16")
+
+
+def narrow(row: dict) -> bool:
+    """wgmma reads tf32 along the product only, so the operands of a gradient are transposed by copies of 4 bytes."""
+    return kind(row) == "grad" and dtype(row) == "fp32" and row.get("instruction", "").startswith("HGMMA")
 
 
 def exact(row: dict) -> bool:
@@ -92,8 +121,9 @@ def budget(row: dict) -> int | None:
         return None
     tile = shape(row)
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
-    measured = MEASURED.get((kind(row), *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
-    if measured and row["target"] == "sm_90" and dtype(row) != "fp32":
+    label = f"tf32 {kind(row)}" if dtype(row) == "fp32" else kind(row)
+    measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
+    if measured and row["target"] == "sm_90":
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
         return math.floor(MARGIN * (counts[FENCED] + wraps + edge))

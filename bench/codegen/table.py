@@ -77,7 +77,11 @@ def _matrix_faults(row: dict) -> list[str]:
     found = []
     if not row["tensor_core"]:
         found.append("no tensor-core instruction in the matrix loop")
-    if not row["wide_loads"] and budget.copies(row, threads_per_warp=32 if row["target"][:2] == "sm" else 64) >= 2:
+    if (
+        not row["wide_loads"]
+        and not budget.narrow(row)
+        and budget.copies(row, threads_per_warp=32 if row["target"][:2] == "sm" else 64) >= 2
+    ):
         found.append("no 16-byte load in the matrix loop")
     if row.get("asynchronous") is not None and row["asynchronous"] < row["wide_loads"]:
         slow = row["wide_loads"] - row["asynchronous"]

@@ -9,8 +9,10 @@
 
 A program walks the list of one block row, so cost follows the number of blocks; the next index is loaded one step
 ahead, which keeps it out of the load pipeline. Along N and K, block i starts at (i // PARTS) * STRIDE +
-(i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks; so are stored blocks, into PARTS_W along K.
+(i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
 """
+
+from functools import partial
 
 import triton
 import triton.language as tl
@@ -42,19 +44,21 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold."""
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold.
+    The addresses of a residual take the place of half of the sums."""
     n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    held = [c for c in tall if holds(c, (c.kwargs["BLOCK_M"], n, k), args["x_ptr"].element_size(), kwargs["PRECISION"])]
-    return held or configs[:1]
+    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
+                   sums=128 if args["residual_ptr"] is None else 64)
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
 
 
 def worth_trying_grad(configs, args, **kwargs):
     """The same where BLOCK_M is the depth of a step."""
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
     n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    held = [c for c in tall if holds(c, (n, k, c.kwargs["BLOCK_M"]), args["x_ptr"].element_size(), kwargs["PRECISION"])]
-    return held or configs[:1]
+    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"])
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    return [c for c in tall if held(c, (n, k, c.kwargs["BLOCK_M"]))] or configs[:1]
 
 
 @triton.jit
@@ -82,7 +86,7 @@ def block_matmul_kernel(
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS, blocks_n,
     # compile-time; W's strides are, so that its addresses differ by constants
-    STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr, PARTS_W: tl.constexpr,
+    STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
     EVEN_K: tl.constexpr, TMA_FITS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr,
@@ -101,7 +105,14 @@ def block_matmul_kernel(
     x_p = x_ptr + rows[:, None] * stride_xm + offs_k[None, :] * stride_xk
     w_p = w_ptr + offs_k[:, None] * STRIDE_WK + offs_n[None, :] * STRIDE_WN
 
+    offs_yn = block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N) + offs_n
+    in_n = offs_yn < block_limit(pid_n, N, STRIDE_N, PARTS_N)
+    inside = (offs_m < M)[:, None] & in_n[None, :]
+
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if residual_ptr is not None:  # the sums start from it: added at the end it would need registers beside them
+        r_p = residual_ptr + offs_m.to(tl.int64)[:, None] * stride_rm + offs_yn.to(tl.int64)[None, :] * stride_rn
+        acc = tl.load(r_p, mask=inside, other=0.0).to(tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)
         slot = start if slots_ptr is None else tl.load(slots_ptr + start)
@@ -112,7 +123,7 @@ def block_matmul_kernel(
             k0 = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
             if TMA and TMA_FITS:
                 x = x_tma.load([pid_m * BLOCK_M, k0])
-                w = w_tma.load([slot // PARTS_W * BLOCK_N, slot % PARTS_W * BLOCK_K]).T
+                w = w_tma.load([slot * BLOCK_N, 0]).T
             else:
                 x_kp = x_p + k0.to(tl.int64) * stride_xk
                 if EVEN_K:
@@ -120,21 +131,14 @@ def block_matmul_kernel(
                 else:
                     in_k = offs_k < tl.minimum(STRIDE_K - col % PARTS_K * BLOCK_K, K - k0)
                     x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
-                w = tl.load(w_p + block_start(slot.to(tl.int64), STRIDE_WS, PARTS_W, BLOCK_K * STRIDE_WK))
-            acc = tl.dot(x, w, acc, input_precision=PRECISION)                # (BLOCK_K, BLOCK_N)
+                w = tl.load(w_p + slot.to(tl.int64) * STRIDE_WS)                  # (BLOCK_K, BLOCK_N)
+            acc = tl.dot(x, w, acc, input_precision=PRECISION)
             col, slot = next_col, next_slot
 
-    offs_n += block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N)
-    in_n = offs_n < block_limit(pid_n, N, STRIDE_N, PARTS_N)
-    inside = (offs_m < M)[:, None] & in_n[None, :]
     if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        r_p = residual_ptr + offs_m.to(tl.int64)[:, None] * stride_rm + offs_n.to(tl.int64)[None, :] * stride_rn
-        acc += tl.load(r_p, mask=inside, other=0.0).to(tl.float32)
+        acc += tl.load(bias_ptr + offs_yn, mask=in_n, other=0.0).to(tl.float32)[None, :]
     acc = activate(acc, ACTIVATION)
-
-    y_p = y_ptr + offs_m.to(tl.int64)[:, None] * stride_ym + offs_n[None, :]
+    y_p = y_ptr + offs_m.to(tl.int64)[:, None] * stride_ym + offs_yn[None, :]
     tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=inside)
 
 

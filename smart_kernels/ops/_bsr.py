@@ -20,19 +20,13 @@ def axes(block, shape, largest=LARGEST) -> tuple[Axis, Axis]:
 
 
 def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
-    """Rows of W side by side in one program; a step reads 128 bytes of each row of x."""
-    return axes(block, shape, (256 if itemsize == 2 else 128, 128 // itemsize))
+    """Blocks of at most 256 rows, whose accumulators fill the registers of eight warps, and 256 bytes of each row."""
+    return axes(block, shape, (256 if itemsize == 2 else 128, 256 // itemsize))
 
 
 def backward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
     """The same for the transposed product."""
-    return axes(block, shape, (128 // itemsize, 128))
-
-
-def stored(values: Tensor, n: Axis, k: Axis) -> Tensor:
-    """(nnz, bn, bk) as the product over ``k`` takes it: uncut where only ``k`` is cut, and nothing needs zeros."""
-    uncut = values.shape[1:] == (n.block, k.parts * k.block)
-    return values if uncut else cut(values, n, k)
+    return axes(block, shape, (256 // itemsize, 128))
 
 
 def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
@@ -60,7 +54,7 @@ def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axi
 
 
 def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
-    """The rows of kernel blocks of W.T, from those of the stored blocks; slots of ``stored(values.mT, k, n)``."""
+    """The rows of kernel blocks of W.T, from those of the stored blocks; slots of ``cut(values.mT, k, n)``."""
     nnz, slots = len(stored.slots), stored.slots
     if n.parts * k.parts > 1:
         part_n, part_k = (torch.arange(axis.parts, device=slots.device, dtype=torch.int32) for axis in (n, k))

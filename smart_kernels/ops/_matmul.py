@@ -55,8 +55,7 @@ def block_matmul(
 
     Args:
         x: (M, K) fp32, fp16 or bf16, any strides. Columns without a block are not read.
-        values: (S, n.block, parts * k.block) same dtype, any strides; zero beyond the width of a block of ``k``. Slot
-            ``i`` is part ``i % parts`` of block ``i // parts``.
+        values: (S, n.block, k.block) same dtype, any strides; zero beyond the width of a block of ``k``.
         rows: the blocks of each of the ``n.blocks`` rows.
         bias: (N,) or None.
         n, k: the axes of W, ``N = n.size`` and ``K = k.size``.
@@ -79,7 +78,6 @@ def block_matmul(
             *x.stride(), *((0, 0) if residual is None else residual.stride()), y.stride(0),
             m_class(M), n.blocks,
             STRIDE_WS=values.stride(0), STRIDE_WN=values.stride(1), STRIDE_WK=values.stride(2),
-            PARTS_W=values.shape[2] // k.block,
             STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
             EVEN_K=k.even, TMA_FITS=x_tma is not None, ACTIVATION=activation, PRECISION=precision(),
             BLOCK_N=n.block, BLOCK_K=k.block,

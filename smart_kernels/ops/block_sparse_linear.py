@@ -100,7 +100,7 @@ def _block_sparse_linear(
     n, k = _bsr.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
     order = None if index is None else _bsr.split(index, len(crow_indices) - 1, len(values))[0]
     rows = _bsr.rows(crow_indices, col_indices, order, n, k)
-    return block_matmul(x, _bsr.stored(values, n, k), rows, bias, n, k, dtype=out_dtype, **epilogue)
+    return block_matmul(x, _bsr.cut(values, n, k), rows, bias, n, k, dtype=out_dtype, **epilogue)
 
 
 @define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx)
@@ -116,7 +116,7 @@ def _block_sparse_linear_dx(
         return reference.block_sparse_linear_dx(dy, values, crow_indices, col_indices, in_features)
     n, k = _bsr.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
     columns = _bsr.by_columns(crow_indices, col_indices, -(-in_features // values.shape[2]), index)
-    return block_matmul(dy, _bsr.stored(values.mT, k, n), _bsr.transposed_rows(columns, n, k), None, k, n)
+    return block_matmul(dy, _bsr.cut(values.mT, k, n), _bsr.transposed_rows(columns, n, k), None, k, n)
 
 
 @define("block_sparse_linear_dvalues", reference=reference.block_sparse_linear_dvalues, fake=_fake_dvalues)
