@@ -45,3 +45,15 @@ def check_epilogue(x, activation, residual, out_dtype, shape) -> None:
         )
     if out_dtype is not None and out_dtype not in DTYPES:
         raise ValueError(f"out_dtype must be one of {DTYPES}, got {out_dtype}")
+
+
+def check_index(index: Tensor | None, crow_indices: Tensor, values: Tensor, in_features: int) -> None:
+    """Raise ``ValueError`` unless ``index`` has the size of one made of such indices."""
+    if index is None:
+        return
+    size = len(crow_indices) - 1 + 2 * (-(-in_features // values.shape[2]) + len(values))
+    if index.shape != (size,) or index.dtype != torch.int32 or index.device != values.device:
+        raise ValueError(
+            f"index must be ({size},) int32 on {values.device}, as block_index makes it of these indices, got "
+            f"{tuple(index.shape)} {index.dtype} on {index.device}"
+        )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops import _bsr
-from smart_kernels.ops._bsr_inputs import check, check_dtypes, check_epilogue
+from smart_kernels.ops._bsr_inputs import check, check_dtypes, check_epilogue, check_index
 from smart_kernels.ops._inputs import autocast, flat, no_autocast
 from smart_kernels.ops._library import define
 from smart_kernels.ops._matmul import block_grad, block_matmul
@@ -52,6 +52,7 @@ def block_sparse_linear(
     x, values, bias = (t if t is None else autocast(t) for t in (x, values, bias))
     check_dtypes(x, values, bias)
     check_epilogue(x, activation, residual, out_dtype, (*x.shape[:-1], out_features))
+    check_index(index, crow_indices, values, x.shape[-1])
     args = flat(x), values, crow_indices, col_indices, bias, out_features, index
     rest = None if residual is None else flat(residual)
     inputs = [t for t in (x, values, bias, residual) if t is not None]
