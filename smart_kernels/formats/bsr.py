@@ -2,6 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels.ops._library import TRITON_DEVICES
 from smart_kernels.ops.block_sparse_linear import block_sparse_linear
 from smart_kernels.ops.bsr_indices import block_index, check_indices
 from smart_kernels.reference import tiles
@@ -69,8 +70,8 @@ class BSR(Format):
         return block_sparse_linear(x, self.values, *indices, bias, out_features=self.shape[0], index=self._index(x))
 
     def _index(self, x: Tensor) -> Tensor | None:
-        """What the kernels of a GPU derive from the indices, kept until those change."""
-        if x.device.type == "cpu" or torch.compiler.is_compiling():
+        """What the kernels derive from the indices, kept until those change."""
+        if x.device.type not in TRITON_DEVICES or torch.compiler.is_compiling():
             return None
         indices = self.crow_indices, self.col_indices
         if self._derived is None or self._derived[0] != version(*indices):
