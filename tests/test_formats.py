@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed
+from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed, bsr
 from smart_kernels.formats.ell import split
 from smart_kernels.formats.union import union_factor, unite, worth_uniting
 from tests.util import assert_close
@@ -285,3 +285,19 @@ def test_says_what_it_cannot_hold():
         Compact(torch.ones(2, 2), torch.tensor([0, 1]), torch.tensor([0]), (4, 4))
     with pytest.raises(ValueError, match=r"columns must be taps \* channels"):
         Dense.from_dense(torch.ones(4, 4), (1, 1), taps=3)
+
+
+def test_bsr_sorts_once_per_change_of_the_indices(monkeypatch):
+    made, index = [], bsr.block_index
+    monkeypatch.setattr(bsr, "TRITON_DEVICES", ("cpu",))
+    monkeypatch.setattr(bsr, "block_index", lambda *args: made.append(1) or index(*args))
+    stored = BSR.from_dense(pruned(64, 48, (16, 16)), (16, 16))
+    optimizer = torch.optim.SGD(stored.parameters(), 0.1)
+    for _ in range(3):
+        stored.linear(torch.randn(4, 48)).sum().backward()
+        optimizer.step()
+    assert len(made) == 1
+    stored.load_state_dict(stored.state_dict())
+    stored.linear(torch.randn(4, 48))
+    pickle.loads(pickle.dumps(stored)).linear(torch.randn(4, 48))
+    assert len(made) == 3

@@ -1,20 +1,23 @@
-"""How many instructions the innermost matrix loop may have, written down before the kernels.
+"""How many instructions one step of the innermost matrix loop may have, written down before the kernels.
 
-The best count measured for a tile (triton 3.6, sm_90, bf16, 16-byte copies, no spill) plus MARGIN. For a tile without
-one, the fit of those counts that follows, plus MARGIN:
+The best count measured for a tile (sm_90, bf16, 16-byte copies, no spill) plus MARGIN. For a tile without one, the fit
+of those counts that follows, plus MARGIN:
 
-    FIXED + PER_COPY * copies + matrix instructions (+ PER_MMA more for each mma.sync) + gathering
+    FIXED + PER_COPY * copies + matrix instructions (+ PER_MMA more for each mma.sync) (+ fence) (+ gathering)
 
 copies: 16-byte loads per thread that bring the two operands of one step. Each costs its own issue and the update and
-    bound of its address.
+    bound of its address. A descriptor ("tma") brings a whole operand; FIXED then holds what asks for it and waits.
 matrix instructions: wgmma issues one for 64 x BLOCK_N x 16; mma.sync one for 16 x 8 x 16 and its share of the LDSM
     that fetch the operands (one LDSM.x4 feeds two).
 FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loaded one step ahead ("matmul",
     "decode"), the indices of the gathered blocks ("gather") or the bound of M on both operands ("grad").
+fence: see ``fence``; part of the measured counts.
 gathering: PER_INDEX for each copy of W, which may have a block of its own (the next index, its bound, its load, the
-    address of the block, the mask), and once EDGE where blocks are cut or stop early: for each operand the quotient
+    address of the block, the mask), and once PIECES where blocks are cut or stop early: for each operand the quotient
     (3) and the remainder (4) of the index by a constant, and two bounds.
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
+EDGE: blocks that end inside a step mask the columns of x: what is left of the block (2), its comparison (1), joining it
+    with the pipeline's own predicate (3), the column used twice (1). Measured: 7 more in each of 13 tiles.
 
 AMD has no budget: no count was measured there.
 """
@@ -24,25 +27,49 @@ import re
 
 import triton
 
-# the counts are those of triton 3.6; another compiler makes others of the same source
-MARGIN = 1.05 if triton.__version__.startswith("3.6.") else 1.25
-MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stages on sm_90
-    ("matmul", 128, 128, 64, 4): (105, 3),
-    ("matmul", 128, 128, 64, 8): (88, 3),
-    ("matmul", 128, 256, 64, 8): (103, 3),
-    ("matmul", 256, 128, 64, 8): (108, 3),
-    ("matmul", 128, 64, 64, 4): (98, 4),
-    ("matmul", 64, 64, 64, 4): (77, 4),
-    ("matmul", 128, 16, 64, 4): (114, 4),
-    ("matmul", 128, 32, 64, 4): (116, 4),
-    ("gather", 128, 128, 64, 4): (119, 3),
-    ("decode", 16, 64, 64, 4): (76, 4),
-    ("decode", 16, 16, 64, 4): (57, 4),
-    ("grad", 64, 64, 64, 4): (95, 4),
-    ("grad", 64, 128, 128, 8): (96, 4),
+MARGIN = 1.05
+FENCED = not triton.__version__.startswith("3.6.")  # newer ones fence what cp.async wrote before wgmma reads it
+MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions of triton 3.6 and 3.9, stages
+    ("matmul", 128, 128, 64, 4): (105, 114, 3),
+    ("matmul", 128, 128, 64, 8): (88, 95, 3),
+    ("matmul", 128, 256, 64, 8): (103, 103, 3),
+    ("matmul", 256, 128, 64, 8): (108, 115, 3),
+    ("matmul", 128, 64, 64, 4): (98, 105, 4),
+    ("matmul", 128, 64, 64, 8): (80, 90, 3),
+    ("matmul", 256, 64, 64, 8): (98, 104, 3),
+    ("matmul", 64, 64, 64, 4): (77, 87, 4),
+    ("matmul", 128, 16, 64, 4): (95, 104, 4),
+    ("matmul", 128, 32, 64, 4): (96, 105, 4),
+    ("matmul", 128, 32, 64, 8): (77, 87, 3),
+    ("matmul", 64, 32, 64, 4): (76, 86, 3),
+    ("matmul", 128, 128, 128, 4): (155, 177, 3),
+    ("matmul", 128, 128, 128, 8): (113, 130, 3),
+    ("matmul", 64, 128, 128, 4): (122, 140, 3),
+    ("matmul", 256, 128, 128, 8): (150, 170, 2),
+    ("matmul", 128, 256, 128, 8): (140, 156, 2),
+    ("tma", 128, 64, 64, 4): (102, 104, 3),
+    ("tma", 128, 64, 64, 8): (98, 101, 4),
+    ("tma", 128, 128, 128, 4): (123, 138, 3),
+    ("tma", 128, 256, 128, 8): (106, 117, 2),
+    ("tma", 128, 32, 32, 4): (90, 88, 3),
+    ("tma", 128, 32, 32, 8): (92, 89, 4),
+    ("tma", 128, 16, 16, 4): (92, 85, 3),
+    ("tma", 128, 16, 16, 8): (85, 84, 4),
+    ("gather", 128, 128, 64, 4): (119, 130, 3),
+    ("decode", 16, 64, 64, 4): (76, 88, 4),
+    ("decode", 16, 16, 64, 4): (57, 56, 4),
+    ("grad", 64, 64, 64, 4): (95, 105, 4),
+    ("grad", 64, 128, 128, 8): (96, 105, 4),
+    ("tf32 matmul", 128, 64, 64, 4): (142, 165, 3),
+    ("tf32 matmul", 128, 64, 64, 8): (110, 123, 3),
+    ("tf32 matmul", 64, 64, 64, 4): (109, 123, 3),
+    ("tf32 grad", 16, 64, 64, 4): (104, 110, 2),
+    ("tf32 grad", 32, 64, 64, 4): (168, 183, 3),
+    ("tf32 grad", 64, 64, 64, 4): (301, 328, 3),
+    ("tf32 grad", 64, 64, 64, 8): (183, 202, 3),
 }
-FIXED = {"matmul": 64, "gather": 72, "decode": 60, "grad": 72}
-PER_COPY, PER_MMA, ROTATION, PER_INDEX, EDGE = 2.5, 0.5, 4, 5, 16
+FIXED = {"matmul": 64, "tma": 92, "gather": 72, "decode": 60, "grad": 72}
+PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES = 2.5, 0.5, 4, 7, 5, 16
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -50,7 +77,7 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 def kind(row: dict) -> str | None:
     """ "grad" where the loop runs over M, another where it runs over K; None for kernels without a matrix product."""
-    return KINDS.get(row["kernel"])
+    return "tma" if "TMA=True" in row["config"] else KINDS.get(row["kernel"])
 
 
 def shape(row: dict) -> dict[str, int]:
@@ -61,31 +88,56 @@ def shape(row: dict) -> dict[str, int]:
 
 
 def copies(row: dict, threads_per_warp: int = 32) -> float:
-    """16-byte loads per thread and step."""
+    """Loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
+    if kind(row) == "tma":
+        return 0
     s = shape(row)
     rows, depth = (s["BLOCK_M"] + s["BLOCK_N"], s["BLOCK_K"])
     if kind(row) == "grad":
         rows, depth = (s["BLOCK_N"] + s["BLOCK_K"], s["BLOCK_M"])
-    return rows * depth * BYTES[dtype(row)] / (16 * threads_per_warp * s["warps"])
+    return rows * depth * BYTES[dtype(row)] / ((4 if narrow(row) else 16) * threads_per_warp * s["warps"])
 
 
 def dtype(row: dict) -> str:
     return next((name for name in BYTES if name in row["case"]), "bf16")
 
 
+def narrow(row: dict) -> bool:
+    """wgmma reads tf32 along the product only, so the operands of a gradient are transposed by copies of 4 bytes."""
+    return kind(row) == "grad" and dtype(row) == "fp32" and row.get("instruction", "").startswith("HGMMA")
+
+
+def exact(row: dict) -> bool:
+    """fp32 without rounding to tf32: no tensor core multiplies it."""
+    return dtype(row) == "fp32" and "PRECISION=ieee" in row["config"]
+
+
+def fence(row: dict) -> int:
+    """What newer compilers add to a step of wgmma: six instructions that fence the copies, and two more per product of
+    a chain for its descriptors, of which the first compilers spend five before the second product. The differences
+    measured for chains of 1, 2, 4 and 8 are 6, 4, 7 to 10 and 16 to 18."""
+    if not FENCED or not row["instruction"].startswith("HGMMA"):
+        return 0
+    depth = shape(row)["BLOCK_M" if kind(row) == "grad" else "BLOCK_K"]
+    return max(6, 1 + 2 * (depth * BYTES[dtype(row)] // 32))
+
+
 def budget(row: dict) -> int | None:
     """The limit for one row of the census; None where there is none."""
-    if row.get("loop") is None or kind(row) is None:
+    if row.get("loop") is None or kind(row) is None or exact(row):
         return None
     tile = shape(row)
-    measured = MEASURED.get((kind(row), *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
-    if measured and row["target"] == "sm_90" and dtype(row) != "fp32":
-        count, stages = measured
+    edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
+    label = f"tf32 {kind(row)}" if dtype(row) == "fp32" else kind(row)
+    measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
+    if measured and row["target"] == "sm_90":
+        *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
-        return math.floor(MARGIN * (count + wraps))
+        return math.floor(MARGIN * (counts[FENCED] + wraps + edge))
     synchronous = not row["instruction"].startswith("HGMMA")
     matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
-    return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + gathering(row)))
+    extra = fence(row) + edge + gathering(row)
+    return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + extra))
 
 
 def gathering(row: dict) -> float:
@@ -94,4 +146,4 @@ def gathering(row: dict) -> float:
         return 0
     tile = shape(row)
     of_w = copies(row) * tile["BLOCK_N"] / (tile["BLOCK_M"] + tile["BLOCK_N"])
-    return PER_INDEX * math.ceil(of_w) * (kind(row) == "gather") + EDGE * ("EVEN_K=False" in row["config"])
+    return PER_INDEX * math.ceil(of_w) * (kind(row) == "gather") + PIECES * ("EVEN_K=False" in row["config"])

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from smart_kernels.ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
+from smart_kernels.ops.bsr_indices import block_index
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -30,15 +31,31 @@ def _smart(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, d
     y.backward(torch.empty_like(y))
 
 
-def _block(block: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16") -> None:
+def _block(
+    block: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16", **epilogue
+) -> None:
     rows, cols = -(-N // block[0]), -(-K // block[1])
     nnz = rows * cols // 4
     crow = torch.linspace(0, nnz, rows + 1).int()
     col = (torch.arange(nnz) % cols).int()
     values = torch.empty(nnz, *block, dtype=DTYPES[dtype], requires_grad=True)
     x = torch.empty(M, K, dtype=DTYPES[dtype], requires_grad=True)
-    y = block_sparse_linear(x, values, crow, col, out_features=N)
+    index = block_index(crow, col, cols)
+    y = block_sparse_linear(x, values, crow, col, out_features=N, index=index)
     y.backward(torch.empty_like(y))
+    if epilogue:
+        bias, residual = torch.empty(N, dtype=x.dtype), torch.empty(M, N)
+        with torch.no_grad():
+            block_sparse_linear(x, values, crow, col, bias, out_features=N, index=index, residual=residual, **epilogue)
+
+
+def _tf32(case: Callable[[], None]) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        case()
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dtype: str = "bf16") -> None:
@@ -66,10 +83,15 @@ CASES: dict[str, Callable[[], None]] = {
     "masked_linear 24x40 bf16": partial(_masked, (24, 40)),
     "masked_linear 1x1 bf16": partial(_masked, (1, 1)),
     "masked_linear 64x64 fp32": partial(_masked, (64, 64), dtype="fp32"),
+    "masked_linear 64x64 fp32 as tf32": partial(_tf32, partial(_masked, (64, 64), dtype="fp32")),
     "smart_linear 64x64 bf16": partial(_smart, (64, 64)),
+    "smart_linear 1x1 bf16": partial(_smart, (1, 1)),
     "block_sparse_linear 64x64 bf16": partial(_block, (64, 64)),
+    "block_sparse_linear 128x128 bf16": partial(_block, (128, 128), activation="gelu"),
+    "block_sparse_linear 256x128 bf16": partial(_block, (256, 128), activation="silu", out_dtype=torch.float32),
     "block_sparse_linear 16x16 bf16": partial(_block, (16, 16)),
     "block_sparse_linear 64x64 fp16": partial(_block, (64, 64), dtype="fp16"),
+    "block_sparse_linear 128x128 fp32": partial(_block, (128, 128), dtype="fp32"),
     "block_sparse_linear 32x32 bf16": partial(_block, (32, 32)),
     "block_sparse_linear 128x8 bf16": partial(_inference, (128, 8), 4096),
     "block_sparse_linear 128x16 bf16": partial(_inference, (128, 16), 4096),

@@ -10,6 +10,7 @@ import io
 import json
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import torch
 import triton
@@ -24,6 +25,7 @@ from smart_kernels import ops
 
 from . import sass
 from .cases import CASES
+from .table import TARGETS
 
 
 def target_of(name: str) -> GPUTarget:
@@ -34,8 +36,9 @@ def target_of(name: str) -> GPUTarget:
 class ClaimedDriver(DriverBase):
     """Answers what compiling asks; cannot launch."""
 
-    def __init__(self, target: GPUTarget):
+    def __init__(self, target: GPUTarget, shared: int):
         self.target = target
+        self.utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": shared})
 
     def is_active(self):
         return True
@@ -88,7 +91,7 @@ def record_compiles(found: dict) -> None:
 
 
 def main(target: str, out: str, names: list[str]) -> None:
-    driver.set_active(ClaimedDriver(target_of(target)))
+    driver.set_active(ClaimedDriver(target_of(target), TARGETS[target]))
     triton.knobs.nvidia.dump_ptxas_log = True
     found, seen = {}, set()
     record_compiles(found)

@@ -18,6 +18,7 @@ KINDS = {
     "LDS": r"LDS\b",
     "STS": r"STS\b",
     "BAR": r"BAR",
+    "NOP": r"NOP",  # how ptxas spaces mma.sync on sm_120; no work
 }
 LAYOUT = re.compile(r"STRIDE|PARTS|PER_TILE|TILES")  # follow from tile and block
 SERIALISED = re.compile(r"C7515|C7512|wgmma.*serializ", re.I)
@@ -45,20 +46,23 @@ def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
     if not registers or not spills:
         raise ValueError(f"ptxas must report registers and spills, got {log[:200]!r}")
     main = matrix_loop(parse(disassemble(cubin)))
+    steps = max(1, sum(op.startswith("DEPBAR") for op, _ in main))  # each waits once for its copies; ptxas unrolls
     kinds = Counter(kind for op, _ in main for kind, pattern in KINDS.items() if re.match(pattern + r"(\.|\b)", op))
     macs = sum(macs_per_warp(op) for op, _ in main)
-    wide = sum(op.startswith("LDG") and ".128" in op for op, _ in main)
+    wide = sum(op.startswith("LDG") and ".128" in op for op, _ in main) + kinds["UTMALDG"]
+    loop = len(main) - kinds["NOP"]
     return {
         "registers": int(registers[1]),
         "spill": sum(spills),
         "serialised": bool(SERIALISED.search(log)),
-        "loop": len(main),
-        "tensor_core": kinds["HGMMA"] + kinds["HMMA"],
+        "steps": steps,
+        "loop": -(-loop // steps),
+        "tensor_core": (kinds["HGMMA"] + kinds["HMMA"]) // steps,
         "instruction": next((op for op, _ in main if macs_per_warp(op)), ""),
-        "wide_loads": wide + kinds["UTMALDG"],
-        "narrow_loads": kinds["LDG"] + kinds["LDGSTS"] - wide,
-        "asynchronous": kinds["LDGSTS"] + kinds["UTMALDG"],
-        "per_kilomac": round(1000 * len(main) / macs, 3) if macs else None,
+        "wide_loads": wide // steps,
+        "narrow_loads": (kinds["LDG"] + kinds["LDGSTS"] + kinds["UTMALDG"] - wide) // steps,
+        "asynchronous": (kinds["LDGSTS"] + kinds["UTMALDG"]) // steps,
+        "per_kilomac": round(1000 * loop / macs, 3) if macs else None,
         "histogram": " ".join(f"{kind}={n}" for kind, n in kinds.items()),
     }
 

@@ -1,22 +1,26 @@
-"""block_sparse_linear: every dtype, block and launch configuration against float64, empty rows included; decode."""
+"""block_sparse_linear: every dtype, block and launch configuration against float64, empty block rows included; then
+what may follow the sums, inputs that are far apart or not aligned, and few rows."""
 
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
+import triton
 
 from smart_kernels.ops import block_sparse_linear
+from smart_kernels.ops.bsr_indices import block_index
 
 from ..block_sparse_linear import to_bsr, to_dense
-from ..case import Shape
+from ..case import TOLERANCE, Shape
 from ..linear import expand
 from . import decode
-from .check import Check, Context, compare
+from .check import Check, Context, compare, configuration, relative_error
 from .masked import SHAPES, SMALL_SHAPES
 
-BLOCKS = ((64, 64), (128, 128), (32, 32), (16, 16), (24, 40), (128, 8), (1, 16))
+BLOCKS = ((64, 64), (128, 128), (256, 128), (32, 32), (16, 16), (24, 40), (128, 8), (1, 16))
 SMALL_BLOCKS = ((32, 32), (24, 40))
+ACTIVATIONS = ("gelu", "relu", "relu6", "silu")
 
 
 def cases(context: Context) -> Iterator[Check]:
@@ -26,21 +30,87 @@ def cases(context: Context) -> Iterator[Check]:
                 for config in context.configs:
                     label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {name} config {config}"
                     yield Check(label, partial(run, context.device, shape, block, dtype, config))
+        for name, dtype in context.dtypes.items():
+            for activation in ACTIVATIONS[:1] if context.small else ACTIVATIONS:
+                for config in context.configs:
+                    label = f"block_sparse_linear {shape.name} 128x128 {name} {activation} config {config}"
+                    yield Check(label, partial(epilogue, context.device, shape, dtype, activation, config))
+            for offset in (1, 4):
+                label = f"block_sparse_linear {shape.name} 64x64 {name} {offset} elements off 16 bytes"
+                yield Check(label, partial(unaligned, context.device, shape, dtype, offset))
+    if context.device != "cpu":
+        yield Check("block_sparse_linear rows 2^31 elements apart", partial(far, context.device))
     yield from decode.cases(context)
+
+
+def stored(
+    device: str, shape: Shape, block: tuple[int, int], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """values, crow_indices, col_indices of a random W whose first block row is empty if it has two, and its mask."""
+    mask = (torch.rand(-(-shape.N // block[0]), -(-shape.K // block[1]), device=device) < 0.4).float()
+    mask[-1, -1] = 1
+    mask[:-1][:1] = 0  # an empty block row where there are two
+    weight = torch.randn(shape.N, shape.K, device=device).div_(shape.K**0.5).mul_(expand(mask, block, shape)).to(dtype)
+    return *to_bsr(weight, mask, block), mask
 
 
 def run(device: str, shape: Shape, block: tuple[int, int], dtype: torch.dtype, config: int) -> dict:
     x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
     bias = torch.randn(shape.N, device=device, dtype=dtype)
-    mask = (torch.rand(-(-shape.N // block[0]), -(-shape.K // block[1]), device=device) < 0.4).float()
-    mask[0] = 0  # an empty block row
-    weight = torch.randn(shape.N, shape.K, device=device).div_(shape.K**0.5).mul_(expand(mask, block, shape)).to(dtype)
-    values, crow, col = to_bsr(weight, mask, block)
+    values, crow, col, mask = stored(device, shape, block, dtype)
+    index = block_index(crow, col, mask.shape[1])
 
     def function(x, values, bias):
-        return block_sparse_linear(x, values, crow, col, bias, out_features=shape.N)
+        return block_sparse_linear(x, values, crow, col, bias, out_features=shape.N, index=index)
 
     def definition(x, values, bias):
         return F.linear(x, to_dense(values, mask, block, shape), bias)
 
     return compare(function, definition, (x, values, bias), config)
+
+
+def epilogue(device: str, shape: Shape, dtype: torch.dtype, activation: str, config: int) -> dict:
+    """The fused form, which runs where no gradient is needed."""
+    values, crow, col, mask = stored(device, shape, (128, 128), dtype)
+    x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
+    bias, residual = torch.randn(shape.N, device=device, dtype=dtype), torch.randn(shape.M, shape.N, device=device)
+    options = {"out_features": shape.N, "activation": activation, "residual": residual, "out_dtype": torch.float32}
+    with torch.no_grad(), configuration(config):
+        try:
+            y = block_sparse_linear(x, values, crow, col, bias, **options)
+        except triton.runtime.errors.OutOfResources as error:
+            return {"ok": True, "skipped": str(error)}  # the tuner would drop this configuration here
+    sums = F.linear(x.double(), to_dense(values, mask, (128, 128), shape).double(), bias.double()) + residual
+    error = relative_error(y, getattr(F, activation)(sums))
+    return {"ok": error <= TOLERANCE[dtype], "errors": [error]}
+
+
+def unaligned(device: str, shape: Shape, dtype: torch.dtype, offset: int) -> dict:
+    """Tensors that start beside a 16-byte address."""
+    values, crow, col, mask = stored(device, shape, (64, 64), dtype)
+    x, bias = (
+        torch.randn(shape.M, shape.K, device=device, dtype=dtype),
+        torch.randn(shape.N, device=device, dtype=dtype),
+    )
+
+    def shift(t):
+        return torch.cat([t.new_zeros(offset), t.flatten()])[offset:].view(t.shape)
+
+    def function(x, values, bias):
+        return block_sparse_linear(shift(x), shift(values), crow, col, shift(bias), out_features=shape.N)
+
+    def definition(x, values, bias):
+        return F.linear(x, to_dense(values, mask, (64, 64), shape), bias)
+
+    return compare(function, definition, (x, values, bias))
+
+
+def far(device: str) -> dict:
+    """Two rows of x whose distance needs 64-bit offsets."""
+    shape, stride = Shape("far", 2, 64, 64, "64-bit offsets"), 2**31 + 8
+    values, crow, col, mask = stored(device, shape, (16, 16), torch.float16)
+    x = torch.empty(stride + shape.K, device=device, dtype=torch.float16).as_strided((2, shape.K), (stride, 1))
+    x.normal_()
+    y = block_sparse_linear(x, values, crow, col, out_features=shape.N)
+    error = relative_error(y, F.linear(x.double(), to_dense(values, mask, (16, 16), shape).double()))
+    return {"ok": error <= TOLERANCE[x.dtype], "errors": [error]}

@@ -91,8 +91,7 @@ class Format(nn.Module, ABC):
 
     def prepared(self, build, *args):
         """``build(*args)``, kept until a stored tensor changes."""
-        stored = (t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None)
-        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in stored)
+        key = version(*self._parameters.values(), *self._buffers.values())
         if self._cache is None or self._cache[0] != key:
             self._cache = key, build(*args)
         return self._cache[1]
@@ -102,6 +101,11 @@ class Format(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}x{self.shape[1]}, {self.nbytes} bytes"
+
+
+def version(*tensors: Tensor | None) -> tuple:
+    """Changes when one of the tensors does."""
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors if t is not None)
 
 
 def eager_inference(x: Tensor, *tensors: Tensor | None) -> bool:

@@ -2,11 +2,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels.ops._library import TRITON_DEVICES
 from smart_kernels.ops._tile_matmul import FEW_ROWS
-from smart_kernels.ops.block_sparse_linear import block_sparse_linear, check_indices
+from smart_kernels.ops.block_sparse_linear import block_sparse_linear
+from smart_kernels.ops.bsr_indices import block_index, check_indices
 from smart_kernels.reference import tiles
 
-from .base import Format, eager_inference
+from .base import Format, eager_inference, version
 from .union import unite
 
 
@@ -26,6 +28,7 @@ class BSR(Format):
 
     name = "bsr"
     union = 1
+    _derived = None
 
     def __init__(
         self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
@@ -82,11 +85,24 @@ class BSR(Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
-        tiles = self.values, self.crow_indices, self.col_indices
+        tiles, index = (self.values, self.crow_indices, self.col_indices), self._index(x)
         many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
         if self.union > 1 and many and eager_inference(x, self.values, bias):
-            tiles = self.prepared(lambda: unite(self.values.detach(), *tiles[1:], self.union))
-        return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0])
+            tiles, index = self.prepared(lambda: unite(self.values.detach(), *tiles[1:], self.union)), None
+        return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0], index=index)
+
+    def _index(self, x: Tensor) -> Tensor | None:
+        """What the kernels derive from the indices, kept until those change."""
+        if x.device.type not in TRITON_DEVICES or torch.compiler.is_compiling():
+            return None
+        indices = self.crow_indices, self.col_indices
+        if self._derived is None or self._derived[0] != version(*indices):
+            _, taps, cols = self.grid
+            self._derived = version(*indices), block_index(*indices, taps * cols)
+        return self._derived[1]
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_derived": None}
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid

@@ -12,19 +12,26 @@ ahead, which keeps it out of the load pipeline. Along N and K, block i starts at
 (i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
 """
 
+from functools import partial
+
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.tuning import autotune
+from smart_kernels.kernels.epilogue import activate
+from smart_kernels.kernels.tuning import autotune, holds
 
+TMA_ROWS = 128  # of x, in what one descriptor copies
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=4),
+    triton.Config({"BLOCK_M": 32, "TMA": False}, num_warps=4, num_stages=4),
+    triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 256, "TMA": False}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=8, num_stages=4),
 ]
 GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -37,8 +44,21 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M."""
-    return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold.
+    The addresses of a residual take the place of half of the sums."""
+    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
+    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
+                   sums=128 if args["residual_ptr"] is None else 64)
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
+
+
+def worth_trying_grad(configs, args, **kwargs):
+    """The same where BLOCK_M is the depth of a step."""
+    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
+    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"])
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    return [c for c in tall if held(c, (n, k, c.kwargs["BLOCK_M"]))] or configs[:1]
 
 
 @triton.jit
@@ -52,26 +72,30 @@ def block_limit(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr):
     return tl.minimum((i // PARTS + 1) * STRIDE, size)
 
 
-@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], prune_configs_by={"early_config_prune": worth_trying})
 @triton.jit
 def block_matmul_kernel(
-    # tensors; slots and bias may be None
-    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, bias_ptr, y_ptr,
+    # tensors; slots, order, bias and residual may be None
+    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, order_ptr, bias_ptr, residual_ptr, y_ptr,
+    # descriptors of x and W, or None
+    x_tma, w_tma,
     # sizes
     M, N, K,
     # strides
-    stride_xm, stride_xk, stride_ym,
+    stride_xm, stride_xk, stride_rm, stride_rn, stride_ym,
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS, blocks_n,
     # compile-time; W's strides are, so that its addresses differ by constants
     STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
-    EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr, TMA_FITS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr,
 ):
     # eight blocks of M side by side share the blocks of W in L2
     pid = tl.program_id(0)
     pid_m, pid_n = tl.swizzle2d(pid // blocks_n, pid % blocks_n, tl.cdiv(M, BLOCK_M), blocks_n, 8)
+    if order_ptr is not None:  # long rows first, so that none is left for the end
+        pid_n = tl.load(order_ptr + pid_n)
     start, end = tl.load(start_ptr + pid_n), tl.load(end_ptr + pid_n)
 
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -81,7 +105,14 @@ def block_matmul_kernel(
     x_p = x_ptr + rows[:, None] * stride_xm + offs_k[None, :] * stride_xk
     w_p = w_ptr + offs_k[:, None] * STRIDE_WK + offs_n[None, :] * STRIDE_WN
 
+    offs_yn = block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N) + offs_n
+    in_n = offs_yn < block_limit(pid_n, N, STRIDE_N, PARTS_N)
+    inside = (offs_m < M)[:, None] & in_n[None, :]
+
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if residual_ptr is not None:  # the sums start from it: added at the end it would need registers beside them
+        r_p = residual_ptr + offs_m.to(tl.int64)[:, None] * stride_rm + offs_yn.to(tl.int64)[None, :] * stride_rn
+        acc = tl.load(r_p, mask=inside, other=0.0).to(tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)
         slot = start if slots_ptr is None else tl.load(slots_ptr + start)
@@ -90,26 +121,28 @@ def block_matmul_kernel(
             next_col = tl.load(cols_ptr + ahead)
             next_slot = ahead if slots_ptr is None else tl.load(slots_ptr + ahead)
             k0 = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
-            x_kp = x_p + k0.to(tl.int64) * stride_xk
-            if EVEN_K:
-                x = tl.load(x_kp)                                             # (BLOCK_M, BLOCK_K)
+            if TMA and TMA_FITS:
+                x = x_tma.load([pid_m * BLOCK_M, k0])
+                w = w_tma.load([slot * BLOCK_N, 0]).T
             else:
-                in_k = k0 + offs_k < block_limit(col, K, STRIDE_K, PARTS_K)
-                x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
-            w = tl.load(w_p + slot.to(tl.int64) * STRIDE_WS)                  # (BLOCK_K, BLOCK_N)
+                x_kp = x_p + k0.to(tl.int64) * stride_xk
+                if EVEN_K:
+                    x = tl.load(x_kp)                                         # (BLOCK_M, BLOCK_K)
+                else:
+                    in_k = offs_k < tl.minimum(STRIDE_K - col % PARTS_K * BLOCK_K, K - k0)
+                    x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
+                w = tl.load(w_p + slot.to(tl.int64) * STRIDE_WS)                  # (BLOCK_K, BLOCK_N)
             acc = tl.dot(x, w, acc, input_precision=PRECISION)
             col, slot = next_col, next_slot
 
-    offs_n += block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N)
-    in_n = offs_n < block_limit(pid_n, N, STRIDE_N, PARTS_N)
     if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        acc += tl.load(bias_ptr + offs_yn, mask=in_n, other=0.0).to(tl.float32)[None, :]
+    acc = activate(acc, ACTIVATION)
+    y_p = y_ptr + offs_m.to(tl.int64)[:, None] * stride_ym + offs_yn[None, :]
+    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=inside)
 
-    y_p = y_ptr + offs_m.to(tl.int64)[:, None] * stride_ym + offs_n[None, :]
-    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=(offs_m < M)[:, None] & in_n[None, :])
 
-
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying_grad})
 @triton.jit
 def block_grad_kernel(
     # tensors

@@ -12,7 +12,7 @@ packed as weight * mask and multiplied by the block-sparse matmul, so the cost f
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.block_sparse_linear import KEY, block_start, worth_trying
+from smart_kernels.kernels.block_sparse_linear import KEY, block_start, worth_trying_grad
 from smart_kernels.kernels.live_blocks import block_span, element_tiles, is_live, load_mask
 from smart_kernels.kernels.tuning import autotune
 
@@ -30,7 +30,7 @@ def fitting(configs, args, **kwargs):
     size = kwargs["BLOCK_N"] * kwargs["BLOCK_K"]
     many = kwargs["TILES_N"] > 1 and kwargs["TILES_K"] > 1
     unfit = {(64, 4)} if size > 64 * 64 else {(64, 8)} if many or size < 64 * 64 else set()
-    return [c for c in worth_trying(configs, args) if (c.kwargs["BLOCK_M"], c.num_warps) not in unfit]
+    return [c for c in worth_trying_grad(configs, args, **kwargs) if (c.kwargs["BLOCK_M"], c.num_warps) not in unfit]
 
 
 @triton.jit

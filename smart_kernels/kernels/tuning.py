@@ -1,6 +1,7 @@
-"""When launch configurations are searched, and where the result is kept."""
+"""Which launch configurations are searched, when, and where the result is kept."""
 
 import triton
+from triton.runtime import driver
 
 
 def autotune(configs, key, **kwargs):
@@ -8,3 +9,22 @@ def autotune(configs, key, **kwargs):
     if triton.knobs.runtime.interpret:
         configs = configs[:1]
     return triton.autotune(configs=configs, key=key, cache_results=True, **kwargs)
+
+
+def holds(config, step: tuple[int, int, int], itemsize: int, precision: str, sums: int = 128) -> bool:
+    """Whether a (rows, columns, depth) step of a product fits into registers and shared memory.
+
+    ``sums`` accumulators are half of the 255 registers of a thread. Exact fp32 has no tensor core: its operands pass
+    through registers too, which leaves 32, and its arithmetic hides the copies of one stage: two are enough.
+    """
+    rows, columns, depth = step
+    exact = itemsize == 4 and precision == "ieee"
+    if rows * columns > (min(32, sums) if exact else sums) * 32 * config.num_warps or (exact and config.num_stages > 2):
+        return False
+    stages = config.num_stages - (driver.active.get_current_target().backend == "hip")  # AMD's last stage is registers
+    return stages * (rows + columns) * depth * itemsize <= shared_memory()
+
+
+def shared_memory() -> int:
+    """Bytes that one program may use on the current device."""
+    return driver.active.utils.get_device_properties(driver.active.get_current_device())["max_shared_mem"]

@@ -9,13 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.ops._blocks import Axis
+from smart_kernels.ops._matmul import BlockRows
 
-LARGEST = (128, 64)  # block of W that one program, one loop step works on
+LARGEST = (128, 64)  # block of W that one program of its gradient works on
 
 
-def axes(block, shape) -> tuple[Axis, Axis]:
-    n, k = (Axis.separate(*args) for args in zip(shape, block, LARGEST, strict=True))
+def axes(block, shape, largest=LARGEST) -> tuple[Axis, Axis]:
+    n, k = (Axis.separate(*args) for args in zip(shape, block, largest, strict=True))
     return n, k
+
+
+def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
+    """Blocks of at most 256 rows, whose accumulators fill the registers of eight warps, and 256 bytes of each row."""
+    return axes(block, shape, (256 if itemsize == 2 else 128, 256 // itemsize))
+
+
+def backward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
+    """The same for the transposed product."""
+    return axes(block, shape, (256 // itemsize, 128))
 
 
 def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
@@ -34,13 +45,62 @@ def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:
     return values.reshape(nnz, n.parts * n.block, k.parts * k.block)[:, : n.tile, : k.tile].contiguous()
 
 
+def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axis, k: Axis) -> BlockRows:
+    """The rows of kernel blocks; ``order`` is that of the stored rows."""
+    start, end = bounds(crow_indices, len(col_indices), n, k)
+    if order is not None and n.parts > 1:
+        order = (order[:, None] * n.parts + torch.arange(n.parts, device=order.device, dtype=order.dtype)).flatten()
+    return BlockRows(start, end, columns(col_indices, n, k), order=order)
+
+
+def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
+    """The rows of kernel blocks of W.T, from those of the stored blocks; slots of ``cut(values.mT, k, n)``."""
+    nnz, slots = len(stored.slots), stored.slots
+    if n.parts * k.parts > 1:
+        part_n, part_k = (torch.arange(axis.parts, device=slots.device, dtype=torch.int32) for axis in (n, k))
+        slots = ((part_k[:, None] * nnz + slots)[..., None] * n.parts + part_n).flatten()
+    start, end = (spread(edge, nnz, k, n) for edge in (stored.start, stored.end))
+    return BlockRows(start, end, columns(stored.cols, k, n), slots)
+
+
+def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows:
+    """The stored blocks by columns."""
+    return BlockRows.transposed(block_rows(crow_indices, len(col_indices)), col_indices, cols)
+
+
+def by_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | None) -> BlockRows:
+    """The stored blocks by columns, taken from ``index`` where there is one."""
+    if index is None:
+        return transpose(crow_indices, col_indices, cols)
+    return split(index, len(crow_indices) - 1, len(col_indices))[1]
+
+
+def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
+    """What follows from the indices alone, in one int32 tensor: the rows, longest first, and ``transpose``."""
+    order = crow_indices.diff().argsort(descending=True, stable=True).int()
+    columns = transpose(crow_indices, col_indices, cols)
+    return torch.cat([order, columns.start, columns.end, columns.cols, columns.slots])
+
+
+def split(index: Tensor, rows: int, nnz: int) -> tuple[Tensor, BlockRows]:
+    """The way back from ``index``."""
+    cols = (len(index) - rows - 2 * nnz) // 2
+    order, *columns = index.split((rows, cols, cols, nnz, nnz))
+    return order, BlockRows(*columns)
+
+
 def bounds(crow_indices: Tensor, nnz: int, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
     """(rows + 1,) -> start and end of each row of kernel blocks."""
-    bounds = crow_indices.int()
+    return spread(crow_indices[:-1], nnz, n, k), spread(crow_indices[1:], nnz, n, k)
+
+
+def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
+    """Where each row starts (or ends) -> where each row of kernel blocks does."""
+    edges = edges.int()
     if n.parts * k.parts > 1:
-        copies = torch.arange(n.parts, device=bounds.device, dtype=torch.int32) * (nnz * k.parts)
-        bounds = bounds[:, None] * k.parts + copies
-    return bounds[:-1].flatten(), bounds[1:].flatten()
+        copies = torch.arange(n.parts, device=edges.device, dtype=torch.int32) * (nnz * k.parts)
+        edges = (edges[:, None] * k.parts + copies).flatten()
+    return edges
 
 
 def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:

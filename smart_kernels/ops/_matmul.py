@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import driver
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from smart_kernels.kernels.block_sparse_linear import block_grad_kernel, block_matmul_kernel
+from smart_kernels.kernels.block_sparse_linear import TMA_ROWS, block_grad_kernel, block_matmul_kernel
 from smart_kernels.ops._blocks import Axis
 
 
@@ -19,12 +21,14 @@ class BlockRows:
         end: (R,) one past its last entry; ``start == end`` is an empty row.
         cols: (L,) block column of each entry.
         slots: (L,) which block of ``values`` each entry is; ``None``: entry ``j`` is block ``j``.
+        order: (R,) the rows in the order in which they are started; ``None``: as they come.
     """
 
     start: Tensor
     end: Tensor
     cols: Tensor
     slots: Tensor | None = None
+    order: Tensor | None = None
 
     @classmethod
     def transposed(cls, rows: Tensor, cols: Tensor, count: int) -> "BlockRows":
@@ -35,8 +39,19 @@ class BlockRows:
         return cls(start, end, rows[slots].int(), slots.int())
 
 
-def block_matmul(x: Tensor, values: Tensor, rows: BlockRows, bias: Tensor | None, n: Axis, k: Axis) -> Tensor:
-    """``x @ W.T + bias`` with the blocks of W in ``values``, accumulated in fp32.
+def block_matmul(
+    x: Tensor,
+    values: Tensor,
+    rows: BlockRows,
+    bias: Tensor | None,
+    n: Axis,
+    k: Axis,
+    *,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``activation(x @ W.T + bias + residual)`` with the blocks of W in ``values``, accumulated in fp32.
 
     Args:
         x: (M, K) fp32, fp16 or bf16, any strides. Columns without a block are not read.
@@ -44,24 +59,53 @@ def block_matmul(x: Tensor, values: Tensor, rows: BlockRows, bias: Tensor | None
         rows: the blocks of each of the ``n.blocks`` rows.
         bias: (N,) or None.
         n, k: the axes of W, ``N = n.size`` and ``K = k.size``.
+        residual: (M, N) or None, any strides.
+        activation: a key of ``reference.epilogue.ACTIVATIONS`` or None.
+        dtype: of the result; that of ``x`` if None.
 
     Returns:
-        (M, N), dtype of ``x``.
+        (M, N).
     """
     M = x.shape[0]
-    y = x.new_empty(M, n.size)
+    y = x.new_empty(M, n.size, dtype=dtype)
     bias = None if bias is None else bias.contiguous()
+    x_tma, w_tma = descriptors(x, values, n, k)
     if y.numel():
         block_matmul_kernel[lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * n.blocks,)](
-            x, values, rows.start, rows.end, rows.cols, rows.slots, bias, y,
+            x, values, rows.start, rows.end, rows.cols, rows.slots, rows.order, bias, residual, y,
+            x_tma, w_tma,
             M, n.size, k.size,
-            *x.stride(), y.stride(0),
+            *x.stride(), *((0, 0) if residual is None else residual.stride()), y.stride(0),
             m_class(M), n.blocks,
             STRIDE_WS=values.stride(0), STRIDE_WN=values.stride(1), STRIDE_WK=values.stride(2),
             STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
-            EVEN_K=k.even, PRECISION=precision(), BLOCK_N=n.block, BLOCK_K=k.block,
+            EVEN_K=k.even, TMA_FITS=x_tma is not None, ACTIVATION=activation, PRECISION=precision(),
+            BLOCK_N=n.block, BLOCK_K=k.block,
         )  # fmt: skip
     return y
+
+
+def descriptors(x: Tensor, values: Tensor, n: Axis, k: Axis) -> tuple[TensorDescriptor | None, TensorDescriptor | None]:
+    """Tensor-memory copies of ``x`` and ``values``, or twice None where Hopper is not there or they do not fit.
+
+    A copy needs rows of 16-byte multiples from a 16-byte address, and cannot mask what a ragged block leaves out.
+    """
+    rows = values.flatten(0, 1) if values.is_contiguous() else None
+    fits = has_tma() and rows is not None and k.even and x.element_size() == 2 and x.numel() and values.numel()
+    if not fits or x.stride(1) != 1 or x.stride(0) % 8 or x.stride(0) < x.shape[1] or x.data_ptr() % 16:
+        return None, None
+    if values.data_ptr() % 16:
+        return None, None
+    pair = (x, [TMA_ROWS, k.block]), (rows, [n.block, k.block])
+    return tuple(TensorDescriptor.from_tensor(tensor, block) for tensor, block in pair)
+
+
+def has_tma() -> bool:
+    """Whether the current device is a Hopper. Others rewrite such a copy into narrow loads or have their own rules."""
+    if triton.knobs.runtime.interpret:
+        return False
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch == 90
 
 
 def block_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:

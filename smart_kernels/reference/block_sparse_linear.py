@@ -9,21 +9,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.reference.epilogue import finish
+
 
 def block_sparse_linear(
-    x: Tensor, values: Tensor, crow_indices: Tensor, col_indices: Tensor, bias: Tensor | None, out_features: int
+    x: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    bias: Tensor | None,
+    out_features: int,
+    index: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """(M, K) and (nnz, bn, bk) -> (M, N)."""
+    """(M, K) and (nnz, bn, bk) -> (M, N); ``index`` only saves time elsewhere."""
     x_blocks, wide = _blocks(x, values.shape[2]), _wide(values)
     y = x_blocks.new_zeros(len(x), len(crow_indices) - 1, values.shape[1])
     for row, own in _rows(crow_indices):
         y[:, row] = x_blocks[:, col_indices[own]].flatten(1) @ wide[own].mT.flatten(0, 1)
-    y = y.flatten(1)[:, :out_features]
-    return (y if bias is None else y + bias).to(x.dtype).contiguous()
+    y = finish(y.flatten(1)[:, :out_features], bias, residual, activation)
+    return y.to(out_dtype or x.dtype).contiguous()
 
 
 def block_sparse_linear_dx(
-    dy: Tensor, values: Tensor, crow_indices: Tensor, col_indices: Tensor, in_features: int
+    dy: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    in_features: int,
+    index: Tensor | None = None,
 ) -> Tensor:
     """(M, N) and (nnz, bn, bk) -> (M, K)."""
     bn, bk = values.shape[1:]

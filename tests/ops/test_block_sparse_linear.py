@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy
 import pytest
 import torch
 import triton
@@ -10,11 +11,13 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
-from smart_kernels.ops import _bsr
-from smart_kernels.ops._matmul import BlockRows, precision
-from smart_kernels.ops.block_sparse_linear import _block_sparse_linear, block_sparse_linear, check_indices
+from smart_kernels.kernels.block_sparse_linear import block_matmul_kernel
+from smart_kernels.ops import _bsr, _matmul
+from smart_kernels.ops.block_sparse_linear import _block_sparse_linear, block_sparse_linear
+from smart_kernels.ops.bsr_indices import block_index, check_indices
+from smart_kernels.reference.epilogue import ACTIVATIONS, finish
 
-from ..util import assert_close
+from ..util import TOLERANCE, assert_close
 
 SHAPES = [  # M, N, K, (bn, bk)
     pytest.param(33, 48, 64, (16, 16), id="even"),
@@ -96,7 +99,7 @@ def test_float32_precision_is_torchs_switch(setting, device):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(setting)
-        assert precision() == {"highest": "ieee", "high": "tf32"}[setting]
+        assert _matmul.precision() == {"highest": "ieee", "high": "tf32"}[setting]
         check(make(8, 32, 32, (16, 16), device=device), torch.float32 if device == "cpu" else torch.float16)
     finally:
         torch.set_float32_matmul_precision(before)
@@ -119,6 +122,18 @@ def test_executed_products_are_live_blocks_times_row_blocks(density, monkeypatch
     assert count == nnz * row_blocks
     y.backward(torch.randn_like(y))
     assert count == 3 * nnz * row_blocks
+
+
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="on a GPU the tuner decides")
+@pytest.mark.parametrize("M, block, taken", [(40, (32, 32), True), (3, (64, 16), True), (9, (24, 40), False)])
+def test_descriptors(M, block, taken, dtype, monkeypatch):
+    copies, load = [], InterpreterBuilder.create_descriptor_load
+    monkeypatch.setattr(InterpreterBuilder, "create_descriptor_load", lambda *a: copies.append(1) or load(*a))
+    monkeypatch.setattr(_matmul, "has_tma", lambda: True)
+    config = triton.Config({"BLOCK_M": _matmul.TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3)
+    monkeypatch.setattr(block_matmul_kernel, "configs", [config])
+    check(make(M, 96, 128, block, dtype), dtype)
+    assert bool(copies) == (taken and dtype.itemsize == 2)
 
 
 def test_dead_columns_are_not_read(device):
@@ -158,6 +173,78 @@ def test_strides_and_leading_dimensions(device):
         assert_close(name, out.view(ref.shape), ref, torch.float32)
     vector = block_sparse_linear(x[0], values, crow, col, bias, out_features=40)
     assert_close("vector", vector, expected[0][0], torch.float32)
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_epilogue(activation, dtype, device):
+    x, values, crow, col, bias = make(9, 50, 64, (24, 40), dtype, device)
+    residual = torch.randn(50, 9, device=device).T.requires_grad_()
+    options = {"out_features": 50, "activation": activation, "residual": residual, "out_dtype": torch.float32}
+    with torch.no_grad():
+        fused = block_sparse_linear(x, values, crow, col, bias, **options)
+    y = block_sparse_linear(x, values, crow, col, bias, **options)
+    inputs, dy = (x, values, bias, residual), torch.randn_like(y)
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    expected = finish(wide[0] @ dense(wide[1], crow, col, 50, 64).T, wide[2], wide[3], activation)
+    assert fused.dtype == y.dtype == torch.float32
+    assert_close("fused", fused, expected, dtype)
+    assert_close("y", y, expected, dtype)
+    grads = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(expected, wide, dy.double())
+    for name, out, ref in zip((*NAMES, "dresidual"), *grads, strict=True):
+        assert_close(name, out, ref, dtype)
+
+
+@pytest.mark.parametrize("out_dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_out_dtype(out_dtype, dtype, device):
+    x, values, crow, col, bias = make(5, 32, 48, (16, 16), dtype, device)
+    y = block_sparse_linear(x, values, crow, col, bias, out_features=32, out_dtype=out_dtype)
+    assert y.dtype == out_dtype
+    dy = torch.randn_like(y)
+    grads = torch.autograd.grad(y, (x, values, bias), dy)
+    tolerance = max(dtype, out_dtype, key=TOLERANCE.get)
+    for name, out, ref in zip(("y", *NAMES), (y, *grads), exact(x, values, crow, col, bias, dy), strict=True):
+        assert_close(name, out, ref, tolerance)
+        assert name == "y" or out.dtype == dtype
+
+
+@pytest.mark.parametrize("block", [(16, 16), (24, 40), (8, 128), (128, 8), (96, 48), (256, 256)])
+def test_index_changes_nothing(block, device):
+    M, N, K = 6, 100, 120
+    x, values, crow, col, bias = make(M, N, K, block, device=device)
+    index = block_index(crow, col, -(-K // block[1]))
+    y = block_sparse_linear(x, values, crow, col, bias, out_features=N, index=index)
+    dy = torch.randn_like(y)
+    grads = torch.autograd.grad(y, (x, values, bias), dy)
+    for name, out, ref in zip(("y", *NAMES), (y, *grads), exact(x, values, crow, col, bias, dy), strict=True):
+        assert_close(name, out, ref, torch.float32)
+
+
+def test_index_starts_long_rows_first():
+    _, values, crow, col, _ = make(1, 100, 200, (16, 16))
+    order, columns = _bsr.split(block_index(crow, col, 13), 7, len(values))
+    assert (crow.diff()[order.long()].diff() <= 0).all() and sorted(order.tolist()) == list(range(7))
+    assert torch.equal(columns.cols, _bsr.block_rows(crow, len(values))[columns.slots.long()])
+    assert (col[columns.slots.long()].diff() >= 0).all()
+
+
+def test_unaligned_tensors(dtype, device):
+    args = make(7, 48, 64, (16, 16), dtype, device)
+    x, values, bias = args[0].detach(), args[1].detach(), args[4].detach()
+    shifted = [torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape).requires_grad_() for t in (x, values, bias)]
+    check((shifted[0], shifted[1], *args[2:4], shifted[2]), dtype)
+
+
+def test_rows_beyond_2_to_the_31_elements(device):
+    stride = 2**31 + 8
+    try:
+        memory = torch.from_numpy(numpy.empty(2 * stride, numpy.float16))  # pages that nobody touches cost nothing
+    except MemoryError:
+        pytest.skip("needs 8 GB of addresses")
+    if device == "cuda":
+        memory = torch.empty_like(memory, device=device)
+    x, values, crow, col, bias = make(2, 32, 32, (16, 16), torch.float16, device)
+    far = memory.as_strided((2, 32), (stride, 1)).copy_(x.detach())
+    check((far.requires_grad_(), values, crow, col, bias), torch.float16)
 
 
 @pytest.mark.parametrize("M, N, K", [(0, 32, 32), (4, 0, 32), (4, 32, 0)])
@@ -208,10 +295,14 @@ def test_index_lists_need_no_synchronisation(block):
     tensors = [t.detach() for t in make(1, N, K, block)[1:4]]
     with FakeTensorMode() as mode:
         values, crow, col = map(mode.from_tensor, tensors)
-        n, k = _bsr.axes(block, (N, K))
-        _bsr.bounds(crow, len(values), n, k)
-        rows = BlockRows.transposed(*_bsr.places(crow, col, n, k), k.blocks)
+        cols = -(-K // block[1])
+        index = block_index(crow, col, cols)
+        n, k = _bsr.backward_axes(block, (N, K), 4)
+        rows = _bsr.transposed_rows(_bsr.by_columns(crow, col, cols, index), n, k)
+        forward = _bsr.rows(crow, col, _bsr.split(index, len(crow) - 1, len(values))[0], *_bsr.axes(block, (N, K)))
+    assert len(index) == len(crow) - 1 + 2 * cols + 2 * len(values)
     assert rows.start.shape == (k.blocks,) and rows.slots.shape == (len(_bsr.cut(values, n, k)),)
+    assert forward.order.shape == forward.start.shape
 
 
 @pytest.mark.parametrize("block", [(4, 4), (3, 5)])
@@ -259,13 +350,20 @@ def test_compiles(device):
         ({"x": torch.zeros(4, 64).half()}, "must share one of"),
         ({"x": torch.zeros(())}, r"x must be \(..., K\)"),
         ({"x": torch.zeros(4, 64, device="meta")}, "must be on the device of x"),
+        ({"residual": torch.zeros(4, 47)}, r"residual must be \(4, 48\)"),
+        ({"activation": "tanh"}, "activation must be"),
+        ({"out_dtype": torch.int8}, "out_dtype must be"),
+        ({"index": torch.zeros(5).int()}, "index must be"),
     ],
-    ids=["values", "crow", "col-dtype", "bias", "dtype", "scalar", "device"],
+    ids=[
+        *("values", "crow", "col-dtype", "bias", "dtype", "scalar", "device"),
+        *("residual", "activation", "out-dtype", "index"),
+    ],
 )
 def test_rejects(change, message):
     args = dict(zip(("x", "values", "crow", "col", "bias"), make(4, 48, 64, (16, 16)), strict=True)) | change
     with pytest.raises(ValueError, match=message):
-        block_sparse_linear(*args.values(), out_features=48)
+        block_sparse_linear(*list(args.values())[:5], **dict(list(args.items())[5:]), out_features=48)
 
 
 def test_check_indices():
