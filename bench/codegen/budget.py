@@ -13,6 +13,12 @@ FIXED: barrier, wait, rotation of the buffers, the branch; the index that is loa
     bound of M on both operands ("grad").
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 
+
+Kernels that spread n:m weights out are counted in thread-instructions per dense weight: "decode" has the best count
+measured for pairs of 16-bit weights, plus what a taller block of x adds to its products. "spread" has a derivation:
+the address of the index byte 6 and its load and shift 4, address, load and mask of the value 5, conversion and the way
+through shared memory 2; per stored index a shift, a mask, two signs, two sums; per further byte of indices 4.
+
 AMD has no budget: no count was measured there.
 """
 
@@ -36,18 +42,21 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
     ("grad", 64, 128, 128, 8): (96, 4),
 }
 FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4
+DECODE, DECODE_TILE = 4.1, 256  # thread-instructions per dense weight, columns of W in a step
+SPREAD, PER_INDEX, PER_BYTE = 17, 6, 4
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
+KINDS |= {"semi_structured_kernel": "spread", "semi_structured_decode_kernel": "decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def kind(row: dict) -> str | None:
-    """ "matmul" (the loop runs over K) or "grad" (over M); None for kernels without a matrix product."""
+    """ "matmul" (the loop runs over K), "grad" (over M), "spread" or "decode" (n:m); None without a matrix product."""
     return KINDS.get(row["kernel"])
 
 
 def shape(row: dict) -> dict[str, int]:
-    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row."""
-    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNK])=(\d+)", row["config"])}
+    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
+    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|SPAN)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
@@ -55,6 +64,10 @@ def shape(row: dict) -> dict[str, int]:
 def copies(row: dict, threads_per_warp: int = 32) -> float:
     """16-byte loads per thread and step."""
     s = shape(row)
+    if kind(row) == "decode":  # pairs and words of W, and x four bytes at a time
+        return 9 * s["BLOCK_N"] * 8 * 4 / (16 * threads_per_warp * s["warps"])
+    if kind(row) == "spread":
+        return s["BLOCK_M"] * s["BLOCK_R"] * BYTES[dtype(row)] / (16 * threads_per_warp * s["warps"])
     rows, depth = (s["BLOCK_M"] + s["BLOCK_N"], s["BLOCK_K"])
     if kind(row) == "grad":
         rows, depth = (s["BLOCK_N"] + s["BLOCK_K"], s["BLOCK_M"])
@@ -70,6 +83,8 @@ def budget(row: dict) -> int | None:
     if row.get("loop") is None or kind(row) is None:
         return None
     tile = shape(row)
+    if kind(row) in ("spread", "decode"):
+        return math.floor(MARGIN * _spreading(row, tile))
     measured = MEASURED.get((kind(row), *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
     if measured and row["target"] == "sm_90" and dtype(row) != "fp32":
         count, stages = measured
@@ -78,3 +93,14 @@ def budget(row: dict) -> int | None:
     synchronous = not row["instruction"].startswith("HGMMA")
     matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
     return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix))
+
+
+def _spreading(row: dict, tile: dict[str, int]) -> float:
+    """Instructions of a step that spreads n:m weights out."""
+    threads = 32 * tile["warps"]
+    if kind(row) == "decode":
+        least = tile["BLOCK_N"] * DECODE_TILE * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
+        return DECODE * tile["BLOCK_N"] * DECODE_TILE / threads + (1 + PER_MMA) * (row["tensor_core"] - least)
+    weights = SPREAD + PER_INDEX * tile["KEEP"] + PER_BYTE * (tile["SPAN"] - 1)
+    products = (1 + PER_MMA) * row["tensor_core"]
+    return FIXED["matmul"] + PER_COPY * copies(row) + weights * tile["BLOCK_O"] * tile["BLOCK_R"] / threads + products

@@ -5,7 +5,8 @@ from functools import partial
 
 import torch
 
-from smart_kernels.ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
+from smart_kernels.ops import block_sparse_linear, masked_linear, semi_structured_linear, smart_linear, soft_topk
+from smart_kernels.ops.semi_structured_linear import decode_words
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -41,6 +42,17 @@ def _block(block: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, 
     y.backward(torch.empty_like(y))
 
 
+def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype: str = "bf16", **flags) -> None:
+    N, K, (n, m) = 4096, 4096, kept
+    x, values = torch.empty(M, K, dtype=DTYPES[dtype]), torch.empty(N, K // m * n, dtype=DTYPES[dtype])
+    indices = torch.zeros(N, K // m * n * (m - 1).bit_length() // 8, dtype=torch.uint8)
+    if few_rows:
+        semi_structured_linear(x, values, decode_words(indices, K))
+        return
+    y = semi_structured_linear(x.requires_grad_(), values, indices, n=n, m=m, **flags)
+    y.backward(torch.empty_like(y))
+
+
 def _topk(groups: int, n: int, weighted: bool = False) -> None:
     scores = torch.zeros(groups, n, requires_grad=True)
     cost = torch.ones(n) if weighted else None
@@ -62,4 +74,8 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 64x64 bf16": partial(_block, (64, 64)),
     "block_sparse_linear 16x16 bf16": partial(_block, (16, 16)),
     "block_sparse_linear 64x64 fp16": partial(_block, (64, 64), dtype="fp16"),
+    "semi_structured_linear 2:4 M=16 bf16": partial(_semi, 16, few_rows=True),
+    "semi_structured_linear 2:4 M=64 fp16": partial(_semi, 64, few_rows=True, dtype="fp16"),
+    "semi_structured_linear 2:4 M=4096 bf16": partial(_semi, 4096, transposable=True),
+    "semi_structured_linear 4:8 M=4096 bf16": partial(_semi, 4096, (4, 8)),
 }

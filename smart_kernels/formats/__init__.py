@@ -5,8 +5,26 @@ from .bsr import BSR
 from .compact import Compact
 from .dense import Dense
 from .ell import ELL
+from .layouts import from_cutlass, from_torch, to_cutlass
 from .packed import Packed
+from .semi_structured import CuSparseLt, SemiStructured
 
-FORMATS: dict[str, type[Format]] = {cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL)}
+FORMATS: dict[str, type[Format]] = {
+    cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL, SemiStructured, CuSparseLt)
+}
 
-__all__ = ["BSR", "ELL", "FORMATS", "Compact", "Conv", "Dense", "Format", "Packed"]
+__all__ = [
+    "BSR",
+    "ELL",
+    "FORMATS",
+    "Compact",
+    "Conv",
+    "CuSparseLt",
+    "Dense",
+    "Format",
+    "Packed",
+    "SemiStructured",
+    "from_cutlass",
+    "from_torch",
+    "to_cutlass",
+]

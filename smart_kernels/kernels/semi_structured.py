@@ -16,8 +16,7 @@ from smart_kernels.kernels.tuning import autotune
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "BLOCK_O": 32, "BLOCK_R": 64}, num_warps=4, num_stages=2),
     triton.Config({"BLOCK_M": 16, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 64, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 128, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 64, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
 ]
 WORDS = tl.constexpr(8)  # words of indices in a tile of the form for few rows
@@ -33,27 +32,37 @@ def spread(
     values_ptr, indices_ptr, rows, cols, inside, stride_vn, stride_in,
     KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, SPAN: tl.constexpr,
 ):
-    """The weights at (rows, cols); SPAN bytes hold the indices of a group wherever in a byte they begin."""
+    """The weights at (rows, cols), 0 where not inside; None: all are.
+
+    SPAN bytes hold the indices of a group, wherever in a byte they begin.
+    """
     group, place = cols // GROUP, cols % GROUP
     first = group * (KEEP * BITS)
     index_p = indices_ptr + rows * stride_in + first // 8
-    code = tl.load(index_p, mask=inside, other=0).to(tl.int32)
+    code = tl.load(index_p, mask=inside).to(tl.int32)
     for i in tl.static_range(1, SPAN):
-        there = inside & (first // 8 + i < stride_in)
+        there = first // 8 + i < stride_in
+        if inside is not None:
+            there = there & inside
         code |= tl.load(index_p + i, mask=there, other=0).to(tl.int32) << (8 * i)
     code = code >> (first % 8)
 
+    # signs instead of comparisons: predicates would run out
     below = tl.zeros_like(code)
     hits = tl.zeros_like(code)
     for i in tl.static_range(KEEP):
         index = (code >> (i * BITS)) & ((1 << BITS) - 1)
-        below += (index < place).to(tl.int32)
-        hits += (index == place).to(tl.int32)
-    return tl.load(values_ptr + rows * stride_vn + (group * KEEP + below), mask=inside & (hits > 0), other=0.0)
+        below -= (index - place) >> 31
+        hits |= ((index ^ place) - 1) >> 31
+    # the last place may have all indices below it
+    value = tl.load(values_ptr + rows * stride_vn + (group * KEEP + tl.minimum(below, KEEP - 1)), mask=inside)
+    WORD: tl.constexpr = tl.int16 if value.dtype.primitive_bitwidth == 16 else tl.int32
+    value = (value.to(WORD, bitcast=True) & hits.to(WORD)).to(value.dtype, bitcast=True)
+    return value if inside is None else tl.where(inside, value, 0.0)
 
 
 @autotune(
-    CONFIGS, ["M_CLASS", "OUT", "SIZE", "KEEP", "GROUP", "TRANSPOSED", "PRECISION"],
+    CONFIGS, ["M_CLASS", "OUT", "SIZE", "KEEP", "GROUP", "TRANSPOSED", "EVEN", "PRECISION"],
     prune_configs_by={"early_config_prune": worth_trying})
 @triton.jit
 def semi_structured_kernel(
@@ -67,7 +76,7 @@ def semi_structured_kernel(
     M_CLASS,
     # compile-time
     KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, SPAN: tl.constexpr,
-    TRANSPOSED: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    TRANSPOSED: tl.constexpr, EVEN: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_R: tl.constexpr,
 ):
     # eight blocks of M side by side share the weights in L2
@@ -82,16 +91,18 @@ def semi_structured_kernel(
     acc = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
     for r0 in range(0, SIZE, BLOCK_R):
         offs_r = r0 + tl.arange(0, BLOCK_R)
-        in_r = offs_r < SIZE
-        x = tl.load(x_p + offs_r.to(tl.int64)[None, :] * stride_xr, mask=in_r[None, :], other=0.0)
+        in_x = None if EVEN else (offs_r < SIZE)[None, :]
+        x = tl.load(x_p + offs_r.to(tl.int64)[None, :] * stride_xr, mask=in_x, other=None if EVEN else 0.0)
         # rows of W are long: threads side by side stay in one row
         if TRANSPOSED:
+            in_w = None if EVEN else (offs_r < SIZE)[:, None] & in_o[None, :]
             w = spread(
-                values_ptr, indices_ptr, offs_r.to(tl.int64)[:, None], offs_o[None, :], in_r[:, None] & in_o[None, :],
+                values_ptr, indices_ptr, offs_r.to(tl.int64)[:, None], offs_o[None, :], in_w,
                 stride_vn, stride_in, KEEP, GROUP, BITS, SPAN)                # (BLOCK_R, BLOCK_O)
         else:
+            in_w = None if EVEN else in_o[:, None] & (offs_r < SIZE)[None, :]
             w = spread(
-                values_ptr, indices_ptr, offs_o.to(tl.int64)[:, None], offs_r[None, :], in_o[:, None] & in_r[None, :],
+                values_ptr, indices_ptr, offs_o.to(tl.int64)[:, None], offs_r[None, :], in_w,
                 stride_vn, stride_in, KEEP, GROUP, BITS, SPAN)                # (BLOCK_O, BLOCK_R)
             w = tl.trans(w)
         acc = tl.dot(x, w, acc, input_precision=PRECISION)

@@ -6,7 +6,7 @@
 Both halves come from the pair by shifts and selects, two weights at a time, and go into two products of depth 16 with
 the columns of x they belong to; no weight passes through shared memory. One int32 holds the nibbles of eight groups
 32 columns apart, so it has the layout of the pairs. K is split over programs, their fp32 sums are added in order by
-``split_sum_kernel``.
+``split_sum_kernel``. Two warps: four would make the products wgmma, and tcgen05 with a barrier each on sm_100.
 """
 
 import triton
@@ -18,8 +18,8 @@ from smart_kernels.kernels.tuning import autotune
 TILE = tl.constexpr(256)  # columns of W in a step: eight groups for each of eight words
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "BLOCK_N": 64}, num_warps=2, num_stages=3),
-    triton.Config({"BLOCK_M": 16, "BLOCK_N": 64}, num_warps=2, num_stages=2),
-    triton.Config({"BLOCK_M": 32, "BLOCK_N": 64}, num_warps=2, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "BLOCK_N": 64}, num_warps=2, num_stages=4),
+    triton.Config({"BLOCK_M": 32, "BLOCK_N": 64}, num_warps=2, num_stages=3),
 ]
 
 

@@ -1,5 +1,7 @@
 """n:m weights on a GPU: which kernel, how many programs. No host synchronisation."""
 
+import math
+
 import torch
 import triton
 from torch import Tensor
@@ -15,6 +17,7 @@ from smart_kernels.reference.semi_structured import groups_of, index_bits
 
 PROGRAMS = 264  # of the decode kernel, two per multiprocessor of the GPU it was laid out for; K is split to reach it
 COLUMNS = 64  # of y in one of them
+EVEN = 64  # sizes divisible by this have no edge in any configuration of the portable kernel
 WORDS = 1024  # per program, where indices are rearranged
 
 
@@ -44,7 +47,7 @@ def spread_matmul(
     (n, m), M = kept, x.shape[0]
     values, indices = values.contiguous(), indices.contiguous()
     y, bits = x.new_empty(M, size), index_bits(m)
-    span = 1 if 8 % (n * bits) == 0 else -(-(n * bits + 7) // 8)
+    span = -(-(n * bits + 8 - math.gcd(n * bits, 8)) // 8)  # codes begin at multiples of that divisor
     if y.numel():
         grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * triton.cdiv(size, meta["BLOCK_O"]),)  # noqa: E731
         semi_structured_kernel[grid](
@@ -53,7 +56,7 @@ def spread_matmul(
             *x.stride(), values.stride(0), indices.stride(0), *_strides(residual), y.stride(0),
             m_class(M),
             KEEP=n, GROUP=m, BITS=bits, SPAN=span,
-            TRANSPOSED=transposed, ACTIVATION=activation, PRECISION=precision(),
+            TRANSPOSED=transposed, EVEN=size % EVEN == 0 and x.shape[1] % EVEN == 0, ACTIVATION=activation, PRECISION=precision(),
         )  # fmt: skip
     return y
 
