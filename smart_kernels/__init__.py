@@ -2,13 +2,21 @@
 
 from .convert import BACKENDS, DENSE, Report, compress_, load, mask_, masked_layers, save, unmask_
 from .nn import HardGate, Masked, MaskedConv2d, MaskedLinear, SoftGate, SparseConv2d, SparseLinear, SplitAttention
-from .ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
-from .patterns import NM, Block, Channel, Pattern, WeightShape, parse
+from .ops import (
+    block_sparse_linear,
+    masked_linear,
+    semi_structured_linear,
+    smart_linear,
+    smart_weight,
+    soft_topk,
+)
+from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
 __all__ = [
     "BACKENDS",
     "DENSE",
     "NM",
+    "VNM",
     "Block",
     "Channel",
     "HardGate",
@@ -30,7 +38,9 @@ __all__ = [
     "masked_linear",
     "parse",
     "save",
+    "semi_structured_linear",
     "smart_linear",
+    "smart_weight",
     "soft_topk",
     "unmask_",
 ]

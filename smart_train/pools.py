@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smart_kernels import NM, SoftGate
-from smart_kernels.patterns import allowed_weights, keep_best, keep_n
+from smart_kernels.patterns import allowed_weights, keep_best
 
 from .pool import Layers, Pool
 
@@ -70,7 +70,7 @@ class LocalPool(Pool):
         return {name: SoftGate(part.view(layer.shape.N, -1), temperature, self.eps) for (name, layer), part in parts}
 
     def hard_masks(self):
-        return self._scatter(keep_n(self._gather(), self.pattern.n))
+        return {name: self.pattern.hard_mask(layer.scores, layer.shape) for name, layer in self.layers.items()}
 
     def _gather(self):
         return torch.cat([self.pattern.groups(layer.scores, layer.shape) for layer in self.layers.values()])
