@@ -1,7 +1,17 @@
 """Sparse layers on Triton kernels: prune with a soft top-k mask, run the result, never slower than dense."""
 
 from .convert import BACKENDS, DENSE, Report, compress_, load, mask_, masked_layers, save, unmask_
-from .nn import HardGate, Masked, MaskedConv2d, MaskedLinear, SoftGate, SparseConv2d, SparseLinear, SplitAttention
+from .nn import (
+    GroupGate,
+    HardGate,
+    Masked,
+    MaskedConv2d,
+    MaskedLinear,
+    SoftGate,
+    SparseConv2d,
+    SparseLinear,
+    SplitAttention,
+)
 from .ops import (
     block_sparse_linear,
     masked_linear,
@@ -19,6 +29,7 @@ __all__ = [
     "VNM",
     "Block",
     "Channel",
+    "GroupGate",
     "HardGate",
     "Masked",
     "MaskedConv2d",

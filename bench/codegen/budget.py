@@ -17,7 +17,8 @@ ROTATION: a ring of buffers wraps by a mask where their number is a power of two
 Kernels that spread n:m weights out are counted in thread-instructions per dense weight: "decode" has the best count
 measured for pairs of 16-bit weights, plus what a taller block of x adds to its products. "spread" has a derivation:
 the address of the index byte 6 and its load and shift 4, address, load and mask of the value 5, conversion and the way
-through shared memory 2; per stored index a shift, a mask, two signs, two sums; per further byte of indices 4.
+through shared memory 2; per stored index a shift, a mask, two signs, two sums; per further byte of indices 4;
+per mma.sync 3.5 to fetch weights that every warp needs and that lie in 2-byte pieces.
 
 AMD has no budget: no count was measured there.
 """
@@ -43,7 +44,7 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
 }
 FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4
 DECODE, DECODE_TILE = 4.1, 256  # thread-instructions per dense weight, columns of W in a step
-SPREAD, PER_INDEX, PER_BYTE = 17, 6, 4
+SPREAD, PER_INDEX, PER_BYTE, PER_FETCH = 17, 6, 4, 3.5
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"semi_structured_kernel": "spread", "semi_structured_decode_kernel": "decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -102,5 +103,6 @@ def _spreading(row: dict, tile: dict[str, int]) -> float:
         least = tile["BLOCK_N"] * DECODE_TILE * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
         return DECODE * tile["BLOCK_N"] * DECODE_TILE / threads + (1 + PER_MMA) * (row["tensor_core"] - least)
     weights = SPREAD + PER_INDEX * tile["KEEP"] + PER_BYTE * (tile["SPAN"] - 1)
-    products = (1 + PER_MMA) * row["tensor_core"]
+    fetch = 0 if row["instruction"].startswith("HGMMA") else PER_FETCH
+    products = (1 + fetch) * row["tensor_core"]
     return FIXED["matmul"] + PER_COPY * copies(row) + weights * tile["BLOCK_O"] * tile["BLOCK_R"] / threads + products
