@@ -286,12 +286,3 @@ def test_really_measured(monkeypatch):
     row = compress_(model, x, seconds=0.0, backends=("dense", "packed", "ell")).rows[0]
     assert row.ms > 0 and row.dense_ms > 0 and row.kept == 0.25
     assert_close("y", model(x), expected, x.dtype)
-
-
-def test_the_report_says_that_nm_is_stored_dense():
-    linear = nn.Linear(16, 8)
-    groups = linear.weight.data.view(-1, 4)
-    groups.scatter_(1, groups.abs().argsort(1)[:, :2], 0)
-    for pattern in (None, NM(2, 4)):
-        report = compress_(nn.Sequential(linear), torch.randn(4, 16), pattern, seconds=0)
-        assert "nm:2:4: stored dense, there is no N:M kernel yet" in str(report)

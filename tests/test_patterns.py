@@ -71,7 +71,9 @@ def test_parse_reads_what_str_writes(text):
     assert str(parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["block", "block:32", "block:0x8", "block:8x8:some", "nm:4:2", "nm:2", "rows", *NOT_NM])
+@pytest.mark.parametrize(
+    "text", ["block", "block:32", "block:0x8", "block:8x8:some", "nm:4:2", "nm:2", "rows", *NOT_NM]
+)
 def test_parse_refuses(text):
     with pytest.raises(ValueError, match="pattern"):
         parse(text)

@@ -12,7 +12,8 @@ from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
 from .graph import users_of_weights
-from .plan import BACKENDS, DENSE, candidates, missing_kernel, tile_of, weight_shape, wrap
+from .nm import kept_of, unstored
+from .plan import BACKENDS, DENSE, candidates, tile_of, weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
 from .timing import choose, device_name, measure
@@ -76,11 +77,13 @@ def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, 
     row = Row(names[0], tuple(weight_shape(layer)), kept, tile, shared=tuple(names[1:]))
     if x is None:
         return replace(row, note="not called: left as it is"), {}
-    modules = candidates(layer, tile, backends)  # outside of inference mode: what is built here trains later
+    modules = candidates(
+        layer, tile, backends, kept_of(layer, pattern)
+    )  # outside of inference mode: what is built here trains later
     with torch.inference_mode():
         modules, wrong = _agreeing(modules, x)
         calls = {name: (lambda module=module: module(x)) for name, module in modules.items()}
-        note = "; ".join(filter(None, [wrong, missing_kernel(layer, pattern)]))
+        note = "; ".join(filter(None, [wrong, unstored(pattern)]))
         times = measure(calls, DENSE, x.device, seconds) if len(calls) > 1 else {}
     if not times:
         return replace(row, note=note), {}

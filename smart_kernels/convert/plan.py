@@ -2,14 +2,14 @@
 
 from torch import Tensor, nn
 
-from smart_kernels.formats import BSR, ELL, FORMATS, Compact, Format
+from smart_kernels.formats import BSR, ELL, FORMATS, Compact, CuSparseLt, Format, SemiStructured
 from smart_kernels.nn.sparse import SparseConv2d, SparseLinear
 from smart_kernels.nn.sparse_base import Sparse, geometry, matrix
 from smart_kernels.patterns import NM, Channel, Pattern, WeightShape
 from smart_kernels.reference import tiles
 
 DENSE = ("dense", "packed")  # what a dense layer may run as; the best of them is the baseline of every speed-up
-BACKENDS = (*DENSE, "compact", "ell", "bsr")
+BACKENDS = (*DENSE, "compact", "ell", "bsr", "nm", "cusparselt")
 TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32), (128, 8), (64, 16), (32, 16))
 TILES += ((16, 32), (16, 16), (32, 8), (8, 32), (16, 8), (8, 16), (8, 8))
 EXPLAINED = 0.99  # fraction of the zeros that lies in dead tiles; single weights may be 0 by chance
@@ -49,14 +49,6 @@ def tile_of(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> tuple[int,
     return pattern.tile(weight_shape(layer))
 
 
-def missing_kernel(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> str:
-    """A line for the report where the zeros are N:M, which nothing here leaves out; else empty."""
-    if pattern is None and weight_shape(layer).C % 4 == 0:
-        groups = matrix(layer).unflatten(1, (-1, 4)).ne(0).sum(-1)
-        pattern = NM(2, 4) if groups.max() == 2 and groups.float().mean() > 1.9 else None
-    return f"{pattern}: stored dense, there is no N:M kernel yet" if isinstance(pattern, NM) else ""
-
-
 def sparse_format(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | None, **options) -> Format:
     """The weight of a layer in the named format.
 
@@ -74,9 +66,12 @@ def wrap(format: Format, layer: nn.Linear | nn.Conv2d) -> Sparse:
 
 
 def candidates(
-    layer: nn.Linear | nn.Conv2d, tile: tuple[int, int] | None, backends: tuple[str, ...]
+    layer: nn.Linear | nn.Conv2d,
+    tile: tuple[int, int] | None,
+    backends: tuple[str, ...],
+    kept: dict | None = None,
 ) -> dict[str, nn.Module]:
-    """Everything the layer could run as, by label; ``"dense"`` is the layer itself."""
+    """Everything the layer could run as, by label; ``"dense"`` is the layer itself. ``kept`` is of ``kept_of``."""
     if isinstance(layer, nn.Conv2d):
         try:
             geometry(layer)
@@ -85,7 +80,8 @@ def candidates(
     found: dict[str, nn.Module] = {"dense": layer}
     for name in backends:
         if name != "dense":
-            found |= _variants(layer, name, tile)
+            nm = name in (SemiStructured.name, CuSparseLt.name)
+            found |= _semi_structured(layer, name, kept) if nm else _variants(layer, name, tile)
     return found
 
 
@@ -115,6 +111,23 @@ def _ell(layer: nn.Linear | nn.Conv2d, bsr: BSR) -> dict[str, nn.Module]:
             continue  # no more buckets than with half as many
         try:
             found[f"ell {engine} {buckets}"] = wrap(ELL.from_bsr(bsr, engine, buckets), layer)
+        except ValueError:
+            continue
+    return found
+
+
+def _semi_structured(layer: nn.Linear | nn.Conv2d, name: str, kept: dict | None) -> dict[str, nn.Module]:
+    if kept is None:
+        return {}
+    if name == CuSparseLt.name and (kept["n"], kept["m"]) != (2, 4):
+        return {}
+    layouts = ("rows", "decode") if name == SemiStructured.name and layer.weight.is_cuda else ("rows",)
+    if layer.weight.element_size() != 2:
+        layouts = ("rows",)
+    found: dict[str, nn.Module] = {}
+    for layout in layouts:
+        try:
+            found[f"{name} {layout}"] = wrap(sparse_format(layer, name, None, layout=layout, **kept), layer)
         except ValueError:
             continue
     return found

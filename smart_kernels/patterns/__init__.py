@@ -48,4 +48,6 @@ def parse(text: str) -> Pattern:
             return Channel()
     except ValueError as error:
         raise ValueError(f"pattern {text!r}: {error}") from error
-    raise ValueError(f"pattern must be block:ROWSxCOLS[:all], channel, nm:N:M[:transposable] or vnm:V:N:M, got {text!r}")
+    raise ValueError(
+        f"pattern must be block:ROWSxCOLS[:all], channel, nm:N:M[:transposable] or vnm:V:N:M, got {text!r}"
+    )

@@ -108,5 +108,5 @@ def test_compiles():
 )
 def test_rejects(change):
     args = {"weight": torch.zeros(4, 8), "scores": torch.zeros(4, 8), "n": 2, "m": 4, "temperature": 0.1} | change
-    with pytest.raises(ValueError, match="must be like weight|needs 0 < n < m"):
+    with pytest.raises(ValueError, match=r"must be like weight|needs 0 < n < m"):
         smart_weight(**args)
