@@ -5,7 +5,14 @@ from functools import partial
 
 import torch
 
-from smart_kernels.ops import block_sparse_linear, masked_linear, semi_structured_linear, smart_linear, soft_topk
+from smart_kernels.ops import (
+    block_sparse_linear,
+    masked_linear,
+    semi_structured_linear,
+    smart_linear,
+    smart_weight,
+    soft_topk,
+)
 from smart_kernels.ops.semi_structured_linear import decode_words
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -53,6 +60,12 @@ def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype:
     y.backward(torch.empty_like(y))
 
 
+def _weight(m: int, hard: bool = False) -> None:
+    weight, scores = torch.empty(1024, 1024, requires_grad=True), torch.zeros(1024, 1024, requires_grad=True)
+    y = smart_weight(weight, scores, 2, m, 0.1, eps=1e-3, hard=hard)
+    y.backward(torch.empty_like(y))
+
+
 def _topk(groups: int, n: int, weighted: bool = False) -> None:
     scores = torch.zeros(groups, n, requires_grad=True)
     cost = torch.ones(n) if weighted else None
@@ -78,4 +91,6 @@ CASES: dict[str, Callable[[], None]] = {
     "semi_structured_linear 2:4 M=64 fp16": partial(_semi, 64, few_rows=True, dtype="fp16"),
     "semi_structured_linear 2:4 M=4096 bf16": partial(_semi, 4096, transposable=True),
     "semi_structured_linear 4:8 M=4096 bf16": partial(_semi, 4096, (4, 8)),
+    "smart_weight 2:4": partial(_weight, 4),
+    "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
 }

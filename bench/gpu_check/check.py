@@ -9,11 +9,12 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.kernels import block_sparse_linear, masked_linear
+from smart_kernels.kernels import block_sparse_linear, masked_linear, semi_structured, semi_structured_decode
 
 from ..case import DTYPES, TOLERANCE
 
-TUNED = [v for m in (block_sparse_linear, masked_linear) for v in vars(m).values() if isinstance(v, Autotuner)]
+MODULES = (block_sparse_linear, masked_linear, semi_structured, semi_structured_decode)
+TUNED = [v for m in MODULES for v in vars(m).values() if isinstance(v, Autotuner)]
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3
 

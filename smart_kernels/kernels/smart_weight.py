@@ -1,7 +1,7 @@
 """y = weight * mask, where the mask is the soft (or hard) top-KEEP of every GROUP scores in a row: one pass each way.
 
-    row of C = 6 weights, GROUP = 4       w w w w | w w . .        a group is solved in registers, as in soft_topk_small;
-                                          s s s s | s s -inf -inf  the mask is never stored, only its threshold
+    row of C = 6 weights, GROUP = 4    w w w w | w w . .        a group is solved in registers, as in soft_topk_small;
+                                       s s s s | s s -inf -inf  the mask is never stored, only its threshold
 """
 
 import triton

@@ -53,7 +53,7 @@ def make(M, N, K, kept=(2, 4), dtype=torch.float32, device="cpu", keep=None):
 def exact(x, values, indices, bias, dy, n, m):
     """y, dx, dvalues, dbias in float64, written apart from the op."""
     inputs = [t.detach().double().requires_grad_() for t in (x, values, bias)]
-    (N, length), K = values.shape, x.shape[1]
+    length, K = values.shape[1], x.shape[1]
     places = reference.unpack(indices, (m - 1).bit_length(), length).long()
     columns = torch.arange(length, device=x.device) // n * m + places
     one_hot = F.one_hot(columns, -(-K // m) * m).double()
