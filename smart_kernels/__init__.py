@@ -13,16 +13,28 @@ from .convert import (
     unmask_,
     warmup,
 )
-from .nn import HardGate, Masked, MaskedConv2d, MaskedLinear, SoftGate, SparseConv2d, SparseLinear, SplitAttention
-from .ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
-from .patterns import NM, Block, Channel, Pattern, WeightShape, parse
+from .nn import (
+    GroupGate,
+    HardGate,
+    Masked,
+    MaskedConv2d,
+    MaskedLinear,
+    SoftGate,
+    SparseConv2d,
+    SparseLinear,
+    SplitAttention,
+)
+from .ops import block_sparse_linear, masked_linear, semi_structured_linear, smart_linear, smart_weight, soft_topk
+from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
 __all__ = [
     "BACKENDS",
     "DENSE",
     "NM",
+    "VNM",
     "Block",
     "Channel",
+    "GroupGate",
     "HardGate",
     "Masked",
     "MaskedConv2d",
@@ -43,7 +55,9 @@ __all__ = [
     "masked_linear",
     "parse",
     "save",
+    "semi_structured_linear",
     "smart_linear",
+    "smart_weight",
     "soft_topk",
     "unmask_",
     "warmup",

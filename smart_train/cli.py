@@ -60,7 +60,8 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add("--data", default="digits", metavar="digits|fashion|folder:PATH", help="default: %(default)s")
     add("--data-dir", metavar="DIR", help="the IDX files of Fashion-MNIST, if not where Debian's package puts them")
     add("--image-size", type=int, metavar="N", help=f"folder:PATH is resized to N x N; default: {default.image_size}")
-    add("--pattern", metavar="P", help=f"block:RxC, block:RxC:all, channel or nm:N:M; default: {default.pattern}")
+    patterns = "block:RxC, block:RxC:all, channel, nm:N:M, nm:2:4:transposable or vnm:V:N:M"
+    add("--pattern", metavar="P", help=f"{patterns}; default: {default.pattern}")
     add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {default.sparsity}")
     add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {default.scope}")
     for stage in ("dense", "search", "finetune"):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from smart_kernels import Masked, SoftGate, soft_topk
+from smart_kernels import GroupGate, Masked, SoftGate, soft_topk
 
 from . import schedule
 
@@ -45,7 +45,7 @@ class Pool(ABC):
         """What the soft mask keeps at progress ``u``."""
         return schedule.keep(u, self.everything, self.target, warmup, whole=self.cost is None)
 
-    def soft_gates(self, keep: float, temperature: float) -> dict[str, SoftGate]:
+    def soft_gates(self, keep: float, temperature: float) -> dict[str, SoftGate | GroupGate]:
         """One soft top-k over the pool. The gates share its threshold, differentiable in all scores of the pool."""
         _, threshold = self._solve(keep, temperature)
         self.threshold = threshold.detach()
@@ -57,7 +57,7 @@ class Pool(ABC):
         return self._scatter(self._solve(keep, temperature)[0])
 
     @abstractmethod
-    def gates(self, threshold: Tensor, temperature: float) -> dict[str, SoftGate]:
+    def gates(self, threshold: Tensor | None, temperature: float) -> dict[str, SoftGate | GroupGate]:
         """The gates for a known threshold."""
 
     @abstractmethod

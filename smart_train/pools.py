@@ -11,8 +11,8 @@
 import torch
 from torch import Tensor
 
-from smart_kernels import NM, SoftGate
-from smart_kernels.patterns import allowed_weights, keep_best, keep_n
+from smart_kernels import NM, GroupGate, SoftGate
+from smart_kernels.patterns import allowed_weights, keep_best
 
 from .pool import Layers, Pool
 
@@ -55,22 +55,25 @@ class RankedPool(Pool):
 
 
 class LocalPool(Pool):
-    """Groups of m scores that keep n each."""
+    """Groups of m scores that keep n each. The layers solve them, together with the product with the weight."""
 
-    def __init__(self, layers: Layers, pattern: NM, eps: float | None):
+    def __init__(self, layers: Layers, pattern: NM, eps: float | None, straight_through: bool):
         super().__init__(layers, eps)
+        self.straight_through = straight_through
         self.pattern, self.everything, self.target = pattern, pattern.m, pattern.n
         self.asked = pattern.sparsity * self.weights
 
     def keep(self, u, warmup):
         return self.target  # a warm-up did not help here
 
+    def soft_gates(self, keep, temperature):
+        return self.gates(None, temperature)
+
     def gates(self, threshold, temperature):
-        parts = zip(self.layers.items(), self._split(threshold), strict=True)
-        return {name: SoftGate(part.view(layer.shape.N, -1), temperature, self.eps) for (name, layer), part in parts}
+        return dict.fromkeys(self.layers, GroupGate(temperature, self.eps, self.straight_through))
 
     def hard_masks(self):
-        return self._scatter(keep_n(self._gather(), self.pattern.n))
+        return {name: self.pattern.hard_mask(layer.scores, layer.shape) for name, layer in self.layers.items()}
 
     def _gather(self):
         return torch.cat([self.pattern.groups(layer.scores, layer.shape) for layer in self.layers.values()])
@@ -85,7 +88,9 @@ class LocalPool(Pool):
         return per_group.split([shape.N * shape.taps * -(-shape.C // self.pattern.m) for shape in shapes])
 
 
-def make_pools(layers: Layers, sparsity: float | None, scope: str, eps: float | None) -> list[Pool]:
+def make_pools(
+    layers: Layers, sparsity: float | None, scope: str, eps: float | None, straight_through: bool = False
+) -> list[Pool]:
     """One pool for each N:M pattern, and for the other layers one ("global") or one each ("layer").
 
     Raises:
@@ -101,6 +106,8 @@ def make_pools(layers: Layers, sparsity: float | None, scope: str, eps: float | 
     ranked: Layers = {}
     for name, layer in layers.items():
         (local.setdefault(layer.pattern, {}) if layer.pattern.local else ranked)[name] = layer
+    if ranked and straight_through:
+        raise ValueError(f"straight_through is for N:M patterns, got {', '.join(ranked)} with others")
     if ranked and sparsity is None:
         raise ValueError(f"sparsity must be given for {', '.join(ranked)}: their patterns imply none, got None")
     for pattern in () if ranked else local:
@@ -108,4 +115,4 @@ def make_pools(layers: Layers, sparsity: float | None, scope: str, eps: float | 
             raise ValueError(f"{pattern} implies sparsity {pattern.sparsity:g}: give that or none, got {sparsity:g}")
     groups = [ranked] if scope == "global" else [{name: layer} for name, layer in ranked.items()]
     pools: list[Pool] = [RankedPool(group, sparsity, eps) for group in groups if group]
-    return pools + [LocalPool(members, pattern, eps) for pattern, members in local.items()]
+    return pools + [LocalPool(members, pattern, eps, straight_through) for pattern, members in local.items()]

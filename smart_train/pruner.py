@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smart_kernels import HardGate, Pattern, SoftGate, mask_, unmask_
+from smart_kernels import GroupGate, HardGate, Pattern, SoftGate, mask_, unmask_
 
 from . import state
 from .pool import Pool
@@ -48,6 +48,7 @@ class SmartPruner:
         warmup: fraction of the search in which the budget shrinks from everything to its target; 0 for a fixed budget.
         eps: tiles with a mask of at most this are not computed. Default: min(1e-3, 0.1 * keep / n).
         filter_fn: ``(module, name) -> bool``, which layers; see ``mask_``.
+        straight_through: N:M only; multiply by hard masks in the search, with the gradients of the soft ones.
 
     Raises:
         ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer.
@@ -66,6 +67,7 @@ class SmartPruner:
         warmup: float = 0.5,
         eps: float | None = None,
         filter_fn: Callable[[nn.Module, str], bool] | None = None,
+        straight_through: bool = False,
     ):
         self.plan = Plan(search_steps, dense_steps, temperature, warmup)
         if filter_fn is not None and pattern is None:
@@ -75,7 +77,7 @@ class SmartPruner:
         self.model, self.sharing = model, sharing(model)
         self.layers = {name: layers[0] for name, layers in self.sharing.items()}
         try:
-            self.pools = make_pools(self.layers, sparsity, scope, eps)
+            self.pools = make_pools(self.layers, sparsity, scope, eps, straight_through)
         except ValueError:
             if pattern is not None:
                 unmask_(model)  # so that a second attempt finds plain layers
@@ -146,7 +148,7 @@ class SmartPruner:
         Returns:
             step, stage, temperature; asked_sparsity and kept_sparsity, the latter if the masks were hardened now;
             live: the fraction whose mask is above eps; gap: ``sum |mask - hard| / kept``; and for each layer in layers
-            its weights and how many are kept.
+            its weights and how many are kept, and for N:M the score_lost to further constraints (``NM.score_lost``).
 
         Raises:
             ValueError: NaN in scores or masks, naming the layers. This is the only place that looks for it.
@@ -173,7 +175,7 @@ class SmartPruner:
             layer.scores.grad = None  # or an optimizer would go on with the last one
         self.stage = "finetune"
 
-    def set_gates(self, gates: dict[str, HardGate | SoftGate | None]) -> None:
+    def set_gates(self, gates: dict[str, HardGate | SoftGate | GroupGate | None]) -> None:
         """Give each layer, and those that share its scores, its gate."""
         for name, gate in gates.items():
             for layer in self.sharing[name]:

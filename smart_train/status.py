@@ -25,6 +25,9 @@ def status(pruner: "SmartPruner") -> dict[str, Any]:
             live += int(cost[f > pool.eps].sum())
             moved += float(((f - h).abs().double() * cost).sum())
             layers[name] = {"weights": int(cost.sum()), "kept": int(cost[h > 0].sum())}
+            layer = pruner.layers[name]
+            if layer.pattern.local:
+                layers[name]["score_lost"] = layer.pattern.score_lost(layer.scores, layer.shape)
     kept = sum(layer["kept"] for layer in layers.values())
     return {
         "step": pruner.steps,

@@ -9,7 +9,8 @@ from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compress_, mask_
 from smart_kernels.convert import compress, timing
-from smart_kernels.convert.plan import candidates, explaining_tile
+from smart_kernels.convert.candidates import Zeros, candidates
+from smart_kernels.convert.plan import explaining_tile
 from smart_kernels.convert.timing import choose
 from smart_kernels.formats import BSR, ELL, Compact
 from tests.conftest import INTERPRETED
@@ -306,19 +307,10 @@ def test_really_measured(monkeypatch):
     assert_close("y", model(x), expected, x.dtype)
 
 
-def test_the_report_says_that_nm_is_stored_dense():
-    linear = nn.Linear(16, 8)
-    groups = linear.weight.data.view(-1, 4)
-    groups.scatter_(1, groups.abs().argsort(1)[:, :2], 0)
-    for pattern in (None, NM(2, 4)):
-        report = compress_(nn.Sequential(linear), torch.randn(4, 16), pattern, seconds=0)
-        assert "nm:2:4: stored dense, there is no N:M kernel yet" in str(report)
-
-
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_unions_of_rows_of_tiles_are_tried_on_a_gpu_only(device):
     layer = nn.Linear(128, 256, bias=False)
     layer.weight.data *= (torch.rand(16, 8) < 0.5).repeat_interleave(16, 0).repeat_interleave(16, 1)
-    labels = candidates(layer.to(device), (16, 16), ("bsr",))
+    labels = candidates(Zeros(layer.to(device), (16, 16), None), ("bsr",))
     assert list(labels)[:2] == ["dense", "bsr"]
     assert list(labels)[2:] == ([] if device == "cpu" else ["bsr union 2", "bsr union 4", "bsr union 8"])

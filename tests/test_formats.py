@@ -249,7 +249,7 @@ def test_unions_are_read_where_x_has_many_rows():
 
 
 def test_names_are_unique_and_known():
-    assert list(FORMATS) == ["dense", "packed", "compact", "bsr", "ell", "jit"]
+    assert list(FORMATS) == ["dense", "packed", "compact", "bsr", "ell", "jit", "nm", "cusparselt"]
 
 
 @pytest.mark.parametrize(

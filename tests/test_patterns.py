@@ -1,9 +1,11 @@
 """Laws that every pattern obeys."""
 
+import itertools
+
 import pytest
 import torch
 
-from smart_kernels.patterns import NM, PATTERNS, Block, Channel, WeightShape, parse
+from smart_kernels.patterns import NM, PATTERNS, VNM, Block, Channel, WeightShape, parse
 
 SHAPES = [
     pytest.param(WeightShape(64, 1, 96), id="linear"),
@@ -11,6 +13,9 @@ SHAPES = [
     pytest.param(WeightShape(32, 9, 64), id="conv3x3"),
     pytest.param(WeightShape(20, 4, 7), id="ragged-taps"),
 ]
+
+
+NOT_NM = ("nm:1:4:transposable", "nm:2:4:other", "vnm:64:1:8", "vnm:64:2:4", "vnm:0:2:8", "vnm:2:8")
 
 
 @pytest.fixture(params=[*PATTERNS, "all-taps"], ids=lambda p: getattr(p, "__name__", p))
@@ -59,12 +64,16 @@ def test_nm_groups_are_consecutive_inputs_and_padding_never_wins(shape):
     assert NM(2, 4).ungroup(groups, shape).equal(scores)
 
 
-@pytest.mark.parametrize("text", ["block:32x16", "block:16x8:all", "channel", "nm:2:4"])
+@pytest.mark.parametrize(
+    "text", ["block:32x16", "block:16x8:all", "channel", "nm:2:4", "nm:2:4:transposable", "vnm:64:2:8"]
+)
 def test_parse_reads_what_str_writes(text):
     assert str(parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["block", "block:32", "block:0x8", "block:8x8:some", "nm:4:2", "nm:2", "rows"])
+@pytest.mark.parametrize(
+    "text", ["block", "block:32", "block:0x8", "block:8x8:some", "nm:4:2", "nm:2", "rows", *NOT_NM]
+)
 def test_parse_refuses(text):
     with pytest.raises(ValueError, match="pattern"):
         parse(text)
@@ -72,3 +81,53 @@ def test_parse_refuses(text):
 
 def test_channel_needs_one_score_a_channel():
     assert Channel().scores_shape(WeightShape(7, 9, 4)) == (7, 1)
+
+
+def brute_force(block):
+    """The best sum of a transposable mask over a 4x4 block."""
+    pairs = [[i, j] for i in range(4) for j in range(i)]
+    sums = []
+    for rows in itertools.product(pairs, repeat=4):
+        if all(sum(column in row for row in rows) == 2 for column in range(4)):
+            sums.append(sum(block[i, row].sum() for i, row in enumerate(rows)))
+    assert len(sums) == 90
+    return max(sums)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transposable_mask_is_the_best(shape):
+    pattern, scores = NM(2, 4, transposable=True), torch.randn(shape.N, shape.taps * shape.C)
+    mask = pattern.hard_mask(scores, shape)
+    assert mask.shape == scores.shape
+    pad = (0, -shape.C % 4, 0, 0, 0, -shape.N % 4)
+    blocks = [torch.nn.functional.pad(t.view(shape), pad)[:4, 0, :4] for t in (scores, mask, scores * mask)]
+    assert float(blocks[2].sum()) == pytest.approx(float(brute_force(blocks[0])), rel=1e-5)
+    groups = torch.nn.functional.pad(mask.view(shape), pad)
+    assert groups.unflatten(2, (-1, 4)).sum(-1).max() == 2 and groups.unflatten(0, (-1, 4)).sum(1).max() == 2
+    if shape.N % 4 == 0 and shape.C % 4 == 0:
+        assert mask.mean() == 0.5
+
+
+def test_lost_score():
+    shape = WeightShape(64, 1, 64)
+    scores = torch.rand(64, 64)
+    assert NM(2, 4).score_lost(scores, shape) == 0
+    assert 0 < NM(2, 4, transposable=True).score_lost(scores, shape) < 0.5
+    assert 0 < VNM(64, 2, 8).score_lost(scores, shape) < 1
+    kept = NM(2, 4, transposable=True).hard_mask(scores, shape)
+    assert NM(2, 4, transposable=True).score_lost(scores + 10 * kept, shape) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [WeightShape(64, 1, 96), WeightShape(33, 1, 50), WeightShape(20, 4, 7)])
+def test_vnm_chooses_columns_then_weights(shape):
+    scores = torch.randn(shape.N, shape.taps * shape.C)
+    mask = VNM(16, 2, 8).hard_mask(scores, shape).view(shape)
+    groups = torch.nn.functional.pad(mask, (0, -shape.C % 8)).unflatten(2, (-1, 8))
+    assert (groups.sum(-1) <= 2).all()
+    if shape.C % 8 == 0:
+        assert (groups.sum(-1) == 2).all()
+    for rows in groups.split(16):
+        assert (rows.amax(0).sum(-1) <= 4).all()  # columns in use, per tap and group
+    pinned = scores.clone()
+    pinned[0, 3] = torch.inf
+    assert VNM(16, 2, 8).hard_mask(pinned, shape)[0, 3] == 1

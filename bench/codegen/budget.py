@@ -27,6 +27,8 @@ import re
 
 import triton
 
+from . import spread
+
 MARGIN = 1.05
 FENCED = not triton.__version__.startswith("3.6.")  # newer ones fence what cp.async wrote before wgmma reads it
 MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions of triton 3.6 and 3.9, stages
@@ -72,6 +74,7 @@ FIXED = {"matmul": 64, "tma": 92, "gather": 72, "decode": 60, "grad": 72}
 PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES = 2.5, 0.5, 4, 7, 5, 16
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
+KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -81,8 +84,8 @@ def kind(row: dict) -> str | None:
 
 
 def shape(row: dict) -> dict[str, int]:
-    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row."""
-    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNK])=(\d+)", row["config"])}
+    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
+    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|SPAN)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
@@ -92,6 +95,8 @@ def copies(row: dict, threads_per_warp: int = 32) -> float:
     if kind(row) == "tma":
         return 0
     s = shape(row)
+    if kind(row) in spread.KINDS:
+        return spread.copies(kind(row), s, BYTES[dtype(row)], threads_per_warp)
     rows, depth = (s["BLOCK_M"] + s["BLOCK_N"], s["BLOCK_K"])
     if kind(row) == "grad":
         rows, depth = (s["BLOCK_N"] + s["BLOCK_K"], s["BLOCK_M"])
@@ -127,6 +132,10 @@ def budget(row: dict) -> int | None:
     if row.get("loop") is None or kind(row) is None or exact(row):
         return None
     tile = shape(row)
+    synchronous = not row["instruction"].startswith("HGMMA")
+    if kind(row) in spread.KINDS:
+        count = spread.instructions(kind(row), tile, copies(row), row["tensor_core"], synchronous)
+        return math.floor(MARGIN * count)
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
     label = f"tf32 {kind(row)}" if dtype(row) == "fp32" else kind(row)
     measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
@@ -134,7 +143,6 @@ def budget(row: dict) -> int | None:
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
         return math.floor(MARGIN * (counts[FENCED] + wraps + edge))
-    synchronous = not row["instruction"].startswith("HGMMA")
     matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
     extra = fence(row) + edge + gathering(row)
     return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + extra))

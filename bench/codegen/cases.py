@@ -5,8 +5,16 @@ from functools import partial
 
 import torch
 
-from smart_kernels.ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
+from smart_kernels.ops import (
+    block_sparse_linear,
+    masked_linear,
+    semi_structured_linear,
+    smart_linear,
+    smart_weight,
+    soft_topk,
+)
 from smart_kernels.ops.bsr_indices import block_index
+from smart_kernels.ops.semi_structured_linear import decode_words
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -66,6 +74,23 @@ def _inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dty
     block_sparse_linear(x, values, crow, col, out_features=N)
 
 
+def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype: str = "bf16", **flags) -> None:
+    N, K, (n, m) = 4096, 4096, kept
+    x, values = torch.empty(M, K, dtype=DTYPES[dtype]), torch.empty(N, K // m * n, dtype=DTYPES[dtype])
+    indices = torch.zeros(N, K // m * n * (m - 1).bit_length() // 8, dtype=torch.uint8)
+    if few_rows:
+        semi_structured_linear(x, values, decode_words(indices, K))
+        return
+    y = semi_structured_linear(x.requires_grad_(), values, indices, n=n, m=m, **flags)
+    y.backward(torch.empty_like(y))
+
+
+def _weight(m: int, hard: bool = False) -> None:
+    weight, scores = torch.empty(1024, 1024, requires_grad=True), torch.zeros(1024, 1024, requires_grad=True)
+    y = smart_weight(weight, scores, 2, m, 0.1, eps=1e-3, hard=hard)
+    y.backward(torch.empty_like(y))
+
+
 def _topk(groups: int, n: int, weighted: bool = False) -> None:
     scores = torch.zeros(groups, n, requires_grad=True)
     cost = torch.ones(n) if weighted else None
@@ -102,4 +127,10 @@ CASES: dict[str, Callable[[], None]] = {
     "decode 16 rows 128x8 bf16": partial(_inference, (128, 8), 16),
     "decode 16 rows 24x40 bf16": partial(_inference, (24, 40), 16),
     "decode 64 rows 128x128 bf16": partial(_inference, (128, 128), 64),
+    "semi_structured_linear 2:4 M=16 bf16": partial(_semi, 16, few_rows=True),
+    "semi_structured_linear 2:4 M=64 fp16": partial(_semi, 64, few_rows=True, dtype="fp16"),
+    "semi_structured_linear 2:4 M=4096 bf16": partial(_semi, 4096, transposable=True),
+    "semi_structured_linear 4:8 M=4096 bf16": partial(_semi, 4096, (4, 8)),
+    "smart_weight 2:4": partial(_weight, 4),
+    "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
 }

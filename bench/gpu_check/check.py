@@ -9,11 +9,18 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.kernels import block_decode, block_gather, block_sparse_linear, masked_linear
+from smart_kernels.kernels import (
+    block_decode,
+    block_gather,
+    block_sparse_linear,
+    masked_linear,
+    semi_structured,
+    semi_structured_decode,
+)
 
 from ..case import DTYPES, TOLERANCE
 
-MODULES = (block_sparse_linear, block_gather, block_decode, masked_linear)
+MODULES = (block_sparse_linear, block_gather, block_decode, masked_linear, semi_structured, semi_structured_decode)
 TUNED = [v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)]
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
+from .candidates import BACKENDS, DENSE, Zeros, absent, candidates, left_dense
 from .fold import fold_batchnorm_
 from .graph import users_of_weights
-from .plan import BACKENDS, DENSE, absent, candidates, missing_kernel, tile_of, weight_shape, wrap
+from .plan import weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
 from .timing import choose, device_name, measure
@@ -75,16 +76,16 @@ def compress_(
 def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
     """The row of one weight and what replaces its layers."""
     layer = layers[0]
-    tile, weight = tile_of(layer, pattern), matrix(layer)
+    zeros, weight = Zeros.of(layer, pattern), matrix(layer)
     kept = (weight != 0).sum().item() / weight.numel()
-    row = Row(names[0], tuple(weight_shape(layer)), kept, tile, shared=tuple(names[1:]))
+    row = Row(names[0], tuple(weight_shape(layer)), kept, zeros.tile, shared=tuple(names[1:]))
     if x is None:
         return replace(row, note="not called: left as it is"), {}
-    modules = candidates(layer, tile, backends)  # outside of inference mode: what is built here trains later
+    modules = candidates(zeros, backends)  # outside of inference mode: what is built here trains later
     with torch.inference_mode():
         modules, wrong = _agreeing(modules, x)
         calls = {name: (lambda module=module: module(x)) for name, module in modules.items()}
-        note = "; ".join(filter(None, [wrong, missing_kernel(layer, pattern)]))
+        note = "; ".join(filter(None, [wrong, left_dense(layer, pattern)]))
         times = measure(calls, DENSE, x.device, seconds) if len(calls) > 1 else {}
     if not times:
         return replace(row, note=note), {}

@@ -14,7 +14,12 @@ from .compress import LAYERS
 from .plan import weight_shape
 
 VERSION = 1
-STORED = {"dense": ("values",), "compact": ("values", "rows", "cols"), "bsr": ("values", "crow_indices", "col_indices")}
+STORED = {
+    "dense": ("values",),
+    "compact": ("values", "rows", "cols"),
+    "bsr": ("values", "crow_indices", "col_indices"),
+    "nm": ("values", "indices", "kept"),
+}
 
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from smart_kernels.formats import BSR, Compact, Dense, Format
+from smart_kernels.formats import BSR, Compact, Dense, Format, SemiStructured
 from smart_kernels.nn import SplitAttention
 from smart_kernels.nn.sparse_base import Sparse, matrix
 from smart_kernels.patterns import parse
 
+from .candidates import absent
 from .compress import compress_
 from .fold import Folded, refold_
-from .plan import absent, sparse_format, weight_shape, wrap
+from .nm import kept_of
+from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
 from .restore import VERSION, fill, read, split_attention
 from .swap import swap_
@@ -32,7 +34,8 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
     """Write a model that ``compress_`` returned ``report`` for.
 
     Under ``<layer>.``: ``values``, ``crow_indices``, ``col_indices`` of a block sparse weight; ``values``, ``rows``,
-    ``cols`` of one without its dead channels; ``values`` of a dense one. All else is under its own name.
+    ``cols`` of one without its dead channels; ``values``, ``indices``, ``kept`` of n:m; ``values`` of a
+    dense one. All else is under its own name.
     """
     layers, tensors = {}, {}
     for row in report.rows:
@@ -110,6 +113,8 @@ def _smallest(layer: nn.Module, row: Row) -> Format:
     forms = [Dense.from_dense(weight, (1, 1), taps=taps), Compact.from_dense(weight, (1, 1), taps=taps)]
     if row.tile is not None:
         forms.append(BSR.from_dense(weight, row.tile, taps=taps))
+    if kept := kept_of(layer, None):
+        forms.append(SemiStructured.from_dense(weight, (1, 1), taps=taps, **kept))
     return min(forms, key=lambda form: form.nbytes)
 
 

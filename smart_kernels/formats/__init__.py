@@ -7,8 +7,28 @@ from .compact import Compact
 from .dense import Dense
 from .ell import ELL
 from .jit import JIT
+from .layouts import from_cutlass, from_torch, to_cutlass
 from .packed import Packed
+from .semi_structured import CuSparseLt, SemiStructured
 
-FORMATS: dict[str, type[Format]] = {cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL, JIT)}
+FORMATS: dict[str, type[Format]] = {
+    cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL, JIT, SemiStructured, CuSparseLt)
+}
 
-__all__ = ["BSR", "ELL", "FORMATS", "JIT", "Compact", "Conv", "Dense", "Format", "Packed", "simd"]
+__all__ = [
+    "BSR",
+    "ELL",
+    "FORMATS",
+    "JIT",
+    "Compact",
+    "Conv",
+    "CuSparseLt",
+    "Dense",
+    "Format",
+    "Packed",
+    "SemiStructured",
+    "from_cutlass",
+    "from_torch",
+    "simd",
+    "to_cutlass",
+]

@@ -30,6 +30,40 @@ def load_cost(cost_ptr, groups, cols, inside, stride_cg):
 
 
 @triton.jit
+def solve(scores, cost, start, keep, temperature, inv_temperature):
+    """(BLOCK_G, BLOCK_N) scores, -inf where there are none, and cost -> (BLOCK_G,) fp64 thresholds.
+
+    start: where to begin; ignored outside of the bracket.
+    """
+    pinned = tl.abs(scores) == INF
+    low, high = bracket(
+        tl.min(tl.where(pinned, INF, scores), 1).to(tl.float64),
+        tl.max(tl.where(pinned, -INF, scores), 1).to(tl.float64),
+        tl.sum(free_cost(scores, cost), 1), tl.sum(pinned_cost(scores, cost), 1), keep, temperature)
+    threshold = 0.5 * (low + high)
+    threshold = tl.where((start > low) & (start < high), start, threshold)
+    move = high - low
+    turn = 0
+    while (tl.max((low < high).to(tl.int32), 0) > 0) & (turn < STEPS):
+        lead, rest = split(threshold)
+        total, slope = mask_sums(scores, cost, lead[:, None], rest[:, None], inv_temperature, 1)
+        excess = total - keep
+        step = tl.where(low < high, newton_step(excess, slope, temperature), 0.0)
+        low = tl.where(excess > 0, threshold, low)
+        high = tl.where(excess > 0, high, threshold)
+        newton = threshold + step
+        done = tl.abs(step) <= NEAR * temperature
+        trusted = (newton > low) & (newton < high) & (tl.abs(step) <= 0.5 * move) & (turn < NEWTON)
+        following = tl.where(done | trusted, newton, 0.5 * (low + high))
+        move = tl.abs(following - threshold)
+        threshold = following
+        low = tl.where(done, threshold, low)
+        high = tl.where(done, threshold, high)
+        turn += 1
+    return threshold
+
+
+@triton.jit
 def soft_topk_small_fwd_kernel(
     # tensors
     scores_ptr, cost_ptr, start_ptr, mask_ptr, threshold_ptr,
@@ -52,33 +86,10 @@ def soft_topk_small_fwd_kernel(
     scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)  # (BLOCK_G, BLOCK_N)
     cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)      # (BLOCK_G, BLOCK_N)
 
-    pinned = tl.abs(scores) == INF
-    low, high = bracket(
-        tl.min(tl.where(pinned, INF, scores), 1).to(tl.float64),
-        tl.max(tl.where(pinned, -INF, scores), 1).to(tl.float64),
-        tl.sum(free_cost(scores, cost), 1), tl.sum(pinned_cost(scores, cost), 1), keep, temperature)
-    threshold = 0.5 * (low + high)
+    start = INF
     if start_ptr is not None:
         start = tl.load(start_ptr + groups, mask=in_g, other=0.0)
-        threshold = tl.where((start > low) & (start < high), start, threshold)
-    move = high - low
-    turn = 0
-    while (tl.max((low < high).to(tl.int32), 0) > 0) & (turn < STEPS):
-        lead, rest = split(threshold)
-        total, slope = mask_sums(scores, cost, lead[:, None], rest[:, None], inv_temperature, 1)
-        excess = total - keep
-        step = tl.where(low < high, newton_step(excess, slope, temperature), 0.0)
-        low = tl.where(excess > 0, threshold, low)
-        high = tl.where(excess > 0, high, threshold)
-        newton = threshold + step
-        done = tl.abs(step) <= NEAR * temperature
-        trusted = (newton > low) & (newton < high) & (tl.abs(step) <= 0.5 * move) & (turn < NEWTON)
-        following = tl.where(done | trusted, newton, 0.5 * (low + high))
-        move = tl.abs(following - threshold)
-        threshold = following
-        low = tl.where(done, threshold, low)
-        high = tl.where(done, threshold, high)
-        turn += 1
+    threshold = solve(scores, cost, start, keep, temperature, inv_temperature)
 
     lead, rest = split(threshold)
     tl.store(mask_ptr + offsets, soft_mask(scores, lead[:, None], rest[:, None], inv_temperature), mask=inside)

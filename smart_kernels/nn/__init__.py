@@ -2,11 +2,12 @@
 
 from .attention import SplitAttention
 from .batchnorm import MaskedBatchNorm1d, MaskedBatchNorm2d
-from .gates import HardGate, SoftGate
+from .gates import GroupGate, HardGate, SoftGate
 from .masked import Masked, MaskedConv2d, MaskedLinear
 from .sparse import SparseConv2d, SparseLinear
 
 __all__ = [
+    "GroupGate",
     "HardGate",
     "Masked",
     "MaskedBatchNorm1d",

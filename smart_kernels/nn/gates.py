@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from smart_kernels.ops import smart_weight
 from smart_kernels.patterns import Pattern, WeightShape
 from smart_kernels.reference.soft_topk import soft_mask
 
@@ -57,3 +58,29 @@ class SoftGate:
 
     def __deepcopy__(self, memo) -> "SoftGate":
         return self.map(torch.clone)
+
+
+@dataclass(frozen=True)
+class GroupGate:
+    """The soft top-k of every group of an N:M pattern, solved where it is multiplied with the weight.
+
+    Args:
+        temperature: > 0, in units of the scores.
+        eps: a weight whose mask value is at most this is dead.
+        straight_through: multiply by the hard mask; the gradient of the scores is still that of the soft one.
+    """
+
+    temperature: float
+    eps: float = 0.0
+    straight_through: bool = False
+
+    def weight(self, matrix: Tensor, scores: Tensor, pattern: Pattern) -> Tensor:
+        """(N, taps, C) weight times its mask, in one pass."""
+        rows = matrix.flatten(0, 1)
+        settings = {"eps": self.eps, "hard": self.straight_through}
+        masked = smart_weight(rows, scores.view(rows.shape), pattern.n, pattern.m, self.temperature, **settings)
+        return masked.view(matrix.shape)
+
+    def map(self, fn) -> "GroupGate":
+        """The gate itself: it has no tensors."""
+        return self

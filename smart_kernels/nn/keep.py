@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.patterns import Pattern, WeightShape, allowed_weights, keep_best, keep_n
+from smart_kernels.patterns import Pattern, WeightShape, allowed_weights, keep_best
 
 
 def magnitude_mask(weight: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
@@ -19,7 +19,7 @@ def _best(scores: Tensor, shape: WeightShape, pattern: Pattern, density: float) 
         return keep_best([scores], [pattern.cost(shape)], budget)[0].view_as(scores)
     if abs(pattern.sparsity - (1 - density)) > 1e-6:
         raise ValueError(f"{pattern} implies a density of {1 - pattern.sparsity:g}, got {density:g}")
-    return pattern.ungroup(keep_n(pattern.groups(scores, shape), pattern.n), shape)
+    return pattern.hard_mask(scores, shape)
 
 
 def random_weight(

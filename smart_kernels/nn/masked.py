@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from smart_kernels.ops import masked_linear, smart_linear
 from smart_kernels.patterns import Channel, Pattern, WeightShape
 
-from .gates import HardGate, SoftGate
+from .gates import GroupGate, HardGate, SoftGate
 
 
 class Masked:
@@ -20,12 +20,12 @@ class Masked:
     Attributes:
         pattern: what is kept or pruned together.
         scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight.
-        gate: None (dense), ``SoftGate`` (search) or ``HardGate`` (afterwards).
+        gate: None (dense), ``SoftGate`` or ``GroupGate`` (search), or ``HardGate`` (afterwards).
         batchnorm: for ``Channel``, the BatchNorm that follows and carries the soft mask, or None.
     """
 
     dense_class: type[nn.Module]
-    gate: HardGate | SoftGate | None = None
+    gate: HardGate | SoftGate | GroupGate | None = None
 
     def attach(self, pattern: Pattern, scores: nn.Parameter | None = None) -> None:
         """Take up a pattern; ``scores`` are given when another layer shares the weight."""
@@ -36,7 +36,7 @@ class Masked:
 
     def detach(self) -> nn.Module:
         """Back to the plain class, with the pruned weights exactly 0. Needs a hard (or no) gate."""
-        if isinstance(self.gate, SoftGate):
+        if isinstance(self.gate, SoftGate | GroupGate):
             raise ValueError("the mask must be hard before a layer becomes plain, got a soft one; call harden() first")
         with torch.no_grad():
             self.raw_weight.copy_(self.weight)
@@ -62,6 +62,8 @@ class Masked:
         gate = self._own_gate()
         if gate is None:
             return self.raw_weight
+        if isinstance(gate, GroupGate):
+            return self._from_matrix(gate.weight(self.matrix(), self.scores, self.pattern))
         values = gate.values(self.scores, self.pattern, self.shape)
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
@@ -83,7 +85,7 @@ class Masked:
         """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
         return None if self.gate is None else self.gate.values(self.scores, self.pattern, self.shape)[:, 0]
 
-    def _own_gate(self) -> HardGate | SoftGate | None:
+    def _own_gate(self) -> HardGate | SoftGate | GroupGate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
         followed = self.__dict__.get("batchnorm") is not None
         return None if followed and isinstance(self.gate, SoftGate) else self.gate
@@ -92,6 +94,8 @@ class Masked:
         """(..., K) -> (..., N) by the fused ops; one tap."""
         gate, pattern, shape = self._own_gate(), self.pattern, self.shape
         tile = pattern.tile(shape)
+        if isinstance(gate, GroupGate):  # nothing to leave out: the weight is masked once, the product is dense
+            return F.linear(x, gate.weight(self.matrix(), self.scores, pattern).flatten(1), self.bias)
         if isinstance(gate, HardGate):
             return masked_linear(x, self._flat(), pattern.tile_values(gate.mask, shape), self.bias, tile=tile)
         scores = pattern.tile_values(self.scores, shape)

@@ -17,7 +17,8 @@ class SparseLinear(Sparse):
     Args:
         in_features: K.
         out_features: N.
-        pattern: ``Block`` (block compressed rows), ``Channel`` (a smaller dense weight) or ``NM`` (dense with a mask).
+        pattern: ``Block`` (block compressed rows), ``Channel`` (a smaller dense weight) or ``NM`` (values and their
+            places in the groups; dense with a mask for groups of other than 2, 4 or 8).
         density: fraction of the weights to keep; at least one tile is kept.
         bias: whether to add one.
 

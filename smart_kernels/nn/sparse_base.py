@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.formats import BSR, Compact, Conv, Dense, Format
-from smart_kernels.patterns import Pattern, WeightShape
+from smart_kernels.formats import BSR, Compact, Conv, Dense, Format, SemiStructured
+from smart_kernels.formats.semi_structured import GROUPS
+from smart_kernels.patterns import NM, Pattern, WeightShape
 
-FORMATS: dict[str, type[Format]] = {"block": BSR, "channel": Compact, "nm": Dense}  # by pattern name
+FORMATS: dict[str, type[Format]] = {"block": BSR, "channel": Compact}  # by pattern name
 
 
 class Sparse(nn.Module):
@@ -31,7 +32,8 @@ class Sparse(nn.Module):
         shape = WeightShape(*weight.shape)
         mask = pattern.expand(keep.to(weight.device), shape).bool().flatten(1)
         matrix = torch.where(mask, weight.detach().flatten(1), 0)
-        format = FORMATS[pattern.name].from_dense(matrix, pattern.tile(shape), taps=shape.taps, keep=mask)
+        cls, options = format_of(pattern, shape)
+        format = cls.from_dense(matrix, pattern.tile(shape), taps=shape.taps, keep=mask, **options)
         live = mask.any(1).to(weight.dtype) if pattern.name == "channel" else None
         self._store(format, bias, live)
 
@@ -40,6 +42,16 @@ class Sparse(nn.Module):
         """(N,) or None; 0 where a pruned channel is dead."""
         bias = self._parameters["bias"]
         return bias if bias is None or self.live is None else bias * self.live
+
+
+def format_of(pattern: Pattern, shape: WeightShape) -> tuple[type[Format], dict]:
+    """The format that stores what a pattern keeps and nothing else, and its options; Dense for groups without one."""
+    if not isinstance(pattern, NM):
+        return FORMATS[pattern.name], {}
+    if pattern.m not in GROUPS:
+        return Dense, {}
+    transposable = pattern.transposable and shape.N % 4 == 0 and shape.C % 4 == 0
+    return SemiStructured, {"n": pattern.n, "m": pattern.m, "transposable": transposable}
 
 
 def geometry(conv: nn.Conv2d) -> Conv:

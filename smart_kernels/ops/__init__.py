@@ -2,7 +2,16 @@
 
 from .block_sparse_linear import block_sparse_linear
 from .masked_linear import masked_linear
+from .semi_structured_linear import semi_structured_linear
 from .smart_linear import smart_linear
+from .smart_weight import smart_weight
 from .soft_topk import soft_topk
 
-__all__ = ["block_sparse_linear", "masked_linear", "smart_linear", "soft_topk"]
+__all__ = [
+    "block_sparse_linear",
+    "masked_linear",
+    "semi_structured_linear",
+    "smart_linear",
+    "smart_weight",
+    "soft_topk",
+]

@@ -4,13 +4,14 @@ from .base import Pattern, WeightShape
 from .block import Block
 from .budget import allowed_weights, keep_best, keep_n
 from .channel import Channel
-from .nm import NM
+from .nm import NM, VNM
 
-PATTERNS: tuple[type[Pattern], ...] = (Block, Channel, NM)  # tests and benchmarks run over this
+PATTERNS: tuple[type[Pattern], ...] = (Block, Channel, NM, VNM)  # tests and benchmarks run over this
 
 __all__ = [
     "NM",
     "PATTERNS",
+    "VNM",
     "Block",
     "Channel",
     "Pattern",
@@ -26,7 +27,8 @@ def parse(text: str) -> Pattern:
     """Read a pattern as the command line writes it.
 
     Args:
-        text: ``block:ROWSxCOLS``, ``block:ROWSxCOLS:all`` (all taps of a convolution), ``channel`` or ``nm:N:M``.
+        text: ``block:ROWSxCOLS``, ``block:ROWSxCOLS:all`` (all taps of a convolution), ``channel``, ``nm:N:M``,
+            ``nm:2:4:transposable`` or ``vnm:V:N:M``.
 
     Raises:
         ValueError: for anything else.
@@ -38,8 +40,14 @@ def parse(text: str) -> Pattern:
             return Block(rows, cols, *parts[1:])
         if name == "nm" and len(parts) == 2:
             return NM(*map(int, parts))
+        if name == "nm" and len(parts) == 3 and parts[2] == "transposable":
+            return NM(*map(int, parts[:2]), transposable=True)
+        if name == "vnm" and len(parts) == 3:
+            return VNM(*map(int, parts))
         if name == "channel" and not parts:
             return Channel()
     except ValueError as error:
         raise ValueError(f"pattern {text!r}: {error}") from error
-    raise ValueError(f"pattern must be block:ROWSxCOLS[:all], channel or nm:N:M, got {text!r}")
+    raise ValueError(
+        f"pattern must be block:ROWSxCOLS[:all], channel, nm:N:M[:transposable] or vnm:V:N:M, got {text!r}"
+    )

@@ -1,16 +1,31 @@
+import functools
 from dataclasses import dataclass
+from itertools import combinations, product
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .base import Pattern
+from .budget import keep_n
+
+CHUNK = 1 << 16  # blocks of 4x4 compared with all masks at a time
+PINNED = 1e6  # what an infinite score counts
 
 
 @dataclass(frozen=True)
 class NM(Pattern):
-    """``n`` of every ``m`` consecutive input channels, at each output channel and tap. Sparsity is 1 - n/m."""
+    """``n`` of every ``m`` consecutive input channels, at each output channel and tap. Sparsity is 1 - n/m.
+
+    Args:
+        n, m: what is kept of every group.
+        transposable: 2:4 only; the hard mask keeps 2 of every 4 output channels as well, so that the gradient of the
+            input is a 2:4 product, too.
+    """
 
     n: int
     m: int
+    transposable: bool = False
     name = "nm"
     example = (2, 4)
     local = True
@@ -18,6 +33,8 @@ class NM(Pattern):
     def __post_init__(self):
         if not 0 < self.n < self.m:
             raise ValueError(f"NM keeps n of every m weights with 0 < n < m, got n={self.n}, m={self.m}")
+        if self.transposable and (self.n, self.m) != (2, 4):
+            raise ValueError(f"transposable masks are 2:4, got {self.n}:{self.m}")
 
     @property
     def sparsity(self):
@@ -35,5 +52,83 @@ class NM(Pattern):
         """The inverse of ``groups``, for a mask: (N, taps * C)."""
         return groups.view(shape.N * shape.taps, -1)[:, : shape.C].reshape(shape.N, shape.taps * shape.C)
 
+    def hard_mask(self, scores, shape):
+        """(N, taps * C) scores -> the float32 mask of 0 and 1 that keeps most of them."""
+        free = self.ungroup(keep_n(self.groups(scores, shape), self.n), shape)
+        return _transposable_mask(scores.detach(), shape) if self.transposable else free
+
+    def score_lost(self, scores, shape):
+        """What the shape of ``hard_mask`` costs: 0 keeps the best n of every group, 1 is no better than any n."""
+        best = self.ungroup(keep_n(self.groups(scores, shape), self.n), shape).double()
+        scores = scores.detach().double().clamp(-PINNED, PINNED)
+        kept = (scores * self.hard_mask(scores, shape)).sum()
+        any_n = (scores * best.mean()).sum()
+        return float(((scores * best).sum() - kept) / ((scores * best).sum() - any_n).clamp_min(1e-12))
+
     def __str__(self):
-        return f"nm:{self.n}:{self.m}"
+        return f"nm:{self.n}:{self.m}" + (":transposable" if self.transposable else "")
+
+
+@dataclass(frozen=True)
+class VNM(NM):
+    """In every ``v`` output channels, 4 of every ``m`` consecutive input channels; of these, 2 at each output channel.
+
+    The four columns are those of the largest sum of scores. What is left of the weight after dropping the other
+    columns is 2:4.
+
+    Args:
+        v: output channels that choose their columns together.
+        n: 2.
+        m: input channels they choose from.
+    """
+
+    v: int = 64
+    name = "vnm"
+    example = (64, 2, 8)
+
+    def __init__(self, v: int, n: int, m: int):
+        object.__setattr__(self, "v", v)
+        super().__init__(n, m)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n != 2 or self.m <= 4 or self.v < 1:
+            raise ValueError(f"VNM keeps 2 of every m > 4 weights, in v >= 1 rows, got {self.v}:{self.n}:{self.m}")
+
+    def hard_mask(self, scores, shape):
+        groups = self.groups(scores, shape).view(shape.N, -1, self.m)  # (N, taps * groups, m)
+        groups = groups.detach().clamp(-PINNED, PINNED)
+        rows = F.pad(groups, (0, 0, 0, 0, 0, -shape.N % self.v)).unflatten(0, (-1, self.v))
+        columns = keep_n(rows.sum(1).flatten(0, 1), 4).view(len(rows), 1, -1, self.m)
+        chosen = columns.expand(-1, self.v, -1, -1).flatten(0, 1)[: shape.N].bool()
+        inside = torch.where(chosen, groups, -torch.inf).view(-1, self.m)
+        real = self.groups(torch.zeros_like(scores), shape) == 0
+        return self.ungroup(keep_n(inside, self.n) * chosen.view(-1, self.m) * real, shape)
+
+    def __str__(self):
+        return f"vnm:{self.v}:{self.n}:{self.m}"
+
+
+@functools.cache
+def transposable_masks() -> Tensor:
+    """(90, 16) float32: all 4x4 masks with two in every row and column."""
+    rows = [torch.zeros(4).index_fill_(0, torch.tensor(pair), 1) for pair in combinations(range(4), 2)]
+    masks = torch.stack([torch.stack(mask) for mask in product(rows, repeat=4)])
+    return masks[(masks.sum(1) == 2).all(1)].flatten(1)
+
+
+def _transposable_mask(scores: Tensor, shape) -> Tensor:
+    """The best of all masks for every 4x4 block of (N, taps * C) scores; beyond the edge nothing counts."""
+    masks = transposable_masks().to(scores.device)
+    pad = (0, -shape.C % 4, 0, 0, 0, -shape.N % 4)
+    padded = F.pad(scores.float().clamp(-PINNED, PINNED).view(shape.N, shape.taps, shape.C), pad)
+    rows, taps, columns = padded.shape
+    blocks = padded.view(rows // 4, 4, taps, columns // 4, 4).permute(0, 2, 3, 1, 4).reshape(-1, 16)
+    best = torch.cat([_best(part, masks) for part in blocks.split(CHUNK)])
+    mask = masks[best].view(rows // 4, taps, columns // 4, 4, 4).permute(0, 3, 1, 2, 4).reshape(padded.shape)
+    return mask[: shape.N, :, : shape.C].flatten(1)
+
+
+def _best(blocks: Tensor, masks: Tensor) -> Tensor:
+    """(B, 16) -> which of the masks keeps most, (B,)."""
+    return (blocks.double() @ masks.double().T).argmax(1)

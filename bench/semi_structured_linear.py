@@ -1,0 +1,80 @@
+"""semi_structured_linear against dense and torch's own 2:4 (cuSPARSELt after its algorithm search)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smart_kernels.formats import SemiStructured
+from smart_kernels.ops import semi_structured_linear
+from smart_kernels.patterns import NM, WeightShape
+
+from .case import Case, Shape
+from .linear import Provider, dense, linear_cases
+
+PATTERNS = (NM(2, 4), NM(1, 4), NM(4, 8))
+FEW_ROWS = 64  # up to which the kernel for few rows is worth a try
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+    for shape in shapes:
+        x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
+        for pattern in PATTERNS:
+            weight = pruned(shape, pattern, device, dtype)
+            tile = (pattern.n, pattern.m)  # shown as the block
+            yield from linear_cases("semi_structured_linear", shape, tile, pattern.sparsity, providers(weight, x, tile))
+
+
+def pruned(shape: Shape, pattern: NM, device: str, dtype: torch.dtype) -> Tensor:
+    """(N, K), n of every m kept at random."""
+    weight = torch.randn(shape.N, shape.K, device=device).div_(shape.K**0.5)
+    keep = pattern.hard_mask(torch.rand_like(weight), WeightShape(shape.N, 1, shape.K))
+    return (weight * keep).to(dtype)
+
+
+def providers(weight: Tensor, x: Tensor, kept: tuple[int, int]) -> list[Provider]:
+    """Everybody who multiplies x with an n:m weight (N, K)."""
+    n, m = kept
+    found = dense(weight, x, ("fwd", "step"))
+    few = weight.dtype in HALVES and kept == (2, 4) and len(x) <= FEW_ROWS
+    for layout in ("rows", "decode") if few else ("rows",):
+        stored = SemiStructured.from_dense(weight, (1, 1), n=n, m=m, layout=layout)
+        passes = ("fwd", "step") if layout == "rows" else ("fwd",)
+        found.append(_ours(stored, layout, x, weight, passes))
+    if kept == (2, 4) and (function := cusparselt(weight, x)):
+        found.append(Provider("cusparselt", function, (x,), lambda x: F.linear(x, weight.double()), n / m))
+    return found
+
+
+def _ours(stored: SemiStructured, layout: str, x: Tensor, weight: Tensor, passes: tuple[str, ...]) -> Provider:
+    indices, kept = stored.indices, {"n": stored.n, "m": stored.m}
+
+    def ours(x: Tensor, values: Tensor) -> Tensor:
+        return semi_structured_linear(x, values, indices, **kept)
+
+    # written apart from the package: every group is full, so the values lie where the weight is not 0
+    columns = weight.ne(0).nonzero()[:, 1].view(stored.values.shape)
+
+    def definition(x: Tensor, values: Tensor) -> Tensor:
+        full = values.new_zeros(weight.shape).scatter(1, columns, values)
+        return F.linear(x, full)
+
+    return Provider(layout, ours, (x, stored.values.detach()), definition, stored.n / stored.m, passes)
+
+
+def cusparselt(weight: Tensor, x: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """torch's 2:4 product with the fastest algorithm for this x; None where there is none."""
+    try:
+        packed = torch._cslt_compress(weight)
+        algorithm = torch._cslt_sparse_mm_search(packed, x.T)
+
+        def function(x: Tensor) -> Tensor:
+            return torch._cslt_sparse_mm(packed, x.T, alg_id=algorithm, transpose_result=True)
+
+        if function(x).shape != (len(x), len(weight)):
+            raise ValueError("cuSPARSELt returned another shape")
+    except (RuntimeError, NotImplementedError, ValueError, AttributeError):
+        return None
+    return function
