@@ -7,6 +7,8 @@ import torch
 
 from smart_kernels.ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
 
+from . import sparse
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -63,3 +65,4 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 16x16 bf16": partial(_block, (16, 16)),
     "block_sparse_linear 64x64 fp16": partial(_block, (64, 64), dtype="fp16"),
 }
+CASES |= sparse.CASES

@@ -34,13 +34,19 @@ CONFIGS = [  # the first is valid for every shape and device
     config(128, 256, 2, 4, 3),
 ]
 KEY = ["M_CLASS", "N", "K", "EVEN_K"]
+LITTLE_SHARED, SHARED = (86, 89, 120, 121), 101376  # bytes a block may have there; elsewhere at least 1.6 times that
 
 
 def worth_trying(configs, args, **kwargs):
-    """Blocks that divide the packed rows, none taller than M."""
-    sizes = [config.kwargs for config in configs]
-    fits = [s["BLOCK_M"] <= args["M_CLASS"] and args["N_PACKED"] % s["BLOCK_N"] == 0 for s in sizes]
-    return [config for config, fit in zip(configs, fits) if fit]
+    """Blocks that divide the packed rows, none taller than M, whose stages fit into shared memory."""
+    little = triton.runtime.driver.active.get_current_target().arch in LITTLE_SHARED
+    limit = SHARED if little else 1.6 * SHARED
+    return [config for config in configs if fits(**config.kwargs, limit=limit, args=args)]
+
+
+def fits(BLOCK_N, BLOCK_M, STAGES, limit, args, **kwargs):
+    stages = STAGES * (72 * BLOCK_N + 128 * BLOCK_M)
+    return stages <= limit and BLOCK_M <= args["M_CLASS"] and args["N_PACKED"] % BLOCK_N == 0
 
 
 @gluon.constexpr_function

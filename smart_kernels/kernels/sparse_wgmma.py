@@ -131,11 +131,12 @@ def consume(
     BLOCK_M: gl.constexpr, STAGES: gl.constexpr, W_SHARED: gl.constexpr,
 ):
     SUMS: gl.constexpr = gl.BlockedLayout([1, BLOCK_M // 16, 8], [32, 1, 1], [4, 1, 1], [2, 1, 0])
+    WORD: gl.constexpr = gl.BlockedLayout([1, 1, 1], [32, 1, 1], [4, 1, 1], [2, 1, 0])
     WORDS: gl.constexpr = gl.BlockedLayout([1, 1, 8], [32, 1, 1], [4, 1, 1], [2, 1, 0])
     X_OFFSET: gl.constexpr = offset("x", BLOCK_M, STAGES, W_SHARED)
     W_OFFSET: gl.constexpr = offset("w", BLOCK_M, STAGES, W_SHARED) + GROUP * 4096 if W_SHARED else 0
     ASM: gl.constexpr = wgmma_sp(BLOCK_M, TYPE, X_OFFSET, W_OFFSET, W_SHARED)
-    thread = gl.arange(0, 128, layout=gl.SliceLayout(1, gl.SliceLayout(2, SUMS)))[:, None][:, :, None]
+    thread = gl.arange(0, 128, layout=gl.SliceLayout(1, gl.SliceLayout(2, WORD)))[:, None][:, :, None]
     lane = gl.arange(0, 128, layout=gl.SliceLayout(1, gl.SliceLayout(2, WORDS)))[:, None][:, :, None]
     word = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, WORDS)))[None, :][:, None, :]
     s = 0
@@ -160,7 +161,8 @@ def consume(
             else:
                 third = gl.convert_layout(w, SUMS, assert_trivial=True)
             acc = gl.inline_asm_elementwise(
-                ASM, operands(BLOCK_M), [acc, gl.convert_layout(meta, SUMS, assert_trivial=True), s * (BLOCK_M * 128), third],
+                ASM, operands(BLOCK_M),
+                [acc, gl.convert_layout(meta, SUMS, assert_trivial=True), s * (BLOCK_M * 128), third],
                 dtype=gl.float32, is_pure=False, pack=BLOCK_M // 2)
             mbarrier.arrive(empty.index(s), count=1)
             meta = next_meta
