@@ -174,10 +174,13 @@ def consume(
         y = acc.reshape([4, 8, 4, BLOCK_M // 16, 2, 2, 2]).permute([3, 4, 2, 6, 0, 5, 1]).reshape([BLOCK_M, 64])
         m0 = tile_m * BLOCK_M
         n0 = tile_n * 128 + GROUP * 64
-        y = add_rows(y, bias_ptr, residual_ptr, m0, n0, M, N, stride_rm, stride_rn)
-        y = activate(y, ACTIVATION).to(y_desc.dtype)
+        HALF: gl.constexpr = BLOCK_M // 2
+        y0, y1 = y.reshape([2, HALF, 64]).permute([1, 2, 0]).split()  # one after the other: all at once would spill
         tma.store_wait(0)  # the store of the tile before has left the buffer
-        y_s.index(GROUP).store(y)
+        y0 = add_rows(y0, bias_ptr, residual_ptr, m0, n0, M, N, stride_rm, stride_rn)
+        y_s.index(GROUP).slice(0, HALF).store(activate(y0, ACTIVATION).to(y_desc.dtype))
+        y1 = add_rows(y1, bias_ptr, residual_ptr, m0 + HALF, n0, M, N, stride_rm, stride_rn)
+        y_s.index(GROUP).slice(HALF, HALF).store(activate(y1, ACTIVATION).to(y_desc.dtype))
         fence_async_shared()
         tma_store(y_desc, [m0, n0], y_s.index(GROUP))
     tma.store_wait(0)
