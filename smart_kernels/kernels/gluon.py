@@ -22,19 +22,17 @@ activate = gluon.jit(epilogue.activate.fn)
 
 
 @gluon.jit
-def add_rows(y, bias_ptr, residual_ptr, m0, n0, M, N, stride_rm, stride_rn):
-    """y + bias + residual for the tile at (m0, n0); either pointer may be None."""
-    cols = n0 + gl.arange(0, y.shape[1], layout=gl.SliceLayout(0, y.type.layout))
+def finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION: gl.constexpr):
+    """activation(y + bias + residual) for fp32 sums of these rows and columns; either pointer may be None."""
     if bias_ptr is not None:
         y += gl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(gl.float32)[None, :]
     if residual_ptr is not None:
-        rows = m0 + gl.arange(0, y.shape[0], layout=gl.SliceLayout(1, y.type.layout))
         residual_p = residual_ptr + rows.to(gl.int64)[:, None] * stride_rm + (cols * stride_rn)[None, :]
         y += gl.load(residual_p, mask=(rows < M)[:, None] & (cols < N)[None, :], other=0.0).to(gl.float32)
-    return y
+    return activate(y, ACTIVATION)
 
 
 __all__ = [
-    *("activate", "add_rows", "async_copy", "barrier", "copy_to_shared", "fence_async_shared", "gl", "gluon", "mbarrier"),
+    *("async_copy", "barrier", "copy_to_shared", "fence_async_shared", "finish", "gl", "gluon", "mbarrier"),
     *("reinterpret", "tma", "tma_load", "tma_store"),
 ]

@@ -14,7 +14,7 @@ the tensors of fragments: (8 rows of x each, warps along N, warps along M, lanes
 
 import triton
 
-from smart_kernels.kernels.gluon import activate, add_rows, async_copy, barrier, copy_to_shared, gl, gluon, reinterpret
+from smart_kernels.kernels.gluon import async_copy, barrier, copy_to_shared, finish, gl, gluon, reinterpret
 from smart_kernels.kernels.tuning import autotune
 
 
@@ -191,14 +191,19 @@ def sparse_mma_kernel(
     async_copy.wait_group(0)
     barrier()
 
-    # (tile_m, warp_n, warp_m, g t, half j, tile_n) -> (warp_m tile_m t j, warp_n tile_n half g)
-    y = gl.join(gl.join(acc[0], acc[1]), gl.join(acc[2], acc[3]))
-    y = y.reshape([TILES_M, WARPS_N, WARPS_M, 8, 4, 2, 2, 2, 2]).permute([2, 0, 4, 6, 1, 8, 7, 5, 3])
-    y = y.reshape([BLOCK_M, BLOCK_N])
-    y = add_rows(y, bias_ptr, residual_ptr, m0, n0, M, N, stride_rm, stride_rn)
-    y = activate(y, ACTIVATION).to(y_ptr.dtype.element_ty)
-    STORE: gl.constexpr = gl.BlockedLayout([1, 8], [2 if BLOCK_N == 128 else 1, BLOCK_N // 8 if BLOCK_N == 128 else 32],
-                                           [WARPS, 1], [1, 0])
+    tiles = ()
+    for tile in gl.static_range(4):  # one after the other: all at once would spill
+        # (tile_m, warp_n, warp_m, g t, half j) -> (warp_m tile_m t j, warp_n half g)
+        y = acc[tile].reshape([TILES_M, WARPS_N, WARPS_M, 8, 4, 2, 2]).permute([2, 0, 4, 6, 1, 5, 3])
+        y = y.reshape([BLOCK_M, 16 * WARPS_N])
+        rows = m0 + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, y.type.layout))
+        cols = gl.arange(0, 16 * WARPS_N, layout=gl.SliceLayout(0, y.type.layout))
+        cols = n0 + cols // 16 * 64 + tile * 16 + cols % 16
+        y = finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION)
+        tiles = tiles + (y.to(y_ptr.dtype.element_ty),)
+    y = gl.join(gl.join(tiles[0], tiles[1]), gl.join(tiles[2], tiles[3]))     # (m, warp_n 16, tile % 2, tile // 2)
+    y = y.reshape([BLOCK_M, WARPS_N, 16, 2, 2]).permute([0, 1, 4, 3, 2]).reshape([BLOCK_M, BLOCK_N])
+    STORE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // BLOCK_N, BLOCK_N // 8], [WARPS, 1], [1, 0])
     y = gl.convert_layout(y, STORE)
     rows = m0 + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, STORE))
     cols = n0 + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, STORE))

@@ -14,9 +14,8 @@ Gluon tells nobody where a buffer is, so the assembly adds the offset that Trito
 import triton
 
 from smart_kernels.kernels.gluon import (
-    activate,
-    add_rows,
     fence_async_shared,
+    finish,
     gl,
     gluon,
     mbarrier,
@@ -175,12 +174,14 @@ def consume(
         m0 = tile_m * BLOCK_M
         n0 = tile_n * 128 + GROUP * 64
         HALF: gl.constexpr = BLOCK_M // 2
-        y0, y1 = y.reshape([2, HALF, 64]).permute([1, 2, 0]).split()  # one after the other: all at once would spill
+        halves = y.reshape([2, HALF, 64]).permute([1, 2, 0]).split()
         tma.store_wait(0)  # the store of the tile before has left the buffer
-        y0 = add_rows(y0, bias_ptr, residual_ptr, m0, n0, M, N, stride_rm, stride_rn)
-        y_s.index(GROUP).slice(0, HALF).store(activate(y0, ACTIVATION).to(y_desc.dtype))
-        y1 = add_rows(y1, bias_ptr, residual_ptr, m0 + HALF, n0, M, N, stride_rm, stride_rn)
-        y_s.index(GROUP).slice(HALF, HALF).store(activate(y1, ACTIVATION).to(y_desc.dtype))
+        for half in gl.static_range(2):  # one after the other: all at once would spill
+            y = halves[half]
+            rows = m0 + half * HALF + gl.arange(0, HALF, layout=gl.SliceLayout(1, y.type.layout))
+            cols = n0 + gl.arange(0, 64, layout=gl.SliceLayout(0, y.type.layout))
+            y = finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION)
+            y_s.index(GROUP).slice(half * HALF, HALF).store(y.to(y_desc.dtype))
         fence_async_shared()
         tma_store(y_desc, [m0, n0], y_s.index(GROUP))
     tma.store_wait(0)

@@ -4,18 +4,23 @@ The kernels are Gluon, which triton calls experimental, with PTX inside. So noth
 device must fit, Gluon must import, and the first use compares the product with the plain formula.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.errors import OutOfResources
 
 from smart_kernels.ops._matmul import m_class
 
 KERNELS = ("mma", "wgmma_ss", "wgmma_rs")  # wgmma: W through shared memory, or straight to registers
 TYPES = {torch.float16: "f16", torch.bfloat16: "bf16"}
+TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; edges everywhere
 ROWS, COLUMNS = 128, 64  # what a packed weight is padded to
 NO_GROUP = 0x44  # two groups that keep their first two weights, for the padding: 0 and 1 rise
 
@@ -108,42 +113,66 @@ def matmul(
 
 
 @functools.cache
-def verified(device: torch.device | str, kernel: str = "mma") -> str | None:
-    """Why ``kernel`` must not be used on ``device``; None after it has computed random integers exactly, in every
-    dtype and with every epilogue operand. Remembered per process; synchronises."""
+def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype = torch.bfloat16) -> str | None:
+    """Why ``kernel`` must not be used on ``device``; None after every configuration that can be chosen there has computed
+    random integers exactly, with edges and without. Remembered per process; compiles much and synchronises."""
     if (reason := supported(device, kernel)) is not None:
         return reason
+    device, version = torch.device(device), f"triton {triton.__version__}"
     try:
-        wrong = next((case for case in _trials() if not _right(torch.device(device), kernel, *case)), None)
+        for config in tuner(kernel).configs:
+            for shape in TRIALS:
+                if not _right(device, kernel, config, shape, dtype):
+                    return f"{kernel} is wrong with {version}, {dtype} at M, N, K = {shape}: {config}"
     except Exception as error:  # whatever a triton to come may raise
-        return f"{kernel} does not run with triton {triton.__version__}: {type(error).__name__}: {error}"[:200]
-    if wrong is None:
-        return None
-    return f"{kernel} is wrong with triton {triton.__version__} at M, N, K, dtype = {wrong}"
+        return f"{kernel} does not run with {version}: {type(error).__name__}: {error}"[:200]
+    return None
 
 
-def _trials():
-    """More steps than stages, and edges everywhere."""
-    for dtype in TYPES:
-        yield from ((M, N, K, dtype) for M, N, K in ((1, 128, 64), (300, 328, 712), (520, 200, 1092)))
+@contextlib.contextmanager
+def forced(kernel: str, config: triton.Config) -> Iterator[None]:
+    """Launch ``kernel`` with this configuration, untuned."""
+    tuned = tuner(kernel)
+    before, tuned.configs = tuned.configs, [config]
+    try:
+        yield
+    finally:
+        tuned.configs = before
 
 
-def _right(device: torch.device, kernel: str, M: int, N: int, K: int, dtype: torch.dtype) -> bool:
-    """Whether integers come out exact, twice."""
-    G = -(-K // 4)
-    draw = functools.partial(torch.randint, device=device)
-    values = draw(-4, 5, (N, 2 * G))
-    first = draw(0, 3, (N, G))
-    second = first + 1 + (draw(0, 3, (N, G)) % (3 - first))
-    nibbles = F.pad(first + 4 * second, (0, G % 2), value=4).unflatten(1, (-1, 2))
+def tuner(kernel: str) -> Autotuner:
+    """The tuned kernel behind a name of ``KERNELS``."""
+    from smart_kernels.kernels import sparse_mma, sparse_wgmma
+
+    return sparse_mma.sparse_mma_kernel if kernel == "mma" else sparse_wgmma.sparse_wgmma_kernel
+
+
+def integers(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Random x, values, indices, bias and residual of M, N, K, and relu(x @ W.T + bias + residual): exact but for the
+    rounding to ``dtype``, in any order of the sums."""
+    (M, N, K), draw = shape, functools.partial(torch.randint, device=device)
+    groups = -(-K // 4)
+    values, first = draw(-4, 5, (N, 2 * groups)), draw(0, 3, (N, groups))
+    second = first + 1 + draw(0, 3, (N, groups)) % (3 - first)
     x, bias, residual = (draw(-4, 5, size) for size in ((M, K), (N,), (M, N)))
-    places = 4 * torch.arange(G, device=device)[:, None] + torch.stack([first, second], -1)
-    dense = torch.zeros(N, 4 * G, device=device, dtype=torch.float64).scatter_(1, places.flatten(1), values.double())
-    sums = x.double() @ dense[:, :K].T + bias + residual
-    packed = pack(values.to(dtype), (nibbles[..., 0] + 16 * nibbles[..., 1]).to(torch.uint8), kernel)
-    inputs = (t.to(dtype) for t in (bias, residual))
-    got = [matmul(x.to(dtype), packed, *inputs_, "relu") for inputs_ in [tuple(inputs)] * 2]
-    return all(torch.equal(y, sums.relu().to(dtype)) for y in got)
+    places = 4 * torch.arange(groups, device=device)[:, None] + torch.stack([first, second], -1)
+    dense = torch.zeros(N, 4 * groups, device=device, dtype=torch.float64).scatter_(1, places.flatten(1), values.double())
+    y = (x.double() @ dense[:, :K].T + bias + residual).relu()
+    nibbles = F.pad(first + 4 * second, (0, groups % 2), value=4).unflatten(1, (-1, 2))
+    indices = (nibbles[..., 0] + 16 * nibbles[..., 1]).to(torch.uint8)
+    return x.to(dtype), values.to(dtype), indices, bias.to(dtype), residual.to(dtype), y.to(dtype)
+
+
+def _right(device, kernel: str, config: triton.Config, shape: tuple[int, int, int], dtype: torch.dtype) -> bool:
+    x, values, indices, bias, residual, expected = integers(shape, dtype, device)
+    try:
+        with forced(kernel, config):
+            y = matmul(x, pack(values, indices, kernel), bias, residual, "relu")
+    except OutOfResources:
+        return True  # the tuner drops it
+    return torch.equal(y, expected)
 
 
 @functools.cache

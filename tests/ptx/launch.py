@@ -30,12 +30,11 @@ class Machine:
     Attributes:
         timing, seed: of asynchronous work and of the order of the warps.
         change: applied to the PTX before it runs, to see that a fault is noticed.
-        config: which configuration autotuned kernels take.
         compiled: what was launched, in order; count: what was executed.
     """
 
-    def __init__(self, timing: str = "late", seed: int = 0, change: Callable[[str], str] | None = None, config: int = 0):
-        self.timing, self.seed, self.change, self.config = timing, seed, change, config
+    def __init__(self, timing: str = "late", seed: int = 0, change: Callable[[str], str] | None = None):
+        self.timing, self.seed, self.change = timing, seed, change
         self.compiled, self.count = [], Counter()
 
     def launch(self, compiled, values: list, grid: tuple[int, ...]) -> None:
@@ -118,7 +117,7 @@ def tensor_map(descriptor, space: Space) -> TensorMap:
 
 @contextlib.contextmanager
 def emulated(target: str, machine: Machine) -> Iterator[Machine]:
-    """Kernels launched here are compiled for ``target`` ("sm_90") and run on the machine."""
+    """Kernels launched here are compiled for ``target`` ("sm_90"), with their first configuration, and run on the machine."""
     compile_ = JITFunction.run
 
     def run(self, *args, grid, warmup, **kwargs):
@@ -128,10 +127,9 @@ def emulated(target: str, machine: Machine) -> Iterator[Machine]:
         machine.launch(compiled, [bound[name] for name in names], grid(bound) if callable(grid) else grid)
         return compiled
 
-    def run_one(self, *args, **kwargs):
+    def run_first(self, *args, **kwargs):
         self.nargs = dict(zip(self.arg_names, args, strict=False))
-        configs = self.prune_configs(kwargs)
-        config = configs[min(machine.config, len(configs) - 1)]
+        config = self.configs[0] if len(self.configs) == 1 else self.prune_configs(kwargs)[0]
         if config.pre_hook:
             config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
         return self.fn.run(*args, **kwargs, **config.all_kwargs())
@@ -139,7 +137,7 @@ def emulated(target: str, machine: Machine) -> Iterator[Machine]:
     before = driver._active
     driver.set_active(ClaimedDriver(target_of(target)))
     try:
-        with mock.patch.object(JITFunction, "run", run), mock.patch.object(Autotuner, "run", run_one):
+        with mock.patch.object(JITFunction, "run", run), mock.patch.object(Autotuner, "run", run_first):
             yield machine
     finally:
         driver._active = before

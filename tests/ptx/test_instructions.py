@@ -69,10 +69,20 @@ def test_a_predicate_leaves_other_lanes_alone():
     assert run(body).warps[0].get("%d", "u32").tolist() == [2] * 4 + [11] * 28
 
 
-def test_a_branch_must_be_taken_by_all_or_none():
+def test_loops_and_lanes_that_part():
     assert value("mov.b32 %d, 0; $L: add.s32 %d, %d, 1; setp.lt.s32 %p, %d, 5; @%p bra $L;", "%d", "s32") == 5
-    with pytest.raises(Fault, match="lanes part"):
-        run("setp.lt.u32 %p, %tid.x, 4; @%p bra $L; $L: mov.b32 %d, 1;")
+    body = """
+        setp.lt.u32 %p, %tid.x, 4;
+        @%p bra $A;
+        mov.b32 %d, 1; bra $B;
+        $A: mov.b32 %d, 2;
+        $B: add.s32 %d, %d, 10;
+    """
+    assert run(body).warps[0].get("%d", "u32").tolist() == [12] * 4 + [11] * 28
+    own = "mov.b32 %d, 0; $L: add.s32 %d, %d, 1; setp.lt.u32 %p, %d, %tid.x; @%p bra $L; {more}"
+    assert run(own.format(more="")).warps[0].get("%d", "u32").tolist() == [1, *range(1, 32)]
+    with pytest.raises(Fault, match="all lanes must take part"):
+        run("setp.lt.u32 %p, %tid.x, 4; @%p bra $L; bar.sync 0; $L: mov.b32 %d, 1;")
 
 
 def test_shfl_reads_another_lane():

@@ -16,6 +16,7 @@ LANES = np.arange(32)
 ALL = np.ones(32, bool)
 SHARED_BASE = 1024  # where ``global_smem`` is; a window of its own, so that address 0 is wrong
 PARAMETER_BASE, PARAMETER_STEP = 0x7000_0000, 256
+COLLECTIVE = ("bar", "barrier", "ldmatrix", "stmatrix", "mma", "wgmma", "shfl", "elect", "ret", "exit")
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 TYPES = {f"{kind}{8 * size}": UNSIGNED[size] for kind in "bu" for size in UNSIGNED}
 TYPES |= {"s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "pred": np.bool_}
@@ -49,7 +50,8 @@ def instruction(*names: str):
 class Warp:
     """Attributes:
     registers: name -> (32,) array.
-    active: (32,) lanes whose predicate holds, for the instruction in execution.
+    lanes: (32,) that are at this instruction; active: those of them whose predicate holds.
+    apart: (32,) where each lane is, while lanes have parted.
     copies, products, stores: asynchronous work: [committed groups], the last one still open.
     unfenced: shared bytes written that the asynchronous proxy may not see yet.
     written: registers written since the last wgmma.fence.
@@ -58,7 +60,8 @@ class Warp:
     def __init__(self, block: "Block", index: int):
         self.block, self.index, self.pc = block, index, 0
         self.program = block.program
-        self.active, self.waiting = ALL, None
+        self.active, self.lanes, self.waiting = ALL, ALL, None
+        self.apart: np.ndarray | None = None
         self.copies, self.products, self.stores = [[]], [[]], [[]]
         self.unfenced, self.written = [], set()
         self.immediates: dict[tuple, np.ndarray] = {}
@@ -70,24 +73,40 @@ class Warp:
         self.registers |= dict.fromkeys(("%tid.y", "%tid.z", "%cluster_ctaid.x", "%cluster_ctarank", "%smid"), zero)
 
     def step(self) -> Outcome:
-        """Execute one instruction."""
+        """Execute one instruction, on the lanes that are furthest behind where lanes have parted."""
+        if self.apart is not None:
+            self.pc = int(self.apart.min())
+            self.lanes = self.apart == self.pc
+            if self.lanes.all():
+                self.apart, self.lanes = None, ALL
         i = self.program.code[self.pc]
-        self.active = ALL
+        self.active = self.lanes
         if i.predicate is not None:
-            self.active = self.get(i.predicate, "pred") ^ i.negated
+            self.active = self.lanes & (self.get(i.predicate, "pred") ^ i.negated)
         function = INSTRUCTIONS.get(i.parts[0])
         if function is None:
             raise Fault(f"no such instruction here: {i.text}")
-        if not self.active.any() and i.parts[0] not in ("bra", "ret", "exit"):
-            self.pc += 1
-            return Outcome.NEXT
+        if not self.active.any():
+            return self.go(self.pc + 1)
+        if self.apart is not None and i.parts[0] in COLLECTIVE:
+            raise Fault(f"all lanes must take part: {i.text}")
         try:
             outcome = function(self, i) or Outcome.NEXT
         except Exception as error:
             raise Fault(f"warp {self.index} at {self.pc}: {i.text}: {error!r}") from error
-        if outcome is Outcome.NEXT:
-            self.pc += 1
-        return outcome
+        return self.go(self.pc + 1) if outcome is Outcome.NEXT else outcome
+
+    def go(self, target: int) -> Outcome:
+        """Continue there with the active lanes, behind this instruction with the others."""
+        if target == self.pc + 1 or (self.active == self.lanes).all():
+            if self.apart is not None:
+                self.apart[self.lanes] = target
+            self.pc = target
+        else:
+            self.apart = np.full(32, self.pc) if self.apart is None else self.apart
+            self.apart[self.lanes] = self.pc + 1
+            self.apart[self.active] = target
+        return Outcome.JUMPED
 
     def get(self, operand: str, type: str) -> np.ndarray:
         """(32,) values of a register or an immediate, read as ``type``."""
@@ -149,23 +168,19 @@ class Warp:
 
 @instruction("bra")
 def bra(warp, i):
-    if warp.active.any() and not warp.active.all():
-        raise Fault("a branch where lanes part is not supported")
-    warp.pc = warp.program.labels[i.operands[0]] if warp.active.all() else warp.pc + 1
-    return Outcome.JUMPED
+    return warp.go(warp.program.labels[i.operands[0]])
 
 
 @instruction("brx")
 def brx(warp, i):
-    warp.pc = warp.program.labels[warp.program.tables[i.operands[1]][warp.one(i.operands[0], "u32")]]
-    return Outcome.JUMPED
+    return warp.go(warp.program.labels[warp.program.tables[i.operands[1]][warp.one(i.operands[0], "u32")]])
 
 
 @instruction("ret", "exit")
 def ret(warp, i):
-    if warp.active.any() and not warp.active.all():
+    if not warp.active.all():
         raise Fault("a return of some lanes is not supported")
-    return Outcome.DONE if warp.active.all() else None
+    return Outcome.DONE
 
 
 @instruction("setmaxnreg", "membar", "griddepcontrol", "nop")
