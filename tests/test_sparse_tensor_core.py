@@ -96,13 +96,15 @@ def test_packing_says_what_does_not_fit():
 
 QUICK = {
     ("mma", 0, "bf16", "late", True),
-    ("mma", 3, "bf16", "late", False),
+    ("mma", 4, "bf16", "late", False),
     ("wgmma_ss", 0, "bf16", "late", True),
     ("wgmma_ss", 3, "fp16", "early", False),
     ("wgmma_rs", 2, "bf16", "late", True),
 }
 RUNS = [
-    pytest.param(kernel, i, type, timing, edges, marks=[] if (kernel, i, type, timing, edges) in QUICK else pytest.mark.slow)
+    pytest.param(
+        kernel, i, type, timing, edges, marks=[] if (kernel, i, type, timing, edges) in QUICK else pytest.mark.slow
+    )
     for kernel in sparse_tensor_core.KERNELS
     for i in range(len(MMA if kernel == "mma" else WGMMA))
     for type in TYPES
@@ -123,7 +125,7 @@ def test_every_configuration_is_exact(kernel, number, type, timing, edges):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
-@pytest.mark.parametrize("number", [0, 2, 5])
+@pytest.mark.parametrize("number", [0, 2, 6])
 def test_mma_is_exact_on_every_architecture(target, number):
     inputs = sparse_tensor_core.integers(shape_for(MMA[number], True), torch.bfloat16, CPU)
     assert torch.equal(multiply("mma", MMA[number], inputs, target=target), inputs[-1])
@@ -155,7 +157,8 @@ def test_any_rows_of_x(kernel):
 
 
 @pytest.mark.parametrize(
-    "activation", ["gelu", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ACTIVATIONS, None] if name != "gelu")]
+    "activation",
+    ["gelu", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ACTIVATIONS, None] if name != "gelu")],
 )
 def test_epilogue(activation):
     x, values, indices, bias, residual, _ = sparse_tensor_core.integers((16, 128, 64), torch.float16, CPU)
@@ -249,7 +252,7 @@ def broken(kernel, config, inputs, change, seed):
 
 
 def test_one_bit_of_the_metadata_is_noticed():
-    x, values, indices, bias, residual, y = sparse_tensor_core.integers((16, 128, 64), torch.bfloat16, CPU)
+    x, values, indices, *_ = sparse_tensor_core.integers((16, 128, 64), torch.bfloat16, CPU)
     values[:], x[:] = 1, torch.arange(64)
     packed = sparse_tensor_core.pack(values, indices)
     packed.metadata.view(-1)[40] ^= 2 if packed.metadata.view(-1)[40] & 15 == 4 else 1

@@ -38,6 +38,7 @@ def _cases() -> dict[str, Callable[[], None]]:
         cases[f"{name} bf16"] = partial(_matmul, kernel, torch.bfloat16)
         cases[f"{name} fp16"] = partial(_matmul, kernel, torch.float16)
         cases[f"{name} bf16 gelu"] = partial(_matmul, kernel, torch.bfloat16, bias=bias, activation="gelu")
+        cases[f"{name} bf16 M=64"] = partial(_matmul, kernel, torch.bfloat16, M=64)
         cases[f"{name} bf16 K=1000"] = partial(_matmul, kernel, torch.bfloat16, K=1000)
     return cases
 

@@ -42,7 +42,9 @@ def census(target: str, cases: Sequence[str]) -> list[dict]:
         rows.append({"case": died, "kernel": "", "error": f"the compiler died: {log[-300:]}"})
         cases = cases[cases.index(died) + 1 :]
     rows = [{"target": target, "triton": triton.__version__, **row} for row in rows]
-    return [{**row, "budget": sparse.budget(row) if row["case"] in sparse.CASES else budget.budget(row)} for row in rows]
+    return [
+        {**row, "budget": sparse.budget(row) if row["case"] in sparse.CASES else budget.budget(row)} for row in rows
+    ]
 
 
 def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:

@@ -2,6 +2,6 @@
 
 from .check import Check, Context
 
-PARTS = ("ceilings", "topk", "masked", "block", "train", "sanitizer", "speed")
+PARTS = ("ceilings", "topk", "masked", "block", "sparse_tensor_core", "train", "sanitizer", "speed")
 
 __all__ = ["PARTS", "Check", "Context"]

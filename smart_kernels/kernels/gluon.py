@@ -33,6 +33,6 @@ def finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, AC
 
 
 __all__ = [
-    *("async_copy", "barrier", "copy_to_shared", "fence_async_shared", "finish", "gl", "gluon", "mbarrier"),
-    *("reinterpret", "tma", "tma_load", "tma_store"),
+    "async_copy", "barrier", "copy_to_shared", "fence_async_shared", "finish", "gl", "gluon", "mbarrier", "reinterpret",
+    "tma", "tma_load", "tma_store",
 ]

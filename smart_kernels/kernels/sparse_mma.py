@@ -8,8 +8,8 @@ words, so that one instruction is one call of inline assembly on 4 words of each
                                                    (selector 0), lanes 4g + 2, 4g + 3 the others (selector 1)
     x      fp16 or bf16 (M, K) as int32 (M, K / 2)
 
-N and K of the packed W are padded to 128 and 64. A warp does 64 rows of W and BLOCK_M / WARPS_M rows of x. Dimensions of
-the tensors of fragments: (8 rows of x each, warps along N, warps along M, lanes, words); size 1 is broadcast.
+N and K of the packed W are padded to 128 and 64. A warp does 64 rows of W and BLOCK_M / WARPS_M rows of x. Dimensions
+of the tensors of fragments: (8 rows of x each, warps along N, warps along M, lanes, words); size 1 is broadcast.
 """
 
 import triton
@@ -27,6 +27,7 @@ CONFIGS = [  # the first is valid for every shape and device
     config(128, 16, 2, 1, 4),
     config(128, 64, 2, 1, 4),
     config(128, 128, 2, 2, 3),
+    config(128, 128, 2, 4, 3),
     config(256, 16, 4, 1, 3),
     config(256, 64, 4, 1, 3),
     config(256, 128, 4, 2, 2),
@@ -40,13 +41,15 @@ LITTLE_SHARED, SHARED = (86, 89, 120, 121), 101376  # bytes a block may have the
 def worth_trying(configs, args, **kwargs):
     """Blocks that divide the packed rows, none taller than M, whose stages fit into shared memory."""
     little = triton.runtime.driver.active.get_current_target().arch in LITTLE_SHARED
-    limit = SHARED if little else 1.6 * SHARED
-    return [config for config in configs if fits(**config.kwargs, limit=limit, args=args)]
-
-
-def fits(BLOCK_N, BLOCK_M, STAGES, limit, args, **kwargs):
-    stages = STAGES * (72 * BLOCK_N + 128 * BLOCK_M)
-    return stages <= limit and BLOCK_M <= args["M_CLASS"] and args["N_PACKED"] % BLOCK_N == 0
+    fits = [
+        c.kwargs["STAGES"] * (72 * c.kwargs["BLOCK_N"] + 128 * c.kwargs["BLOCK_M"]) <= (1 if little else 1.6) * SHARED
+        and c.kwargs["BLOCK_M"] <= args["M_CLASS"]
+        and args["N_PACKED"] % c.kwargs["BLOCK_N"] == 0
+        # erf beside 128 sums a thread would spill
+        and (kwargs["ACTIVATION"] != "gelu" or c.kwargs["BLOCK_M"] <= 32 * c.kwargs["WARPS_M"])
+        for c in configs
+    ]
+    return [config for config, fit in zip(configs, fits, strict=True) if fit]
 
 
 @gluon.constexpr_function
@@ -69,7 +72,10 @@ def fragments(TILES_M, WARPS_N, WARPS_M):
 @gluon.constexpr_function
 def rows_of_x(TILES_M, WARPS_N, WARPS_M):
     """(BLOCK_M, 16) words as ldmatrix delivers them: lane 4g + t has word t + 4r of row g, then the next 8 rows."""
-    powers = lambda count: [1 << i for i in range(count.bit_length() - 1)]
+
+    def powers(count):
+        return [1 << i for i in range(count.bit_length() - 1)]
+
     words = [[0, 4], [0, 8]] + [[8 * i, 0] for i in powers(TILES_M)]
     lanes = [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]
     warps = [[8 * TILES_M * i, 0] for i in powers(WARPS_M)] + [[0, 0] for _ in powers(WARPS_N)]
@@ -114,7 +120,7 @@ def multiply_stage(
             w = w_f.slice(tile, 1, dim=1).slice(half, 1, dim=2).permute([1, 0, 2, 3, 4]).load(FRAGMENTS)
             s = gl.inline_asm_elementwise(mma_sp(TYPE, tile, half), OPERANDS, [w, x, meta, acc[tile]],
                                           dtype=gl.float32, is_pure=True, pack=4)
-            sums = sums + (s,)
+            sums += (s,)
         acc = sums
     return acc
 
@@ -166,12 +172,12 @@ def sparse_mma_kernel(
     meta_s = ()
     x_s = ()
     for _ in gl.static_range(STAGES):  # one allocation each: the compiler sees that they do not overlap
-        w_s = w_s + (gl.allocate_shared_memory(gl.int32, [BLOCK_N // 16, 256], PLAIN),)
-        meta_s = meta_s + (gl.allocate_shared_memory(gl.int32, [BLOCK_N // 64, 128], PLAIN),)
-        x_s = x_s + (gl.allocate_shared_memory(gl.int32, [BLOCK_M, 32], SWIZZLED),)
+        w_s += (gl.allocate_shared_memory(gl.int32, [BLOCK_N // 16, 256], PLAIN),)
+        meta_s += (gl.allocate_shared_memory(gl.int32, [BLOCK_N // 64, 128], PLAIN),)
+        x_s += (gl.allocate_shared_memory(gl.int32, [BLOCK_M, 32], SWIZZLED),)
     acc = ()
     for _ in gl.static_range(4):
-        acc = acc + (gl.full([TILES_M, WARPS_N, WARPS_M, 32, 4], 0.0, gl.float32, fragments(TILES_M, WARPS_N, WARPS_M)),)
+        acc += (gl.full([TILES_M, WARPS_N, WARPS_M, 32, 4], 0.0, gl.float32, fragments(TILES_M, WARPS_N, WARPS_M)),)
 
     STEPS = K_PACKED // 64
     for s in gl.static_range(STAGES - 1):
@@ -180,8 +186,8 @@ def sparse_mma_kernel(
         for s in gl.static_range(STAGES):
             async_copy.wait_group(STAGES - 2)
             barrier()
-            load_stage(w_s[(s + STAGES - 1) % STAGES], meta_s[(s + STAGES - 1) % STAGES], x_s[(s + STAGES - 1) % STAGES],
-                       w_p, meta_p, x_p, chunk, round_ * STAGES + s + STAGES - 1, STEPS, K // 8, EVEN_K)
+            load_stage(w_s[(s + STAGES - 1) % STAGES], meta_s[(s + STAGES - 1) % STAGES],
+                       x_s[(s + STAGES - 1) % STAGES], w_p, meta_p, x_p, chunk, round_ * STAGES + s + STAGES - 1, STEPS, K // 8, EVEN_K)
             acc = multiply_stage(w_s[s], meta_s[s], x_s[s], acc, TYPE, TILES_M, WARPS_N, WARPS_M)
     for s in gl.static_range(STAGES - 1):
         if s < STEPS % STAGES:
@@ -200,7 +206,7 @@ def sparse_mma_kernel(
         cols = gl.arange(0, 16 * WARPS_N, layout=gl.SliceLayout(0, y.type.layout))
         cols = n0 + cols // 16 * 64 + tile * 16 + cols % 16
         y = finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION)
-        tiles = tiles + (y.to(y_ptr.dtype.element_ty),)
+        tiles += (y.to(y_ptr.dtype.element_ty),)
     y = gl.join(gl.join(tiles[0], tiles[1]), gl.join(tiles[2], tiles[3]))     # (m, warp_n 16, tile % 2, tile // 2)
     y = y.reshape([BLOCK_M, WARPS_N, 16, 2, 2]).permute([0, 1, 4, 3, 2]).reshape([BLOCK_M, BLOCK_N])
     STORE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // BLOCK_N, BLOCK_N // 8], [WARPS, 1], [1, 0])

@@ -155,7 +155,7 @@ def consume(
             if not W_SHARED:
                 next_w = gl.load(w_p + ahead * 256)
             mbarrier.wait(full.index(s), phase)
-            if W_SHARED:
+            if W_SHARED:  # noqa: SIM108 (the two have no common type)
                 third = s * (128 * 64)
             else:
                 third = gl.convert_layout(w, SUMS, assert_trivial=True)
@@ -205,7 +205,7 @@ def sparse_wgmma_kernel(
 ):
     x_s = gl.allocate_shared_memory(x_desc.dtype, [STAGES, BLOCK_M, 64], x_desc.layout)
     y_s = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_M, 64], y_desc.layout)
-    if W_SHARED:
+    if W_SHARED:  # noqa: SIM108
         w_s = gl.allocate_shared_memory(w_desc.dtype, [STAGES, 128, 32], w_desc.layout)
     else:
         w_s = x_s  # not used

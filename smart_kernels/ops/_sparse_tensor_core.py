@@ -114,8 +114,8 @@ def matmul(
 
 @functools.cache
 def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype = torch.bfloat16) -> str | None:
-    """Why ``kernel`` must not be used on ``device``; None after every configuration that can be chosen there has computed
-    random integers exactly, with edges and without. Remembered per process; compiles much and synchronises."""
+    """Why ``kernel`` must not be used on ``device``; None after all its configurations have computed random integers
+    exactly, with edges and without. Remembered per process; compiles much and synchronises."""
     if (reason := supported(device, kernel)) is not None:
         return reason
     device, version = torch.device(device), f"triton {triton.__version__}"
@@ -158,7 +158,9 @@ def integers(
     second = first + 1 + draw(0, 3, (N, groups)) % (3 - first)
     x, bias, residual = (draw(-4, 5, size) for size in ((M, K), (N,), (M, N)))
     places = 4 * torch.arange(groups, device=device)[:, None] + torch.stack([first, second], -1)
-    dense = torch.zeros(N, 4 * groups, device=device, dtype=torch.float64).scatter_(1, places.flatten(1), values.double())
+    dense = torch.zeros(N, 4 * groups, device=device, dtype=torch.float64).scatter_(
+        1, places.flatten(1), values.double()
+    )
     y = (x.double() @ dense[:, :K].T + bias + residual).relu()
     nibbles = F.pad(first + 4 * second, (0, groups % 2), value=4).unflatten(1, (-1, 2))
     indices = (nibbles[..., 0] + 16 * nibbles[..., 1]).to(torch.uint8)
@@ -199,7 +201,7 @@ def _mma(x, packed, bias, residual, activation) -> Tensor:
         M, N, K, rows, columns,
         x.stride(0) // 8, *_strides(residual), y.stride(0),
         m_class(M),
-        EVEN_K=K == columns, TYPE=TYPES[x.dtype], ACTIVATION=activation,
+        EVEN_K=columns == K, TYPE=TYPES[x.dtype], ACTIVATION=activation,
     )  # fmt: skip
     return y
 

@@ -33,7 +33,11 @@ class TensorMap:
         rows, offsets = np.ogrid[: self.box_rows, : self.box_bytes]
         x, y = column * self.element + offsets, row + rows
         inside = (x >= 0) & (x < self.row_bytes) & (y >= 0) & (y < self.rows)
-        return self.base + y * self.stride + x, swizzled(shared + rows * self.box_bytes + offsets, self.box_bytes), inside
+        return (
+            self.base + y * self.stride + x,
+            swizzled(shared + rows * self.box_bytes + offsets, self.box_bytes),
+            inside,
+        )
 
 
 def swizzled(address: np.ndarray, width: int) -> np.ndarray:

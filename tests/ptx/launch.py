@@ -117,7 +117,7 @@ def tensor_map(descriptor, space: Space) -> TensorMap:
 
 @contextlib.contextmanager
 def emulated(target: str, machine: Machine) -> Iterator[Machine]:
-    """Kernels launched here are compiled for ``target`` ("sm_90"), with their first configuration, and run on the machine."""
+    """Kernels launched here are compiled for ``target`` ("sm_90"), in their first configuration, and run."""
     compile_ = JITFunction.run
 
     def run(self, *args, grid, warmup, **kwargs):

@@ -95,5 +95,3 @@ def parameter_lane(warp) -> int:
     if len(lanes) != 1:
         raise Fault(f"one thread must issue this, got {len(lanes)}")
     return int(lanes[0])
-
-

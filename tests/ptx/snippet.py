@@ -18,7 +18,7 @@ ENTRY = """
 """
 
 
-def block(body: str, *, warps: int = 1, memory: np.ndarray | None = None, maps=None, **options) -> Block:
+def block(body: str, *, warps: int = 1, memory: np.ndarray | None = None, maps=None, **options) -> Block:  # noqa: F811
     """Ready to run; global memory starts at address 0 and is ``%base``."""
     program = parse(ENTRY.format(threads=32 * warps, body=body))
     memory = np.zeros(4096, np.uint8) if memory is None else memory

@@ -1,12 +1,12 @@
 """mma.sp and wgmma.sp. A is stored 2:4: of every four elements along k two are kept, and 2 bits say where each was.
 
-    lane 4g + t                  word r of A (m16)             word r of B               sums
-                                 row g + 8 (r & 1)             column g                  row g + 8 (r >> 1)
-                                 kept columns 4-byte word      k: 4-byte word            column 2t + (r & 1)
-                                 t + 4 (r >> 1)                t + 4 r
+lane 4g + t                  word r of A (m16)             word r of B               sums
+                             row g + 8 (r & 1)             column g                  row g + 8 (r >> 1)
+                             kept columns 4-byte word      k: 4-byte word            column 2t + (r & 1)
+                             t + 4 (r >> 1)                t + 4 r
 
-    Metadata of 16 x 32 (16-bit elements): lanes 4g + 2 selector + j, j = 0, 1. The low half is row g, the high half row
-    g + 8; nibble c is group 4j + c of four columns: the first kept index in its low two bits, the second above.
+Metadata of 16 x 32 (16-bit elements): lanes 4g + 2 selector + j, j = 0, 1. The low half is row g, the high half row
+g + 8; nibble c is group 4j + c of four columns: the first kept index in its low two bits, the second above.
 """
 
 import re

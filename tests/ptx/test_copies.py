@@ -59,7 +59,9 @@ LOAD = """
     shl.b32 %o, %tid.x, 4;
     ld.shared.b32 %d, [global_smem + 144];
 """
-WAIT = "{ .reg .pred done; again: mbarrier.try_wait.parity.shared.b64 done, [global_smem + 16384], 0; @!done bra again; }"
+WAIT = (
+    "{ .reg .pred done; again: mbarrier.try_wait.parity.shared.b64 done, [global_smem + 16384], 0; @!done bra again; }"
+)
 
 
 def loaded(wait=WAIT, row=0, rows=16, timing="late", seed=0):
@@ -67,7 +69,9 @@ def loaded(wait=WAIT, row=0, rows=16, timing="late", seed=0):
     tensor = TensorMap(base=0, rows=rows, row_bytes=128, stride=128, box_rows=8, box_bytes=128, element=2)
     registers = {"%map": np.full(32, MAP, np.uint64)}
     body = LOAD.format(wait=wait, row=row)
-    return run(body, registers, memory=memory, maps={MAP: tensor}, timing=timing, seed=seed).warps[0].get("%d", "u32")[0]
+    return (
+        run(body, registers, memory=memory, maps={MAP: tensor}, timing=timing, seed=seed).warps[0].get("%d", "u32")[0]
+    )
 
 
 def test_tma_swizzles_and_the_mbarrier_knows_when():

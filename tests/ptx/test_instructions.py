@@ -50,9 +50,16 @@ def test_arithmetic(body, type, expected):
 
 @pytest.mark.parametrize(
     ("compare", "expected"),
-    [("lt.s32 %p, -1, 0", True), ("lt.u32 %p, -1, 0", False), ("ge.s32 %p, 4, 4", True), ("hi.u32 %p, 1, 2", False)]
-    + [("eq.f32 %p, 0f7FC00000, 0f7FC00000", False), ("neu.f32 %p, 0f7FC00000, 0f00000000", True)]
-    + [("num.f32 %p, 0f3F800000, 0f7FC00000", False), ("lt.and.s32 %p, 0, 1, false", False)],
+    [
+        ("lt.s32 %p, -1, 0", True),
+        ("lt.u32 %p, -1, 0", False),
+        ("ge.s32 %p, 4, 4", True),
+        ("hi.u32 %p, 1, 2", False),
+        ("eq.f32 %p, 0f7FC00000, 0f7FC00000", False),
+        ("neu.f32 %p, 0f7FC00000, 0f00000000", True),
+        ("num.f32 %p, 0f3F800000, 0f7FC00000", False),
+        ("lt.and.s32 %p, 0, 1, false", False),
+    ],
 )
 def test_setp(compare, expected):
     assert value(f"setp.{compare};", "%p", "pred") == expected
