@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .check import Check, Context
 
-TOOLS, PARTS = ("memcheck", "racecheck"), ("topk", "masked", "block")
+TOOLS, PARTS = ("memcheck", "racecheck"), ("topk", "masked", "block", "sparse_tensor_core")
 LIMIT = 600  # seconds; the tool slows a kernel down many times
 
 

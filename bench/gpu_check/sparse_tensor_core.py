@@ -1,8 +1,8 @@
 """2:4 on sparse tensor cores, in the order of what can be wrong: exact on integers, 20 times over, every configuration;
 then column by column, where only sp-sel 1 would fail; then speed beside cuBLAS and cuSPARSELt.
 
-Exactness settles what the PTX interpreter cannot: the reading of the metadata and of sp-sel 1, that buffers are where the
-assembly looks for them (1024-byte aligned, at their offset), proxy fences, races.
+Exactness settles what the PTX interpreter cannot: the reading of the metadata and of sp-sel 1, that buffers are where
+the assembly looks for them (1024-byte aligned, at their offset), proxy fences, races.
 """
 
 from collections.abc import Iterator

@@ -187,7 +187,8 @@ def sparse_mma_kernel(
             async_copy.wait_group(STAGES - 2)
             barrier()
             load_stage(w_s[(s + STAGES - 1) % STAGES], meta_s[(s + STAGES - 1) % STAGES],
-                       x_s[(s + STAGES - 1) % STAGES], w_p, meta_p, x_p, chunk, round_ * STAGES + s + STAGES - 1, STEPS, K // 8, EVEN_K)
+                       x_s[(s + STAGES - 1) % STAGES], w_p, meta_p, x_p, chunk,
+                       round_ * STAGES + s + STAGES - 1, STEPS, K // 8, EVEN_K)
             acc = multiply_stage(w_s[s], meta_s[s], x_s[s], acc, TYPE, TILES_M, WARPS_N, WARPS_M)
     for s in gl.static_range(STAGES - 1):
         if s < STEPS % STAGES:

@@ -8,6 +8,6 @@
     launch    run a Triton kernel on CPU tensors
 
 Nothing takes the time it takes on a GPU: a copy or a wgmma happens when it is issued (``early``) or when somebody
-waits for it (``late``), warps run in a random order, and memory that nobody wrote holds NaN. So a missing wait, barrier or
-fence changes the result. Not modelled: time, bank conflicts, the order of writes between blocks, denormal flushing.
+waits for it (``late``), warps run in a random order, and memory that nobody wrote holds NaN. So a missing wait, barrier
+or fence changes the result. Not modelled: time, bank conflicts, the order of writes between blocks, denormal flushing.
 """
