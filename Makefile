@@ -27,7 +27,7 @@ test: environment $(OVERLAY) lint
 	TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
 ifneq ($(OVERLAY),)
 	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
-	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py -m "not gpu and not slow"
+	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py tests/test_sparse_tensor_core.py -m "not gpu and not slow"
 endif
 
 test-all: environment $(OVERLAY) lint

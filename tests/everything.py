@@ -14,7 +14,7 @@ import triton
 
 SUMMARY = Path(__file__).parents[1] / "docs" / "test-all.md"
 INTERPRETED = ("tests/ops", "tests/test_masked_layers.py")
-MACHINE_CODE = ("tests/test_machine_code.py",)
+MACHINE_CODE = ("tests/test_machine_code.py", "tests/test_sparse_tensor_core.py")
 
 
 def runs(oldest: str | None) -> list[tuple[str, dict[str, str], tuple[str, ...]]]:

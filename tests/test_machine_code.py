@@ -4,6 +4,7 @@ under the limit, tensor cores used, 16-byte loads, and no more instructions in t
 import pytest
 import triton
 
+from bench.codegen import sparse
 from bench.codegen.cases import CASES
 from bench.codegen.table import TARGETS, census, faults
 
@@ -25,4 +26,22 @@ def test_machine_code(target, cases):
     wrong = [
         f"{row['case']}: {row['kernel']} {row.get('config', '')}: {fault}" for row in rows for fault in faults(row)
     ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("target", "cases", "kernels"),
+    [
+        ("sm_80", ("sparse mma bf16 M=64",), {"sparse_mma_kernel"}),
+        ("sm_90", ("sparse wgmma_rs bf16 M=64",), {"sparse_wgmma_kernel"}),
+        *(
+            pytest.param(target, tuple(sparse.CASES), {"sparse_mma_kernel"}, marks=pytest.mark.slow)
+            for target in sparse.TARGETS
+        ),
+    ],
+)
+def test_sparse_tensor_cores(target, cases, kernels):
+    rows = census(target, cases)
+    assert {row["kernel"] for row in rows} >= kernels, "a kernel was not seen"
+    wrong = [f"{row['case']}: {row.get('config', '')}: {fault}" for row in rows for fault in faults(row)]
     assert not wrong, "\n".join(wrong)

@@ -16,6 +16,8 @@ from smart_kernels.ops import (
 from smart_kernels.ops.bsr_indices import block_index
 from smart_kernels.ops.semi_structured_linear import decode_words
 
+from . import sparse
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -134,3 +136,4 @@ CASES: dict[str, Callable[[], None]] = {
     "smart_weight 2:4": partial(_weight, 4),
     "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
 }
+CASES |= sparse.CASES

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import triton
 
-from . import budget
+from . import budget, sparse
 
 TABLE = Path(__file__).parents[1] / "results" / "codegen.csv"
 TARGETS = {"sm_80": 166912, "sm_90": 232448, "sm_120": 101376, "gfx942": 65536}  # shared memory per program, bytes
+LIMITS = TARGETS | sparse.TARGETS
 COLUMNS = (
     *("case", "target", "triton", "kernel", "config", "registers", "spill", "shared", "serialised"),
     *("steps", "loop", "budget", "tensor_core", "instruction", "wide_loads", "narrow_loads", "asynchronous"),
@@ -31,7 +32,7 @@ def case_names() -> list[str]:
 
 def census(target: str, cases: Sequence[str]) -> list[dict]:
     """One row per compiled kernel and configuration; a failure is a row with ``error``."""
-    cases, rows = list(cases), []
+    cases, rows = [case for case in cases if sparse.applies(case, target, TARGETS)], []
     while cases:
         lines, log = _compile(target, cases)
         rows += [line for line in lines if "begin" not in line]
@@ -42,7 +43,9 @@ def census(target: str, cases: Sequence[str]) -> list[dict]:
         rows.append({"case": died, "kernel": "", "error": f"the compiler died: {log[-300:]}"})
         cases = cases[cases.index(died) + 1 :]
     rows = [{"target": target, "triton": triton.__version__, **row} for row in rows]
-    return [{**row, "budget": budget.budget(row)} for row in rows]
+    return [
+        {**row, "budget": sparse.budget(row) if row["case"] in sparse.CASES else budget.budget(row)} for row in rows
+    ]
 
 
 def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:
@@ -66,8 +69,10 @@ def faults(row: dict) -> list[str]:
         found.append(f"{row['spill']} spilled")
     if row["serialised"]:
         found.append("wgmma serialised (C7515)")
-    if row["shared"] > TARGETS[row["target"]]:
-        found.append(f"{row['shared']} B of shared memory, limit {TARGETS[row['target']]}")
+    if row["shared"] > LIMITS[row["target"]]:
+        found.append(f"{row['shared']} B of shared memory, limit {LIMITS[row['target']]}")
+    if row["case"] in sparse.CASES:
+        return found + sparse.faults(row)
     return found + (_matrix_faults(row) if budget.kind(row) else [])
 
 

@@ -1,0 +1,80 @@
+"""The sparse tensor-core kernels in the census: their cases, targets and budgets.
+
+Instructions per 64 columns, written down before the kernels, from a first version of each (triton 3.6, no spill):
+
+    mma.sp     products + an LDSM.x4 for four of them and one for the metadata + 8 LDS.128 of W + copies + 36
+    wgmma.sp   41 with W from shared memory, 57 with W from registers; 2 more beside an erf, which wants registers
+
+plus the margin of ``budget``. The compiler fills the loop with NOP on sm_100 and sm_120; they are allowed, PADDING of
+the products.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
+
+from . import budget as dense
+
+TARGETS = {"sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376}
+INSTRUCTION = {"sparse_mma_kernel": "HMMA.SP", "sparse_wgmma_kernel": "HGMMA.SP"}
+WGMMA, MMA_FIXED, PADDING = {"True": 41, "False": 57}, 36, {"sm_100": 0.8, "sm_120": 0.8}
+
+
+def _matmul(kernel: str, dtype: torch.dtype, M: int = 4096, N: int = 1024, K: int = 1024, **epilogue) -> None:
+    values, indices = torch.zeros(N, K // 2, dtype=dtype), torch.full((N, K // 8), 0x44, dtype=torch.uint8)
+    packed = sparse_tensor_core.pack(values, indices, kernel)
+    sparse_tensor_core.matmul(torch.zeros(M, K, dtype=dtype), packed, **epilogue)
+
+
+def _cases() -> dict[str, Callable[[], None]]:
+    cases = {}
+    for kernel in sparse_tensor_core.KERNELS:
+        name, bias = f"sparse {kernel}", torch.zeros(1024, dtype=torch.bfloat16)
+        cases[f"{name} bf16"] = partial(_matmul, kernel, torch.bfloat16)
+        cases[f"{name} fp16"] = partial(_matmul, kernel, torch.float16)
+        cases[f"{name} bf16 gelu"] = partial(_matmul, kernel, torch.bfloat16, bias=bias, activation="gelu")
+        cases[f"{name} bf16 M=64"] = partial(_matmul, kernel, torch.bfloat16, M=64)
+        cases[f"{name} bf16 K=1000"] = partial(_matmul, kernel, torch.bfloat16, K=1000)
+    return cases
+
+
+CASES = _cases()
+
+
+def applies(case: str, target: str, everywhere: Mapping[str, int]) -> bool:
+    """Whether a case is compiled for a target; ``everywhere`` are the targets of all other cases."""
+    if case not in CASES:
+        return target in everywhere
+    return target == "sm_90" if "wgmma" in case else target in TARGETS
+
+
+def budget(row: dict) -> int | None:
+    """The limit of instructions in the loop, which does as many steps of 64 columns as there are stages."""
+    if row.get("loop") is None:
+        return None
+    if row["kernel"] == "sparse_wgmma_kernel":
+        step = WGMMA[re.search(r"W_SHARED=(\w+)", row["config"])[1]] + 2 * ("=gelu " in row["config"])
+        return math.floor(dense.MARGIN * step)
+    size = {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", row["config"])}
+    warps = size["WARPS_N"] * size["WARPS_M"]
+    products = size["BLOCK_M"] / size["WARPS_M"]  # 4 tiles of 16 rows, 2 halves of 32 columns, 8 rows of x each
+    copies = math.ceil((72 * size["BLOCK_N"] + 128 * size["BLOCK_M"]) / (512 * warps))
+    step = products * (1.25 + PADDING.get(row["target"], 0)) + 9 + copies + MMA_FIXED
+    return math.floor(dense.MARGIN * step * size["STAGES"])
+
+
+def faults(row: dict) -> list[str]:
+    """What else is wrong with a row of these kernels."""
+    found, wanted = [], INSTRUCTION[row["kernel"]]
+    if not row["instruction"].startswith(wanted):
+        found.append(f"no {wanted} in the matrix loop, but {row['instruction'] or 'nothing'}")
+    if row["loop"] > row["budget"]:
+        found.append(f"{row['loop']} instructions in the matrix loop, budget {row['budget']}")
+    if row["kernel"] == "sparse_mma_kernel" and row["asynchronous"] < row["wide_loads"] + row["narrow_loads"]:
+        found.append("copies go through registers (LDG, STS), not pipelined")
+    return found

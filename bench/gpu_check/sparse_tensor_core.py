@@ -1,0 +1,124 @@
+"""2:4 on sparse tensor cores, in the order of what can be wrong: exact on integers, 20 times over, every configuration;
+then column by column, where only sp-sel 1 would fail; then speed beside cuBLAS and cuSPARSELt.
+
+Exactness settles what the PTX interpreter cannot: the reading of the metadata and of sp-sel 1, that buffers are where
+the assembly looks for them (1024-byte aligned, at their offset), proxy fences, races.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
+
+from .. import timing
+from ..case import GPU_SHAPES, Shape
+from .check import Check, Context
+
+REPEATS = 20
+EXACT = (
+    (256, 512, 704),
+    (300, 328, 712),
+    (1, 200, 1092),
+    (700, 1000, 4096),
+)  # M, N, K: no edges; edges; a row; persistent
+SPEED = (Shape("cube", 8192, 8192, 8192, "the tensor cores alone"), *GPU_SHAPES)
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def cases(context: Context) -> Iterator[Check]:
+    kernels = sparse_tensor_core.KERNELS
+    for kernel in kernels:
+        yield Check(f"{kernel} verified", partial(verified, context.device, kernel))
+    for kernel in kernels:
+        for name, dtype in HALVES.items():
+            for number in range(len(sparse_tensor_core.tuner(kernel).configs)):
+                label = f"{kernel} exact {name} config {number}"
+                yield Check(label, partial(exact, context.device, kernel, dtype, number))
+    for kernel in kernels:
+        yield Check(f"{kernel} selectors", partial(selectors, context.device, kernel))
+    for shape in SPEED[:1] if context.small else SPEED:
+        yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape))
+
+
+def skipped(device: str, kernel: str) -> dict | None:
+    reason = sparse_tensor_core.supported(device, kernel)
+    return None if reason is None else {"ok": True, "skipped": reason}
+
+
+def verified(device: str, kernel: str) -> dict:
+    """What is done before a kernel is chosen."""
+    if skip := skipped(device, kernel):
+        return skip
+    reasons = [sparse_tensor_core.verified(device, kernel, dtype) for dtype in HALVES.values()]
+    return {"ok": not any(reasons), "reasons": [reason for reason in reasons if reason]}
+
+
+def exact(device: str, kernel: str, dtype: torch.dtype, number: int) -> dict:
+    """Integers, bias, residual and relu, the same bits every time; the plain formula alone where there is no GPU."""
+    config, wrong = sparse_tensor_core.tuner(kernel).configs[number], []
+    for shape in EXACT:
+        x, values, indices, bias, residual, expected = sparse_tensor_core.integers(shape, dtype, torch.device(device))
+        packed = sparse_tensor_core.pack(values, indices, kernel)
+        if skip := skipped(device, kernel):
+            return skip | {"packed": list(packed.shape)}
+        with sparse_tensor_core.forced(kernel, config):
+            for _ in range(REPEATS):
+                y = sparse_tensor_core.matmul(x, packed, bias, residual, "relu")
+                wrong += [] if torch.equal(y, expected) else [f"{shape}: {int((y != expected).sum())} values"]
+    return {"ok": not wrong, "wrong": wrong[:3], "runs": REPEATS * len(EXACT)}
+
+
+def selectors(device: str, kernel: str) -> dict:
+    """One non-zero column of x at a time: names the steps of 32 columns (odd ones: sp-sel 1) that are read wrongly."""
+    if skip := skipped(device, kernel):
+        return skip
+    K = 128
+    _, values, indices, *_ = sparse_tensor_core.integers((1, 128, K), torch.bfloat16, torch.device(device))
+    packed = sparse_tensor_core.pack(values, indices, kernel)
+    x = torch.eye(K, device=device, dtype=torch.bfloat16)
+    wrong = (dense(values, indices) != sparse_tensor_core.matmul(x, packed).T).any(0).nonzero().flatten()
+    return {"ok": not len(wrong), "steps of 32": sorted({int(k) // 32 for k in wrong})}
+
+
+def dense(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """The (N, K) weight of a saved form; an even number of groups."""
+    nibbles = torch.stack([indices & 15, indices >> 4], -1).flatten(1).long()
+    places = torch.stack([nibbles & 3, nibbles >> 2], -1)
+    out = values.new_zeros(*nibbles.shape, 4).scatter_(2, places, values.view(*nibbles.shape, 2))
+    return out.flatten(1)
+
+
+def speed(context: Context, shape: Shape) -> dict:
+    """Median milliseconds of each; cuSPARSELt with its own search of algorithms."""
+    if context.dry or (skip := skipped(context.device, "mma")):
+        return {"ok": True, "skipped": "dry run" if context.dry else skip["skipped"]}
+    sizes = (shape.M, shape.N, shape.K)
+    _, values, indices, *_ = sparse_tensor_core.integers((1, *sizes[1:]), torch.bfloat16, torch.device(context.device))
+    x = torch.randn(shape.M, shape.K, device=context.device, dtype=torch.bfloat16)
+    values = torch.randn_like(values)
+    weight = dense(values, indices)
+    functions = {"cublas": lambda: F.linear(x, weight)} | cusparselt(x, weight)
+    for kernel in sparse_tensor_core.KERNELS:
+        if sparse_tensor_core.verified(context.device, kernel) is None:
+            packed = sparse_tensor_core.pack(values, indices, kernel)
+            functions[kernel] = partial(sparse_tensor_core.matmul, x, packed)
+    reference = functions["cublas"]().float()
+    errors = [((f().float() - reference).norm() / reference.norm()).item() for f in functions.values()]
+    found = timing.measure(list(functions.values()), context.device, graph=True)
+    times = {f"{name}_ms": t.p50_ms for name, t in zip(functions, found, strict=True)}
+    return {"ok": max(errors) < 1e-2, "errors": errors, **times}
+
+
+def cusparselt(x: torch.Tensor, weight: torch.Tensor) -> dict:
+    """torch's cuSPARSELt, its best algorithm for this shape; nothing where torch has none."""
+    try:
+        packed = torch._cslt_compress(weight)
+        best = torch._cslt_sparse_mm_search(packed, x.T, transpose_result=True)
+        call = partial(torch._cslt_sparse_mm, packed, x.T, alg_id=best, transpose_result=True)
+        return {"cusparselt": call} if call().shape == (len(x), len(weight)) else {"cusparselt": lambda: call().T}
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        print(f"    cuSPARSELt: {type(error).__name__}: {str(error)[:100]}", flush=True)
+        return {}

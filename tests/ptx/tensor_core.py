@@ -1,0 +1,131 @@
+"""mma.sp and wgmma.sp. A is stored 2:4: of every four elements along k two are kept, and 2 bits say where each was.
+
+lane 4g + t                  word r of A (m16)             word r of B               sums
+                             row g + 8 (r & 1)             column g                  row g + 8 (r >> 1)
+                             kept columns 4-byte word      k: 4-byte word            column 2t + (r & 1)
+                             t + 4 (r >> 1)                t + 4 r
+
+Metadata of 16 x 32 (16-bit elements): lanes 4g + 2 selector + j, j = 0, 1. The low half is row g, the high half row
+g + 8; nibble c is group 4j + c of four columns: the first kept index in its low two bits, the second above.
+"""
+
+import re
+
+import numpy as np
+
+from .arithmetic import bf16_to_f32
+from .copies import commit, submit, swizzled, wait
+from .warp import LANES, Fault, instruction
+
+G, T = LANES >> 2, LANES & 3
+ROW_BYTES = {1: 128, 2: 64, 3: 32}  # layout field of a matrix descriptor
+
+
+def values(words: np.ndarray, type: str) -> np.ndarray:
+    """(..., w) 32-bit words -> (..., 2w) fp32."""
+    halves = np.ascontiguousarray(words).view(np.uint16)
+    return bf16_to_f32(halves) if type == "bf16" else halves.view(np.float16).astype(np.float32)
+
+
+def expand(kept: np.ndarray, metadata: np.ndarray, selector: int, ordered: bool) -> np.ndarray:
+    """(16, 16) kept values and a word per lane -> the dense (16, 32)."""
+    words = metadata.reshape(8, 4)[:, 2 * selector : 2 * selector + 2]  # g, j
+    halves = np.stack([words & 0xFFFF, words >> 16])  # half, g, j
+    nibbles = (halves[..., None] >> (4 * np.arange(4, dtype=np.uint32))) & 15  # half, g, j, c
+    first, second = (nibbles & 3).reshape(16, 8), (nibbles >> 2).reshape(16, 8)
+    if (first == second).any() or (ordered and (first > second).any()):
+        raise Fault("metadata must name two places, with ordered_metadata in ascending order")
+    dense = np.zeros((16, 8, 4), np.float32)
+    for place, index in enumerate((first, second)):
+        np.put_along_axis(dense, index[..., None].astype(np.int64), kept.reshape(16, 8, 2)[..., place, None], axis=2)
+    return dense.reshape(16, 32)
+
+
+def fragment_a(words: list[np.ndarray], type: str) -> np.ndarray:
+    """Four words per lane -> (16, 16) kept values."""
+    matrix = np.zeros((16, 8), np.uint32)
+    for r, word in enumerate(words):
+        matrix[G + 8 * (r & 1), T + 4 * (r >> 1)] = word
+    return values(matrix, type)
+
+
+def fragment_b(words: list[np.ndarray], type: str) -> np.ndarray:
+    """Four words per lane -> (8, 32), rows are columns of B."""
+    matrix = np.zeros((8, 16), np.uint32)
+    for r, word in enumerate(words):
+        matrix[G, T + 4 * r] = word
+    return values(matrix, type)
+
+
+def dtype(parts: tuple[str, ...]) -> str:
+    return "bf16" if "bf16" in parts else "f16"
+
+
+@instruction("mma")
+def mma_sp(warp, i):
+    """``mma.sp.m16n8k32 d, a, b, c, metadata, selector``"""
+    if not i.parts[1].startswith("sp") or "m16n8k32" not in i.parts:
+        raise Fault("only mma.sp.m16n8k32")
+    ordered, type, selector = "ordered_metadata" in i.text, dtype(i.parts), int(i.operands[5], 0)
+    a = fragment_a([warp.get(name, "u32") for name in i.names(1)], type)
+    b = fragment_b([warp.get(name, "u32") for name in i.names(2)], type)
+    product = expand(a, warp.get(i.operands[4], "u32"), selector, ordered).astype(np.float64) @ b.T
+    for r, (d, c) in enumerate(zip(i.names(0), i.names(3), strict=True)):
+        total = warp.get(c, "f32") + product[G + 8 * (r >> 1), 2 * T + (r & 1)]
+        warp.put(d, total.astype(np.float32))
+    warp.block.count["mma.sp", selector] += 1
+
+
+def rows_at(warp, descriptor: int, rows: int, width: int) -> np.ndarray:
+    """The (rows, width bytes) that a K-major matrix descriptor points at, as the asynchronous proxy sees them."""
+    start, stride = (descriptor & 0x3FFF) << 4, ((descriptor >> 32) & 0x3FFF) << 4
+    row_bytes = ROW_BYTES[descriptor >> 62]
+    row, offset = np.ogrid[:rows, :width]
+    address = start + row // 8 * stride + row % 8 * row_bytes + offset
+    return warp.block.seen_by_copies[swizzled(address, row_bytes)]
+
+
+@instruction("wgmma")
+def wgmma(warp, i):
+    if i.parts[1] == "fence":
+        warp.written.clear()
+    elif i.parts[1] == "commit_group":
+        commit(warp.products)
+    elif i.parts[1] == "wait_group":
+        wait(warp.products, int(i.operands[0], 0))
+    elif i.parts[1:3] == ("mma_async", "sp"):
+        wgmma_sp(warp, i)
+    else:
+        raise Fault("only wgmma.mma_async.sp")
+
+
+def wgmma_sp(warp, i):
+    """``wgmma.mma_async.sp.m64nNk32 d, a, b-desc, metadata, selector, scale-d, scale-a, scale-b, transposes``
+
+    A warp does 16 of the 64 rows. Its own registers must not be touched between wgmma.fence and the wait; operands in
+    registers and in shared memory are read when the product is done.
+    """
+    sums, type, selector = i.names(0), dtype(i.parts), int(i.operands[4])
+    columns = int(next(m[1] for part in i.parts if (m := re.fullmatch(r"m64n(\d+)k32", part))))
+    in_registers = i.operands[1].startswith("{")
+    used = {*sums, i.operands[3], *(i.names(1) if in_registers else ())}
+    if used & warp.written:
+        raise Fault("registers of wgmma were written after the last wgmma.fence")
+    if i.operands[5:8] != ["1", "1", "1"] or any(operand != "0" for operand in i.operands[8:]):
+        raise Fault("only sums that go on, no signs, no transposes")
+    b = warp.one(i.operands[2], "u64")
+    a = None if in_registers else warp.one(i.operands[1], "u64")
+
+    def work():
+        if in_registers:
+            kept = fragment_a([warp.get(name, "u32") for name in i.names(1)], type)
+        else:
+            kept = values(rows_at(warp, a, 64, 32), type)[16 * (warp.index % 4) :][:16]
+        dense = expand(kept, warp.get(i.operands[3], "u32"), selector, ordered=True)
+        product = dense.astype(np.float64) @ values(rows_at(warp, b, columns, 64), type).T
+        for r, name in enumerate(sums):
+            total = warp.get(name, "f32") + product[G + 8 * (r >> 1 & 1), 8 * (r >> 2) + 2 * T + (r & 1)]
+            warp.registers[name] = total.astype(np.float32).view(np.uint32)
+
+    submit(warp, warp.products, work)
+    warp.block.count["wgmma.sp", columns, selector] += 1

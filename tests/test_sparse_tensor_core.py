@@ -1,0 +1,292 @@
+"""2:4 on sparse tensor cores: packing against torch's converters; the kernels' PTX, bit by bit, in the interpreter of
+tests/ptx, with random schedules of the warps and early and late copies; and that a broken kernel is noticed."""
+
+import re
+
+import pytest
+import torch
+import triton
+from torch.sparse import _semi_structured_conversions as conversions
+
+from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
+from smart_kernels.reference.epilogue import ACTIVATIONS, finish
+from tests.ptx.launch import Machine, emulated
+from tests.ptx.warp import Fault
+from tests.util import assert_close
+
+if triton.knobs.runtime.interpret:
+    pytest.skip("PTX comes from the compiler", allow_module_level=True)
+
+CPU = torch.device("cpu")
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MMA, WGMMA = ([*sparse_tensor_core.tuner(kernel).configs] for kernel in ("mma", "wgmma_ss"))
+
+
+def random_2_4(N, K, dtype=torch.bfloat16):
+    """A dense weight with exactly two of four non-zero, and its saved form."""
+    order = torch.rand(N, K // 4, 4).argsort(-1)[..., :2].sort(-1).values
+    values = torch.randint(1, 9, order.shape).to(dtype)
+    dense = torch.zeros(N, K // 4, 4, dtype=dtype).scatter_(2, order, values).view(N, K)
+    nibbles = (order[..., 0] + 4 * order[..., 1]).view(N, -1, 2)
+    return dense, values.flatten(1), (nibbles[..., 0] + 16 * nibbles[..., 1]).to(torch.uint8)
+
+
+def multiply(kernel, config, inputs, machine=None, target=None):
+    x, values, indices, bias, residual, _ = inputs
+    packed = sparse_tensor_core.pack(values, indices, kernel)
+    target = target or ("sm_80" if kernel == "mma" else "sm_90")
+    with emulated(target, machine or Machine()), sparse_tensor_core.forced(kernel, config):
+        return sparse_tensor_core.matmul(x, packed, bias, residual, "relu")
+
+
+def shape_for(config, edges):
+    """One tile more than whole ones along M, one more step than stages; few enough for the interpreter."""
+    block_m, block_n = config.kwargs["BLOCK_M"], config.kwargs.get("BLOCK_N", 128)
+    steps = config.kwargs["STAGES"] + 2
+    return (block_m + 5, block_n - 6, 64 * steps - 22) if edges else (block_m, block_n, 64 * steps)
+
+
+# ---- packing
+
+
+def test_metadata_is_that_of_cutlass_in_another_order():
+    dense, values, indices = random_2_4(128, 256)
+    kept, metadata = conversions.sparse_semi_structured_from_dense_cutlass(dense)
+    assert torch.equal(kept, values)
+    packed = sparse_tensor_core.pack(values, indices)
+    # words of 32 lanes, 4 g + 2 tile + column half, for 32 rows and 32 columns
+    theirs = metadata.reshape(-1).view(torch.int32).view(4, 2, 2, 2, 8, 2, 2)  # k64, k32, n64, n32, g, tile, half
+    ours = packed.metadata.view(2, 4, 2, 2, 8, 2, 2)  # n64, k64, n32, tile, g, k32, half
+    assert torch.equal(ours, theirs.permute(2, 0, 3, 5, 4, 1, 6))
+
+
+def test_fragments_are_where_the_lanes_want_them():
+    _, values, indices = random_2_4(128, 128)
+    words = sparse_tensor_core.pack(values, indices).weight
+    pairs = values.view(torch.int32)
+    for tile, step, lane, r in [(0, 0, 0, 0), (3, 1, 13, 2), (7, 3, 31, 3), (2, 0, 6, 1)]:
+        row, column = 16 * tile + lane // 4 + 8 * (r % 2), 8 * step + lane % 4 + 4 * (r // 2)
+        assert words[tile, step, lane, r] == pairs[row, column]
+
+
+@pytest.mark.parametrize("kernel", sparse_tensor_core.KERNELS)
+def test_packing_pads_rows_and_columns(kernel):
+    _, values, indices, *_ = sparse_tensor_core.integers((1, 130, 132), torch.bfloat16, CPU)
+    packed = sparse_tensor_core.pack(values, indices, kernel)
+    assert packed.shape == (256, 192) and packed.metadata.shape == (4, 3, 4, 32)
+    assert packed.weight.count_nonzero() <= values.numel()
+    nibbles = packed.metadata.view(torch.uint8)
+    first, second = nibbles & 3, (nibbles >> 2) & 3
+    assert (first < second).all() and ((nibbles >> 4 & 3) < (nibbles >> 6)).all(), "indices rise in the padding, too"
+
+
+def test_packing_says_what_does_not_fit():
+    _, values, indices = random_2_4(16, 16)
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        sparse_tensor_core.pack(values, indices, "fma")
+    with pytest.raises(ValueError, match="values must be"):
+        sparse_tensor_core.pack(values.float(), indices)
+    with pytest.raises(ValueError, match="indices must be"):
+        sparse_tensor_core.pack(values, indices.int())
+    with pytest.raises(ValueError, match="x must be"):
+        sparse_tensor_core.matmul(torch.zeros(4, 20, dtype=values.dtype), sparse_tensor_core.pack(values, indices))
+
+
+# ---- the kernels
+
+QUICK = {
+    ("mma", 0, "bf16", "late", True),
+    ("mma", 4, "bf16", "late", False),
+    ("wgmma_ss", 0, "bf16", "late", True),
+    ("wgmma_ss", 3, "fp16", "early", False),
+    ("wgmma_rs", 2, "bf16", "late", True),
+}
+RUNS = [
+    pytest.param(
+        kernel, i, type, timing, edges, marks=[] if (kernel, i, type, timing, edges) in QUICK else pytest.mark.slow
+    )
+    for kernel in sparse_tensor_core.KERNELS
+    for i in range(len(MMA if kernel == "mma" else WGMMA))
+    for type in TYPES
+    for timing in ("early", "late")
+    for edges in (False, True)
+]
+
+
+@pytest.mark.parametrize(("kernel", "number", "type", "timing", "edges"), RUNS)
+def test_every_configuration_is_exact(kernel, number, type, timing, edges):
+    config = sparse_tensor_core.tuner(kernel).configs[number]
+    inputs = sparse_tensor_core.integers(shape_for(config, edges), TYPES[type], CPU)
+    machine = Machine(timing, seed=number)
+    assert torch.equal(multiply(kernel, config, inputs, machine), inputs[-1])
+    used = {key[-1] for key in machine.count if key[0] in ("mma.sp", "wgmma.sp")}
+    assert used == {0, 1}, "both selectors are used"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
+@pytest.mark.parametrize("number", [0, 2, 6])
+def test_mma_is_exact_on_every_architecture(target, number):
+    inputs = sparse_tensor_core.integers(shape_for(MMA[number], True), torch.bfloat16, CPU)
+    assert torch.equal(multiply("mma", MMA[number], inputs, target=target), inputs[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", sparse_tensor_core.KERNELS)
+@pytest.mark.parametrize("steps", range(1, 10))
+def test_any_number_of_steps_and_any_schedule(kernel, steps):
+    config = MMA[0] if kernel == "mma" else WGMMA[0]
+    inputs = sparse_tensor_core.integers((40, 200, 64 * steps), torch.bfloat16, CPU)
+    for timing in ("early", "late"):
+        assert torch.equal(multiply(kernel, config, inputs, Machine(timing, seed=steps)), inputs[-1])
+
+
+@pytest.mark.parametrize("kernel", ["mma", "wgmma_rs"])
+def test_any_rows_of_x(kernel):
+    """Strided, unaligned, ragged: K = 30 is padded, a slice of a wider matrix is read in place."""
+    config = MMA[0] if kernel == "mma" else WGMMA[0]
+    x, *rest = sparse_tensor_core.integers((3, 9, 32), torch.bfloat16, CPU)
+    for form in (x.T.contiguous().T, torch.cat([x, x], 1)[:, :32], torch.cat([x[:, :1], x], 1)[:, 1:]):
+        aligned = sparse_tensor_core._aligned(form)
+        assert torch.equal(aligned, x) and aligned.stride(0) % 8 == 0 and aligned.data_ptr() % 16 == 0
+    wide = torch.cat([x, x], 1)[:, :32]
+    assert sparse_tensor_core._aligned(wide) is wide
+    assert torch.equal(multiply(kernel, config, (wide, *rest)), rest[-1])
+    inputs = sparse_tensor_core.integers((1, 1, 30), torch.bfloat16, CPU)
+    assert torch.equal(multiply(kernel, config, inputs), inputs[-1])
+
+
+@pytest.mark.parametrize(
+    "activation",
+    ["gelu", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ACTIVATIONS, None] if name != "gelu")],
+)
+def test_epilogue(activation):
+    x, values, indices, bias, residual, _ = sparse_tensor_core.integers((16, 128, 64), torch.float16, CPU)
+    x, values = x / 16, values / 4
+    packed = sparse_tensor_core.pack(values, indices)
+    with emulated("sm_80", Machine()), sparse_tensor_core.forced("mma", MMA[0]):
+        plain = sparse_tensor_core.matmul(x, packed)
+        y = sparse_tensor_core.matmul(x, packed, bias, residual, activation)
+    sums = plain.double()
+    assert_close("y", y, finish(sums, bias.double(), residual.double(), activation), torch.float16)
+
+
+# ---- a broken kernel is noticed
+
+
+def nth(pattern, replacement, n=0):
+    """Replace the n-th match only."""
+
+    def change(ptx):
+        found = list(re.finditer(pattern, ptx))
+        assert len(found) > n, f"{pattern} is not in the PTX"
+        m = found[n]
+        return ptx[: m.start()] + m.expand(replacement) + ptx[m.end() :]
+
+    return change
+
+
+def every(pattern, replacement):
+    def change(ptx):
+        changed = re.sub(pattern, replacement, ptx)
+        assert changed != ptx, f"{pattern} is not in the PTX"
+        return changed
+
+    return change
+
+
+SP = r"(wgmma\.mma_async\.sp[^;]*?"
+MUTATIONS = {
+    "mma": {
+        "selector": nth(r"(mma\.sp[^;]*, 0x)0;", r"\g<1>1;", 5),
+        "registers of W": nth(r"(mma\.sp\S+ \{[^}]*\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3", 7),
+        "registers of x": nth(r"(mma\.sp\S+ \{[^}]*\}, \{[^}]*\}, \{)(%r\d+),(%r\d+)", r"\1\3,\2", 9),
+        "wait for one copy less": every(r"(cp\.async\.wait_group\s+)(0x)?2;", r"\g<1>3;"),
+        "no wait": every(r"cp\.async\.wait_group\s+[^;]*;", ""),
+        "barrier of the loop": nth(r"bar\.sync\s+0;|barrier\.sync\S*\s+0;", "", 0),
+        "swizzle": nth(r"xor\.b32\s+(%r\d+), (%r\d+), 64;", r"xor.b32 \1, \2, 32;"),
+    },
+    "wgmma_ss": {
+        "selector": nth(SP + r"%r\d+, )1(, 1, 1, 1)", r"\g<1>0\2"),
+        "step of x": nth(r"add\.s32 xs, xs, 4;", "add.s32 xs, xs, 2;"),
+        "step of W": nth(r"add\.s32 ws, ws, 2;", "add.s32 ws, ws, 4;"),
+        "swizzle": every("0x40000040", "0x80000020"),
+        "rows between": every("0x40000040", "0x40000020"),
+        "offset of W": nth(r"add\.s32 ws, ws, (\d{4,});", "add.s32 ws, ws, 64;"),
+        "no wait": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "no wgmma.fence": every(r"wgmma\.fence\.sync\.aligned;", ""),
+        "no fence before TMA": every(r"fence\.proxy\.async[^;]*;", ""),
+        "no arrival": nth(r"@%p\d+ mbarrier\.arrive\.shared::cta\.b64 _, \[[^\]]*\];", ""),
+        "one consumer": every(r"(mbarrier\.init\.shared::cta\.b64 \[[^\]]*\]), 2;", r"\1, 1;"),
+        "parity": nth(r"(mbarrier\.try_wait\.parity\.shared\S*\.b64 complete, \[[^\]]*\], )%r\d+;", r"\g<1>1;"),
+    },
+    "wgmma_rs": {"registers of W": nth(SP + r"\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3")},
+}
+FEW = {("mma", "selector"), ("mma", "no wait"), ("mma", "swizzle"), ("wgmma_ss", "swizzle"), ("wgmma_ss", "no wait")}
+FEW |= {("wgmma_ss", "no wgmma.fence"), ("wgmma_ss", "no fence before TMA")}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        pytest.param(kernel, name, marks=[] if (kernel, name) in FEW else pytest.mark.slow)
+        for kernel, changes in MUTATIONS.items()
+        for name in changes
+    ],
+)
+def test_a_change_of_the_ptx_is_noticed(kernel, name):
+    config = MMA[0] if kernel == "mma" else WGMMA[0]
+    inputs = sparse_tensor_core.integers((20, 128, 64 * 6), torch.bfloat16, CPU)
+    assert any(broken(kernel, config, inputs, MUTATIONS[kernel][name], seed) for seed in range(4))
+
+
+def broken(kernel, config, inputs, change, seed):
+    """Whether one of two runs is wrong or stops."""
+    for timing in ("early", "late"):
+        try:
+            if not torch.equal(multiply(kernel, config, inputs, Machine(timing, seed, change)), inputs[-1]):
+                return True
+        except Fault:
+            return True
+    return False
+
+
+def test_one_bit_of_the_metadata_is_noticed():
+    x, values, indices, *_ = sparse_tensor_core.integers((16, 128, 64), torch.bfloat16, CPU)
+    values[:], x[:] = 1, torch.arange(64)
+    packed = sparse_tensor_core.pack(values, indices)
+    packed.metadata.view(-1)[40] ^= 2 if packed.metadata.view(-1)[40] & 15 == 4 else 1
+    try:
+        with emulated("sm_80", Machine()), sparse_tensor_core.forced("mma", MMA[0]):
+            changed = sparse_tensor_core.matmul(x, packed)
+            packed = sparse_tensor_core.pack(values, indices)
+            assert not torch.equal(changed, sparse_tensor_core.matmul(x, packed))
+    except Fault as fault:
+        assert "two places" in str(fault)
+
+
+# ---- what the user is told
+
+
+def test_a_cpu_is_not_supported():
+    for kernel in sparse_tensor_core.KERNELS:
+        assert "NVIDIA" in sparse_tensor_core.supported("cpu", kernel) == sparse_tensor_core.verified("cpu", kernel)
+
+
+@pytest.mark.parametrize(("capability", "kernel", "reason"), [((7, 5), "mma", "sm_80"), ((10, 0), "wgmma_rs", "sm_90")])
+def test_the_wrong_gpu_is_not_supported(monkeypatch, capability, kernel, reason):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert reason in sparse_tensor_core.supported("cuda", kernel)
+
+
+def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):
+    verified = sparse_tensor_core.verified.__wrapped__
+    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(sparse_tensor_core, "TRIALS", ((16, 128, 64),))
+    monkeypatch.setattr(sparse_tensor_core.tuner("mma"), "configs", MMA[:1])
+    with emulated("sm_80", Machine()):
+        assert verified(CPU) is None
+    with emulated("sm_80", Machine(change=every(r"(mma\.sp[^;]*, 0x)1;", r"\g<1>0;"))):
+        assert "mma is wrong with triton" in verified(CPU)
+    with emulated("sm_80", Machine(change=lambda ptx: ptx.replace("mma.sp", "mma.dense"))):
+        assert "does not run" in verified(CPU)
