@@ -25,12 +25,14 @@ CONFIGS = [  # the first is valid for every shape
 
 
 def fitting(configs, args, **kwargs):
-    """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles, and of
-    work for less than 64 x 64."""
+    """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles, of work
+    for less than 64 x 64, and of registers for the addresses of the narrow copies of fp32."""
     size = kwargs["BLOCK_N"] * kwargs["BLOCK_K"]
     many = kwargs["TILES_N"] > 1 and kwargs["TILES_K"] > 1
-    unfit = {(64, 4)} if size > 64 * 64 else {(64, 8)} if many or size < 64 * 64 else set()
-    return [c for c in worth_trying_grad(configs, args, **kwargs) if (c.kwargs["BLOCK_M"], c.num_warps) not in unfit]
+    starved = many or size < 64 * 64 or args["x_ptr"].element_size() == 4
+    unfit = {(64, 4)} if size > 64 * 64 else {(64, 8)} if starved else set()
+    held = worth_trying_grad(configs, args, **kwargs)
+    return [c for c in held if (c.kwargs["BLOCK_M"], c.num_warps) not in unfit]
 
 
 @triton.jit

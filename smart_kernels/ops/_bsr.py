@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.kernels.tuning import shared_memory
 from smart_kernels.ops._blocks import Axis
 from smart_kernels.ops._matmul import BlockRows
 
@@ -20,13 +21,15 @@ def axes(block, shape, largest=LARGEST) -> tuple[Axis, Axis]:
 
 
 def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
-    """Blocks of at most 256 rows, whose accumulators fill the registers of eight warps, and 256 bytes of each row."""
-    return axes(block, shape, (256 if itemsize == 2 else 128, 256 // itemsize))
+    """A step reads 256 bytes of each row of x and W, and 256 rows of W, if the device holds two steps of 128 rows."""
+    roomy = shared_memory() >= 2 * (128 + 128) * 256
+    return axes(block, shape, (256 if roomy and itemsize == 2 else 128, (256 if roomy else 128) // itemsize))
 
 
 def backward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
     """The same for the transposed product."""
-    return axes(block, shape, (256 // itemsize, 128))
+    k, n = forward_axes(block[::-1], shape[::-1], itemsize)
+    return n, k
 
 
 def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:

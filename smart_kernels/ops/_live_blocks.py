@@ -63,9 +63,14 @@ class TileMask:
         return *self.values.stride(), *((0, 0) if self.threshold is None else self.threshold.stride())
 
     def axes(self, shape: tuple[int, int]) -> tuple[Axis, Axis]:
-        """How the weight is cut: blocks of at most 128 x 64, of 64 x 64 where each holds many tiles."""
-        tallest = 64 if max(self.tile) <= max(SMALL_TILES) else 128  # registers: many tiles are many mask values
-        return Axis.cut(shape[0], self.tile[0], tallest), Axis.cut(shape[1], self.tile[1], 64)
+        """How the weight is cut: blocks of at most 128 x 64; smaller where each holds many tiles, as many mask values
+        take registers, and more so where each also has a bound of its own."""
+        if max(self.tile) > max(SMALL_TILES):
+            largest = 128, 64
+        else:
+            largest = (32, 32) if shape[0] % 64 or shape[1] % 64 else (64, 64)
+        n, k = (Axis.cut(*args) for args in zip(shape, self.tile, largest, strict=True))
+        return n, k
 
 
 def cut(n: Axis, k: Axis) -> dict[str, int]:

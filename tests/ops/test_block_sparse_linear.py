@@ -297,7 +297,7 @@ def test_index_lists_need_no_synchronisation(block):
         values, crow, col = map(mode.from_tensor, tensors)
         cols = -(-K // block[1])
         index = block_index(crow, col, cols)
-        n, k = _bsr.backward_axes(block, (N, K), 4)
+        n, k = _bsr.axes(block, (N, K))
         rows = _bsr.transposed_rows(_bsr.by_columns(crow, col, cols, index), n, k)
         forward = _bsr.rows(crow, col, _bsr.split(index, len(crow) - 1, len(values))[0], *_bsr.axes(block, (N, K)))
     assert len(index) == len(crow) - 1 + 2 * cols + 2 * len(values)
