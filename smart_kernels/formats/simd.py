@@ -71,7 +71,7 @@ def shared() -> bool:
     """Whether torch's threads can be had; else the code runs on one."""
     try:
         return bool(_parallel())
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # no such library, no such function, no such notion (Windows)
         return False
 
 
