@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from smart_kernels import compress_
-from smart_kernels.formats import BSR, JIT, Conv, simd
+from smart_kernels.formats import BSR, JIT, Conv, simd, vector_code
 from tests.conftest import INTERPRETED
 from tests.util import assert_close
 
@@ -89,10 +89,10 @@ def test_machine_code():
     """Inside the loop: one multiply-add per accumulator and column, none of them spilled."""
     machine = simd.machine()
     rows = min(simd.MOST_ROWS, (machine.registers - 3) // 2)
-    code = simd.assembly(simd.Spec(rows, 2, machine.lanes, 32, 768))
+    code = simd.assembly(vector_code.Spec(rows, 2, machine.lanes, 32, 768))
     register = {16: "zmm", 8: "ymm", 4: r"v\d+\.4s"}[machine.lanes]
     products = [line for line in code.splitlines() if re.search(r"vfn?madd|fmla", line)]
-    assert len(products) == 2 * rows * simd.UNROLL and all(re.search(register, line) for line in products)
+    assert len(products) == 2 * rows * vector_code.UNROLL and all(re.search(register, line) for line in products)
     assert not re.search(r"Spill|Reload", code)
 
 

@@ -11,11 +11,12 @@ from . import simd
 from .base import Conv, eager_inference
 from .bsr import BSR
 from .packed import POINT
+from .vector_code import CALL, LAYOUT, Spec
 
 CHUNK = 512  # rows of x at a time: they stay in the cache while all block rows read them
 SIZES = 64  # how many sizes of x a layer remembers the layout of
-Call = ctypes.c_int64 * len(simd.CALL)
-Layout = ctypes.c_int64 * len(simd.LAYOUT)
+Call = ctypes.c_int64 * len(CALL)
+Layout = ctypes.c_int64 * len(LAYOUT)
 
 
 class JIT(BSR):
@@ -106,7 +107,7 @@ class Panels:
         size = B, *self.conv.output_size(H, W), self.shape[1]
         offsets, bounds, steps = (self.down * W + self.right) * C + self.channel, self.bounds(threads), []
         for rows, tiles in _tiles((B, H, W, C), size, self.conv.stride, self.rows):
-            spec = simd.Spec(rows, self.vectors, self.lanes, self.block, self.conv.stride[1] * C)
+            spec = Spec(rows, self.vectors, self.lanes, self.block, self.conv.stride[1] * C)
             run = simd.compiled(spec, threads)
             for piece in tiles.split(CHUNK // rows):
                 tensors = self.values, self.starts, offsets, piece, bounds
