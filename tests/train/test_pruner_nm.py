@@ -47,7 +47,7 @@ def test_search_ends_in_the_pattern(pattern, straight_through):
 
 
 def test_straight_through_multiplies_by_the_hard_mask_and_moves_pruned_scores():
-    net, pruner, _ = search(NM(2, 4), steps=3, straight_through=True)
+    net, _, _ = search(NM(2, 4), steps=3, straight_through=True)
     layer = net[2]
     layer.scores.grad = None
     net(torch.randn(8, 16)).square().sum().backward()
