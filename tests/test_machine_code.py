@@ -11,8 +11,14 @@ from bench.codegen.table import TARGETS, census, faults
 if triton.knobs.runtime.interpret:
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
-QUICK = ("soft_topk 1x1000000 cost", "masked_linear 64x64 bf16", "block_sparse_linear 64x64 bf16")
-QUICK += ("block_sparse_linear 128x8 bf16", "decode 16 rows 64x64 bf16")
+QUICK = (
+    "soft_topk 1x1000000 cost",
+    "masked_linear 64x64 bf16",
+    "block_sparse_linear 64x64 bf16",
+    "block_sparse_linear 128x8 bf16",
+    "decode 16 rows 64x64 bf16",
+    "semi_structured_linear 2:4 M=16 bf16",
+)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -47,8 +47,8 @@ def smart_weight_kernel(
     scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)           # (BLOCK_G, BLOCK)
     weight = tl.load(weight_ptr + offsets, mask=inside, other=0.0)            # (BLOCK_G, BLOCK)
 
-    keep = tl.full((), KEEP, tl.float64)
-    threshold = solve(scores, inside.to(tl.float32), INF, keep, temperature, inv_temperature)
+    keep, start = tl.full((), KEEP, tl.float64), tl.full((BLOCK_G,), INF, tl.float64)
+    threshold = solve(scores, inside.to(tl.float32), start, keep, temperature, inv_temperature)
     if HARD:
         mask = best(scores, KEEP, BLOCK)
     else:

@@ -86,7 +86,7 @@ def soft_topk_small_fwd_kernel(
     scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)  # (BLOCK_G, BLOCK_N)
     cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)      # (BLOCK_G, BLOCK_N)
 
-    start = INF
+    start = tl.full((BLOCK_G,), INF, tl.float64)
     if start_ptr is not None:
         start = tl.load(start_ptr + groups, mask=in_g, other=0.0)
     threshold = solve(scores, cost, start, keep, temperature, inv_temperature)
