@@ -92,7 +92,18 @@ def conv_matmul_kernel(
     x_p += offs_k[None, :]
     w_p = w_ptr + offs_k[:, None] * STRIDE_WK + offs_n[None, :] * STRIDE_WN
 
+    offs_n += block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N)
+    in_n = offs_n < block_limit(pid_n, N, STRIDE_N, PARTS_N)
+    p, q = i * UP_H + phase_h, j * UP_W + phase_w
+    in_y = ((offs_m < M) & (p < P) & (q < Q))[:, None] & in_n[None, :]
+    y_offs = (image * stride_yb + p.to(tl.int64) * stride_yh + q.to(tl.int64) * stride_yw)[:, None] + offs_n[None, :]
+    # the sums start from what is added to them: after the loop that would need registers of its own
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
+    if residual_ptr is not None:
+        acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
+
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)
         slot = start if slots_ptr is None else tl.load(slots_ptr + start)
@@ -104,7 +115,7 @@ def conv_matmul_kernel(
             shift_h = (phase_h + OFFSET_H + tap // KW * STEP_H) // UP_H
             shift_w = (phase_w + OFFSET_W + tap % KW * STEP_W) // UP_W
             k0 = block_start(block, STRIDE_K, PARTS_K, BLOCK_K)
-            x_kp = x_p + (shift_h.to(tl.int64) * stride_xh + shift_w.to(tl.int64) * stride_xw + k0)
+            x_kp = x_p + (shift_h * stride_xh + shift_w * stride_xw + k0)
             in_k = k0 + offs_k < block_limit(block, K, STRIDE_K, PARTS_K)
             in_x = inside(h + shift_h, H) & inside(w + shift_w, W)
             if HALO and EVEN_K:
@@ -119,17 +130,7 @@ def conv_matmul_kernel(
             acc = tl.dot(x, w_block, acc, input_precision=PRECISION)
             col, slot = next_col, next_slot
 
-    offs_n += block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N)
-    in_n = offs_n < block_limit(pid_n, N, STRIDE_N, PARTS_N)
-    p, q = i * UP_H + phase_h, j * UP_W + phase_w
-    in_y = ((offs_m < M) & (p < P) & (q < Q))[:, None] & in_n[None, :]
-    y_offs = (image * stride_yb + p.to(tl.int64) * stride_yh + q.to(tl.int64) * stride_yw)[:, None] + offs_n[None, :]
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + y_offs, acc.to(y_ptr.dtype.element_ty), mask=in_y)
+    tl.store(y_ptr + y_offs, activate(acc, ACTIVATION).to(y_ptr.dtype.element_ty), mask=in_y)
 
 
 @autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying})

@@ -1,8 +1,17 @@
 """The operators: checked, differentiable, registered as ``torch.ops.smart_kernels.*``."""
 
+from .block_sparse_conv2d import block_sparse_conv1d, block_sparse_conv2d, block_sparse_conv_transpose2d
 from .block_sparse_linear import block_sparse_linear
 from .masked_linear import masked_linear
 from .smart_linear import smart_linear
 from .soft_topk import soft_topk
 
-__all__ = ["block_sparse_linear", "masked_linear", "smart_linear", "soft_topk"]
+__all__ = [
+    "block_sparse_conv1d",
+    "block_sparse_conv2d",
+    "block_sparse_conv_transpose2d",
+    "block_sparse_linear",
+    "masked_linear",
+    "smart_linear",
+    "soft_topk",
+]
