@@ -97,6 +97,13 @@ def conv_matmul_kernel(
     p, q = i * UP_H + phase_h, j * UP_W + phase_w
     in_y = ((offs_m < M) & (p < P) & (q < Q))[:, None] & in_n[None, :]
     y_offs = (image * stride_yb + p.to(tl.int64) * stride_yh + q.to(tl.int64) * stride_yw)[:, None] + offs_n[None, :]
+    # one bit per tap, set where it reads inside of x: two instructions per pixel and step
+    reach = tl.zeros((BLOCK_M,), tl.int32)
+    if HALO and KH * KW <= 32:
+        for t in tl.static_range(KH * KW):
+            dh = (phase_h + OFFSET_H + t // KW * STEP_H) // UP_H
+            dw = (phase_w + OFFSET_W + t % KW * STEP_W) // UP_W
+            reach |= (inside(h + dh, H) & inside(w + dw, W)).to(tl.int32) << t
     # the sums start from what is added to them: after the loop that would need registers of its own
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if bias_ptr is not None:
@@ -117,7 +124,10 @@ def conv_matmul_kernel(
             k0 = block_start(block, STRIDE_K, PARTS_K, BLOCK_K)
             x_kp = x_p + (shift_h * stride_xh + shift_w * stride_xw + k0)
             in_k = k0 + offs_k < block_limit(block, K, STRIDE_K, PARTS_K)
-            in_x = inside(h + shift_h, H) & inside(w + shift_w, W)
+            if KH * KW <= 32:
+                in_x = (reach & (1 << tap)) != 0
+            else:
+                in_x = inside(h + shift_h, H) & inside(w + shift_w, W)
             if HALO and EVEN_K:
                 x = tl.load(x_kp, mask=in_x[:, None], other=0.0)                 # (BLOCK_M, BLOCK_K)
             elif HALO:
@@ -162,34 +172,48 @@ def conv_grad_kernel(
     in_n = offs_n < block_limit(row, N, STRIDE_N, PARTS_N)
     in_k = offs_k < block_limit(block, K, STRIDE_K, PARTS_K)
 
+    # columns beyond the edge hold garbage here and are replaced when stored
+    in_dy = None if EVEN else in_n[:, None]
     start, end = part * chunk, tl.minimum(M, part * chunk + chunk)
-    pixel = start + tl.arange(0, BLOCK_M)
-    image, i, j = pixel // (P * Q), pixel // Q % P, pixel % Q
-    # a step of BLOCK_M pixels as images, rows and columns: adding with carry is cheaper than dividing
+    whole = start + (end - start) // BLOCK_M * BLOCK_M
+    offs_m = start + tl.arange(0, BLOCK_M)
+    # a step of BLOCK_M pixels, as images, rows and columns: adding with carry is cheaper than dividing
+    image, i, j = offs_m // (P * Q), offs_m // Q % P, offs_m % Q
     images, rows, columns = BLOCK_M // (P * Q), BLOCK_M // Q % P, BLOCK_M % Q
-    dy_p = dy_ptr + offs_n[:, None] + pixel.to(tl.int64)[None, :] * stride_dym
-    x_p = x_ptr + offs_k[None, :]
+    dy_p = dy_ptr + offs_n[:, None]
+    x_p = x_ptr + (shift_h * stride_xh + shift_w * stride_xw) + offs_k[None, :]
 
     acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    if end > start:
-        for m0 in range(start, end, BLOCK_M):
-            in_m = m0 + tl.arange(0, BLOCK_M) < end
-            h, w = i * DOWN_H + shift_h, j * DOWN_W + shift_w
-            x_mp = x_p + (image.to(tl.int64) * stride_xb + h.to(tl.int64) * stride_xh + w.to(tl.int64) * stride_xw)[:, None]
-            in_x = in_m & inside(h, H) & inside(w, W) if HALO else in_m
-            if EVEN:
-                dy = tl.load(dy_p, mask=in_m[None, :], other=0.0)                # (BLOCK_N, BLOCK_M)
-                x = tl.load(x_mp, mask=in_x[:, None], other=0.0)                 # (BLOCK_M, BLOCK_K)
+    if whole > start:
+        dy_mp = dy_p + offs_m.to(tl.int64)[None, :] * stride_dym
+        for _ in range(start, whole, BLOCK_M):
+            h, w = i * DOWN_H, j * DOWN_W
+            x_offs = image.to(tl.int64) * stride_xb + (h * stride_xh + w * stride_xw)
+            in_x = inside(h + shift_h, H) & inside(w + shift_w, W)
+            dy = tl.load(dy_mp, mask=in_dy)                                      # (BLOCK_N, BLOCK_M)
+            if not HALO and EVEN:
+                x = tl.load(x_p + x_offs[:, None])                               # (BLOCK_M, BLOCK_K)
+            elif EVEN:
+                x = tl.load(x_p + x_offs[:, None], mask=in_x[:, None], other=0.0)
             else:
-                dy = tl.load(dy_p, mask=in_m[None, :] & in_n[:, None], other=0.0)
-                x = tl.load(x_mp, mask=in_x[:, None] & in_k[None, :], other=0.0)
+                x = tl.load(x_p + x_offs[:, None], mask=in_x[:, None] & in_k[None, :], other=0.0)
             acc = tl.dot(dy, x, acc, input_precision=PRECISION)
-            dy_p += tl.cast(BLOCK_M, tl.int64) * stride_dym
+            dy_mp += tl.cast(BLOCK_M, tl.int64) * stride_dym
             j += columns
             i += rows + (j >= Q).to(tl.int32)
             j = tl.where(j >= Q, j - Q, j)
             image += images + (i >= P).to(tl.int32)
             i = tl.where(i >= P, i - P, i)
+    for m0 in tl.range(whole, end, 16, num_stages=1):  # what is left, in few registers
+        pixel = m0 + tl.arange(0, 16)
+        h, w = pixel // Q % P * DOWN_H, pixel % Q * DOWN_W
+        x_offs = (pixel // (P * Q)).to(tl.int64) * stride_xb + (h * stride_xh + w * stride_xw)
+        in_m = pixel < end
+        in_x = in_m & inside(h + shift_h, H) & inside(w + shift_w, W)
+        dy_mp = dy_p + pixel.to(tl.int64)[None, :] * stride_dym
+        dy = tl.load(dy_mp, mask=in_m[None, :] & in_n[:, None], other=0.0)
+        x = tl.load(x_p + x_offs[:, None], mask=in_x[:, None] & in_k[None, :], other=0.0)
+        acc = tl.dot(dy, x, acc, input_precision=PRECISION)
 
     acc = tl.where(in_n[:, None] & in_k[None, :], acc, 0.0)
     dw_p = dw_ptr + (part.to(tl.int64) * blocks + pid) * (BLOCK_N * BLOCK_K)
