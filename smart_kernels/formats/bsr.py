@@ -2,6 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels.ops._library import TRITON_DEVICES
+from smart_kernels.ops.block_sparse_conv2d import block_sparse_conv2d
 from smart_kernels.ops.block_sparse_linear import block_sparse_linear, check_indices
 from smart_kernels.reference import tiles
 
@@ -65,6 +67,14 @@ class BSR(Format):
     def linear(self, x, bias=None):
         indices = self.crow_indices, self.col_indices
         return block_sparse_linear(x, self.values, *indices, bias, out_features=self.shape[0])
+
+    def conv2d(self, x, bias, conv):
+        # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
+        if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
+            return super().conv2d(x, bias, conv)
+        names = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+        indices = self.crow_indices, self.col_indices
+        return block_sparse_conv2d(x, self.values, *indices, bias, **names, out_channels=self.shape[0])
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid

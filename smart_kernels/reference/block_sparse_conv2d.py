@@ -59,9 +59,7 @@ def block_sparse_conv2d_dvalues(
     return blocks[_rows(crow_indices, len(col_indices)), col_indices.long()].to(dy.dtype)
 
 
-def kernel(
-    values: Tensor, crow_indices: Tensor, col_indices: Tensor, size: tuple[int, int], conv: Conv
-) -> Tensor:
+def kernel(values: Tensor, crow_indices: Tensor, col_indices: Tensor, size: tuple[int, int], conv: Conv) -> Tensor:
     """(nnz, tile_n, tile_c) -> (N, C, kh, kw) with ``size = (N, C)``; differentiable in ``values``."""
     (_, tile_n, tile_c), (N, C) = values.shape, size
     rows, cols = len(crow_indices) - 1, conv.taps * -(-C // tile_c)
