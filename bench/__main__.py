@@ -65,9 +65,9 @@ def _positive(text: str) -> float:
 
 def cases(what: str, device: str, dtype: torch.dtype, shapes: Sequence[Shape], pattern: str = "") -> Iterator[Case]:
     """The cases of ``ops`` or ``layers`` whose name contains the pattern."""
-    from . import block_sparse_linear, layers, masked_linear, soft_topk
+    from . import block_sparse_linear, conv2d, layers, masked_linear, soft_topk
 
-    modules = {"ops": (soft_topk, masked_linear, block_sparse_linear), "layers": (layers,)}[what]
+    modules = {"ops": (soft_topk, masked_linear, block_sparse_linear), "layers": (layers, conv2d)}[what]
     for module in modules:
         for case in module.cases(device, dtype, shapes):
             if re.search(pattern, str(case)):

@@ -2,6 +2,6 @@
 
 from .check import Check, Context
 
-PARTS = ("ceilings", "topk", "masked", "block", "train", "sanitizer", "speed")
+PARTS = ("ceilings", "topk", "masked", "block", "conv", "train", "sanitizer", "speed")
 
 __all__ = ["PARTS", "Check", "Context"]

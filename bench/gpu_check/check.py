@@ -9,11 +9,16 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.kernels import block_sparse_linear, masked_linear
+from smart_kernels.kernels import block_sparse_conv2d, block_sparse_linear, masked_linear
 
 from ..case import DTYPES, TOLERANCE
 
-TUNED = [v for m in (block_sparse_linear, masked_linear) for v in vars(m).values() if isinstance(v, Autotuner)]
+TUNED = [
+    v
+    for m in (block_sparse_conv2d, block_sparse_linear, masked_linear)
+    for v in vars(m).values()
+    if isinstance(v, Autotuner)
+]
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3
 

@@ -1,6 +1,6 @@
 """y = conv2d(x, W), where only some (BLOCK_N, BLOCK_K) blocks of W exist, and the gradient of those blocks.
 
-    W as a matrix, 3 x 3 taps, two blocks of channels each:         y[pixel] += x[pixel + shift(tap), channels] @ block.T
+    W as a matrix, 3 x 3 taps, two blocks of channels each:        y[pixel] += x[pixel + shift(tap), channels] @ block.T
 
       tap     0       1            8          column = tap * BLOCKS_K + channel block
           +---+---+---+---+ ... +---+---+
@@ -124,10 +124,7 @@ def conv_matmul_kernel(
             k0 = block_start(block, STRIDE_K, PARTS_K, BLOCK_K)
             x_kp = x_p + (shift_h * stride_xh + shift_w * stride_xw + k0)
             in_k = k0 + offs_k < block_limit(block, K, STRIDE_K, PARTS_K)
-            if KH * KW <= 32:
-                in_x = (reach & (1 << tap)) != 0
-            else:
-                in_x = inside(h + shift_h, H) & inside(w + shift_w, W)
+            in_x = (reach & (1 << tap)) != 0 if KH * KW <= 32 else inside(h + shift_h, H) & inside(w + shift_w, W)
             if HALO and EVEN_K:
                 x = tl.load(x_kp, mask=in_x[:, None], other=0.0)                 # (BLOCK_M, BLOCK_K)
             elif HALO:

@@ -1,6 +1,8 @@
 """The operators: checked, differentiable, registered as ``torch.ops.smart_kernels.*``."""
 
-from .block_sparse_conv2d import block_sparse_conv1d, block_sparse_conv2d, block_sparse_conv_transpose2d
+from .block_sparse_conv1d import block_sparse_conv1d
+from .block_sparse_conv2d import block_sparse_conv2d
+from .block_sparse_conv_transpose2d import block_sparse_conv_transpose2d
 from .block_sparse_linear import block_sparse_linear
 from .masked_linear import masked_linear
 from .smart_linear import smart_linear

@@ -11,7 +11,7 @@ from triton.runtime.interpreter import InterpreterBuilder
 from smart_kernels.formats import BSR
 from smart_kernels.nn import SparseConv2d
 from smart_kernels.ops import _conv, block_sparse_conv1d, block_sparse_conv2d, block_sparse_conv_transpose2d
-from smart_kernels.ops.block_sparse_conv2d import _block_sparse_conv2d, _block_sparse_conv2d_dx
+from smart_kernels.ops._conv_ops import block_conv, block_conv_dx
 from smart_kernels.patterns import Block
 from smart_kernels.reference.block_sparse_conv2d import kernel
 from smart_kernels.reference.conv import Conv
@@ -205,9 +205,9 @@ def test_opcheck(device):
     conv = Conv((3, 3), (2, 2), (1, 1))
     x, values, crow, col, bias = make(1, 16, 5, 5, 16, conv, (16, 16), device=device)
     images = x.detach().movedim(1, 3).contiguous().requires_grad_()
-    opcheck(_block_sparse_conv2d, (images, values, crow, col, bias, None, conv.numbers, 16, None))
+    opcheck(block_conv, (images, values, crow, col, bias, None, conv.numbers, 16, None))
     dy = torch.randn(1, 3, 3, 16, device=device, requires_grad=True)
-    opcheck(_block_sparse_conv2d_dx, (dy, values, crow, col, None, conv.numbers, 5, 5, 16))
+    opcheck(block_conv_dx, (dy, values, crow, col, None, conv.numbers, 5, 5, 16))
 
 
 def test_reference_kernel_is_the_format():
