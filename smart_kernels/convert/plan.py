@@ -50,7 +50,10 @@ def tile_of(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> tuple[int,
 
 
 def missing_kernel(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> str:
-    """A line for the report where the zeros are N:M, which nothing here leaves out; else empty."""
+    """A line for the report on zeros that nothing here leaves out, N:M and grouped convolutions; else empty."""
+    if getattr(layer, "groups", 1) > 1:
+        kind = "depthwise" if layer.groups == layer.in_channels else "grouped"
+        return f"{kind} convolution: stays dense" if (layer.weight == 0).any() else ""
     if pattern is None and weight_shape(layer).C % 4 == 0:
         groups = matrix(layer).unflatten(1, (-1, 4)).ne(0).sum(-1)
         pattern = NM(2, 4) if groups.max() == 2 and groups.float().mean() > 1.9 else None
