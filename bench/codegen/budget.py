@@ -39,7 +39,7 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions and stage
     ("grad", 64, 64, 64, 4): (95, 4),
     ("grad", 64, 128, 128, 8): (96, 4),
 }
-DECODE, HALO, CARRY = 15, 5, 32
+DECODE, HALO, CARRY = 12, 5, 32
 FIXED, PER_COPY, PER_MMA, ROTATION = {"matmul": 64, "grad": 72}, 2.5, 0.5, 4
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}

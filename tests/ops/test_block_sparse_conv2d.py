@@ -21,13 +21,13 @@ from ..util import assert_close
 
 NAMES = ("y", "dx", "dvalues", "dbias")
 CASES = [  # images, C, H, W, N, geometry, tile
-    pytest.param(2, 32, 6, 5, 32, Conv((3, 3), (1, 1), (1, 1)), (16, 16), id="3x3"),
-    pytest.param(1, 16, 7, 8, 16, Conv((3, 3)), (16, 16), id="interior"),
+    pytest.param(2, 32, 5, 4, 16, Conv((3, 3), (1, 1), (1, 1)), (16, 16), id="3x3"),
+    pytest.param(1, 16, 6, 6, 16, Conv((3, 3)), (16, 16), id="interior"),
     pytest.param(1, 40, 7, 6, 24, Conv((3, 3), (2, 2), (1, 1)), (24, 40), id="stride-no-power-of-two"),
-    pytest.param(1, 20, 9, 8, 30, Conv((3, 2), (2, 3), (1, 0), (1, 2)), (16, 16), id="ragged"),
+    pytest.param(1, 20, 7, 8, 30, Conv((3, 2), (2, 3), (1, 0), (1, 2)), (16, 16), id="ragged"),
     pytest.param(2, 16, 7, 7, 16, Conv((1, 1), (2, 2)), (16, 16), id="pointwise-stride"),
-    pytest.param(1, 16, 9, 9, 16, Conv((7, 7), (2, 2), (3, 3)), (16, 16), id="more-taps-than-bits"),
-    pytest.param(1, 100, 4, 4, 136, Conv((2, 2), (1, 1), (1, 1)), (136, 100), id="several-parts"),
+    pytest.param(1, 16, 7, 7, 16, Conv((7, 7), (2, 2), (3, 3)), (16, 16), id="more-taps-than-bits"),
+    pytest.param(1, 72, 3, 3, 136, Conv((1, 2), (1, 1), (0, 1)), (136, 72), id="several-parts"),
     pytest.param(1, 3, 6, 6, 8, Conv((3, 3), (1, 1), (1, 1)), (8, 4), id="small"),
 ]
 
@@ -79,15 +79,15 @@ def test_matches_torch(B, C, H, W, N, conv, tile, dtype, device):
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples // 5)
 @given(
-    st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9), st.integers(1, 20)),
+    st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 7), st.integers(1, 7), st.integers(1, 20)),
     st.tuples(PAIR, PAIR, st.tuples(st.integers(0, 3), st.integers(0, 3)), PAIR),
-    st.tuples(st.integers(4, 20), st.integers(4, 20)) | st.just((16, 16)),
+    st.tuples(st.integers(8, 20), st.integers(8, 20)) | st.just((16, 16)),
     st.sampled_from([0.0, 0.3, 1.0]),
     st.booleans(),
 )
-@example((2, 5, 6, 7, 9), ((3, 2), (3, 2), (2, 1), (2, 1)), (16, 16), 1.0, True)
+@example((1, 5, 6, 7, 9), ((3, 2), (3, 2), (2, 1), (2, 1)), (16, 16), 1.0, True)
 def test_any_geometry(device, sizes, pairs, tile, density, all_taps):
     conv = Conv(*pairs)
     assume(min(conv.output_size(*sizes[2:4])) >= 1)
@@ -111,10 +111,10 @@ def test_epilogue_fused_and_with_gradients(activation, dtype, device):
 
 @pytest.mark.parametrize("stride, padding, extra, dilation", [(1, 1, 0, 1), (2, 1, 1, 1), ((3, 2), 0, (2, 0), (1, 2))])
 def test_transposed(stride, padding, extra, dilation, dtype, device):
-    C, N, tile = 24, 20, (16, 16)
+    C, N, tile = 16, 20, (16, 32)
     weight = torch.randn(C, N, 3, 2)
     bsr = BSR.from_dense(weight.permute(0, 2, 3, 1).flatten(1), tile, taps=6)
-    x, bias = torch.randn(2, C, 4, 3), torch.randn(N)
+    x, bias = torch.randn(1, C, 4, 3), torch.randn(N)
     x, bias, values = (t.detach().to(device, dtype).requires_grad_() for t in (x, bias, bsr.values))
     geometry = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
     indices = bsr.crow_indices.to(device), bsr.col_indices.to(device)
@@ -141,7 +141,7 @@ def test_conv1d(dtype, device):
 def test_gradient_in_parts(monkeypatch, device):
     monkeypatch.setattr(_conv, "CHUNK", 128)
     conv = Conv((3, 3), (1, 1), (1, 1))
-    check(make(3, 16, 10, 10, 16, conv, (16, 16), device=device, density=0.2), conv, torch.float32)
+    check(make(2, 16, 10, 10, 16, conv, (16, 16), device=device, density=0.1), conv, torch.float32)
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="counts inside the interpreter")
