@@ -70,11 +70,11 @@ def _positive(text: str) -> float:
 
 def cases(what: str, device: str, dtype: torch.dtype, shapes: Sequence[Shape], pattern: str = "") -> Iterator[Case]:
     """The cases of ``ops`` or ``layers`` whose name contains the pattern."""
-    from . import block_sparse_linear, layers, masked_linear, semi_structured_linear, soft_topk
+    from . import block_sparse_linear, conv2d, layers, masked_linear, semi_structured_linear, soft_topk
 
     modules = {
         "ops": (soft_topk, masked_linear, block_sparse_linear, semi_structured_linear),
-        "layers": (layers,),
+        "layers": (layers, conv2d),
     }[what]
     for module in modules:
         for case in module.cases(device, dtype, shapes):

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from smart_kernels.ops import (
+    block_sparse_conv2d,
     block_sparse_linear,
     masked_linear,
     semi_structured_linear,
@@ -93,6 +94,20 @@ def _weight(m: int, hard: bool = False) -> None:
     y.backward(torch.empty_like(y))
 
 
+def _conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: int = 256, dtype: str = "bf16") -> None:
+    rows, cols = channels // tile[0], 9 * channels // tile[1]
+    nnz = rows * cols // 4
+    crow, col = torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
+    values = torch.empty(nnz, *tile, dtype=DTYPES[dtype], requires_grad=True)
+    x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype], requires_grad=True)
+    geometry = {"kernel_size": 3, "stride": stride, "padding": padding, "out_channels": channels}
+    y = block_sparse_conv2d(x, values, crow, col, **geometry)
+    y.backward(torch.empty_like(y))
+    bias = values.new_empty(channels)
+    with torch.no_grad():
+        block_sparse_conv2d(x, values, crow, col, bias, **geometry, activation="relu", residual=y)
+
+
 def _topk(groups: int, n: int, weighted: bool = False) -> None:
     scores = torch.zeros(groups, n, requires_grad=True)
     cost = torch.ones(n) if weighted else None
@@ -135,5 +150,9 @@ CASES: dict[str, Callable[[], None]] = {
     "semi_structured_linear 4:8 M=4096 bf16": partial(_semi, 4096, (4, 8)),
     "smart_weight 2:4": partial(_weight, 4),
     "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
+    "block_sparse_conv2d 128x64 bf16": partial(_conv, (128, 64)),
+    "block_sparse_conv2d 128x64 interior bf16": partial(_conv, (128, 64), padding=0),
+    "block_sparse_conv2d 64x64 stride 2 bf16": partial(_conv, (64, 64), stride=2),
+    "block_sparse_conv2d 32x32 bf16": partial(_conv, (32, 32)),
 }
 CASES |= sparse.CASES

@@ -2,6 +2,6 @@
 
 from .check import Check, Context
 
-PARTS = ("ceilings", "topk", "masked", "block", "nm", "train", "models", "sanitizer", "speed")
+PARTS = ("ceilings", "topk", "masked", "block", "conv", "nm", "train", "models", "sanitizer", "speed")
 
 __all__ = ["PARTS", "Check", "Context"]

@@ -12,6 +12,7 @@ from triton.runtime.autotuner import Autotuner
 from smart_kernels.kernels import (
     block_decode,
     block_gather,
+    block_sparse_conv2d,
     block_sparse_linear,
     masked_linear,
     semi_structured,
@@ -20,7 +21,8 @@ from smart_kernels.kernels import (
 
 from ..case import DTYPES, TOLERANCE
 
-MODULES = (block_sparse_linear, block_gather, block_decode, masked_linear, semi_structured, semi_structured_decode)
+MODULES = (block_sparse_linear, block_gather, block_decode, block_sparse_conv2d, masked_linear)
+MODULES += (semi_structured, semi_structured_decode)
 TUNED = [v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)]
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .check import Check, Context
 
-TOOLS, PARTS = ("memcheck", "racecheck"), ("topk", "masked", "block", "nm")
+TOOLS, PARTS = ("memcheck", "racecheck"), ("topk", "masked", "block", "conv", "nm")
 LIMIT = 600  # seconds; the tool slows a kernel down many times
 
 

@@ -27,7 +27,8 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None) -
 
     Args:
         model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.
-        pattern: what is kept or pruned together.
+        pattern: what is kept or pruned together. For convolutions larger than 1x1 that are to run on a CPU,
+            ``Block(32, 32, taps="all")``, which ``parse("block:32x32:all")`` gives.
         filter_fn: ``(module, name) -> bool``, which layers to prune. Default: all but grouped convolutions, the stem
             (a convolution with at most 4 input channels), the last Linear (the head), and, for ``Block``, weights
             smaller than one block.

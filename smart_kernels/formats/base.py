@@ -1,30 +1,13 @@
 """How a pruned weight is stored, and the product that reads it."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Conv(NamedTuple):
-    """Geometry of a convolution, each entry (height, width)."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-
-    @property
-    def pointwise(self) -> bool:
-        """A linear layer over pixels."""
-        return self.kernel == (1, 1) and self.padding == (0, 0)
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the output."""
-        sizes = zip((height, width), *self, strict=True)
-        return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes)
+from smart_kernels.reference.conv import Conv
 
 
 class Format(nn.Module, ABC):

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from smart_kernels.ops._library import TRITON_DEVICES
 from smart_kernels.ops._tile_matmul import FEW_ROWS
+from smart_kernels.ops.block_sparse_conv2d import block_sparse_conv2d
 from smart_kernels.ops.block_sparse_linear import block_sparse_linear
 from smart_kernels.ops.bsr_indices import block_index, check_indices
 from smart_kernels.reference import tiles
@@ -103,6 +104,14 @@ class BSR(Format):
 
     def __getstate__(self):
         return {**super().__getstate__(), "_derived": None}
+
+    def conv2d(self, x, bias, conv):
+        # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
+        if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
+            return super().conv2d(x, bias, conv)
+        names = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+        indices = self.crow_indices, self.col_indices
+        return block_sparse_conv2d(x, self.values, *indices, bias, **names, out_channels=self.shape[0])
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid

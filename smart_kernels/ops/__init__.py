@@ -1,5 +1,8 @@
 """The operators: checked, differentiable, registered as ``torch.ops.smart_kernels.*``."""
 
+from .block_sparse_conv1d import block_sparse_conv1d
+from .block_sparse_conv2d import block_sparse_conv2d
+from .block_sparse_conv_transpose2d import block_sparse_conv_transpose2d
 from .block_sparse_linear import block_sparse_linear
 from .masked_linear import masked_linear
 from .semi_structured_linear import semi_structured_linear
@@ -8,6 +11,9 @@ from .smart_weight import smart_weight
 from .soft_topk import soft_topk
 
 __all__ = [
+    "block_sparse_conv1d",
+    "block_sparse_conv2d",
+    "block_sparse_conv_transpose2d",
     "block_sparse_linear",
     "masked_linear",
     "semi_structured_linear",

@@ -1,0 +1,80 @@
+"""block_sparse_conv2d: every geometry and launch configuration against float64, then layers of real networks beside
+cuDNN in channels_last with its benchmark mode on."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smart_kernels.formats import BSR, Conv
+from smart_kernels.ops import block_sparse_conv2d
+
+from .. import rows, run
+from ..case import DTYPES
+from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel
+from .check import INTERPRETED, Check, Context, compare
+
+TILES = ((64, 64), (128, 64), (32, 32), (24, 40))
+GEOMETRIES = {
+    "3x3": Conv((3, 3), (1, 1), (1, 1)),
+    "3x3 interior": Conv((3, 3)),
+    "3x3 stride 2": Conv((3, 3), (2, 2), (1, 1)),
+    "3x2 dilated": Conv((3, 2), (2, 1), (1, 0), (1, 2)),
+    "7x7": Conv((7, 7), (2, 2), (3, 3)),
+}
+BATCHES = (1, 8, 64)
+SECONDS = 2.0
+
+
+def cases(context: Context) -> Iterator[Check]:
+    for name, conv in GEOMETRIES.items():
+        for tile in TILES[2:] if context.small else TILES:
+            for dtype_name, dtype in context.dtypes.items():
+                for config in context.configs:
+                    label = f"block_sparse_conv2d {name} {tile[0]}x{tile[1]} {dtype_name} config {config}"
+                    yield Check(label, partial(correct, context, conv, tile, dtype, config))
+    for layer in GPU_LAYERS:
+        for batch in BATCHES[:1] if context.small else BATCHES:
+            yield Check(f"speed conv {layer.name} batch {batch}", partial(measure, layer, batch, context))
+
+
+def correct(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dtype, config: int) -> dict:
+    B, C, size, N = (1, 40, 7, 48) if context.small else (4, 136, 19, 200)
+    layer = Layer("check", N, C, size, conv)
+    weight = random_weight(layer, tile, 0.6, "one", context.device).to(dtype)
+    bsr = BSR.from_dense(weight, tile, taps=conv.taps)
+    x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
+    bias, indices = torch.randn(N, device=context.device, dtype=dtype), (bsr.crow_indices, bsr.col_indices)
+    geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+
+    def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        return block_sparse_conv2d(x, values, *indices, bias, **geometry, out_channels=N)
+
+    def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, to_kernel(values, bsr, conv), bias, *conv[1:])
+
+    return compare(function, definition, (x, bsr.values.detach(), bias), config)
+
+
+def measure(layer: Layer, batch: int, context: Context) -> dict:
+    """Rows are also appended to the results that the report reads."""
+    torch.backends.cudnn.benchmark = True
+    if context.small:
+        layer = layer.shrunk()
+    dtype = DTYPES["fp32" if context.device == "cpu" else "bf16"]
+    found = cases_of(layer, batch, context.device, dtype, ("fwd", "step"))
+    if INTERPRETED:
+        return {"ok": True, "skipped": "the interpreter is no fast machine"}
+    if context.dry:
+        count, wrong = run.dry(found)
+        return {"ok": not wrong, "cases": count, "wrong": wrong}
+    wrong: list[str] = []
+    measured = []
+    for row in run.measure(found, context.device, SECONDS, wrong):
+        rows.append([row], rows.default_path(context.device))
+        measured.append(row)
+    for line in run.table(measured):
+        print("   ", line, flush=True)
+    return {"ok": not wrong, "cases": len(measured), "wrong": wrong}
