@@ -180,6 +180,14 @@ GOOD |= {"config": "BLOCK_M=128 BLOCK_N=128 BLOCK_K=64 w4 s3", "shared": 98304, 
 GOOD |= {"asynchronous": 16, "tensor_core": 8, "instruction": "HGMMA.64x128x16.F32.BF16", "wide_loads": 16, "error": ""}
 
 
+def test_budgets_know_edges_and_exact_fp32():
+    ragged = GOOD | {"config": "EVEN_K=False " + GOOD["config"]}
+    assert 0 < budget.budget(ragged) - budget.budget(GOOD) <= budget.EDGE + 1
+    exact = GOOD | {"case": "masked_linear 64x64 fp32", "config": "PRECISION=ieee " + GOOD["config"]}
+    assert budget.budget(exact) is None
+    assert table.faults(exact | {"budget": None, "tensor_core": 0, "wide_loads": 0}) == []
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -190,7 +198,7 @@ GOOD |= {"asynchronous": 16, "tensor_core": 8, "instruction": "HGMMA.64x128x16.F
         ({"tensor_core": 0, "loop": 0}, "tensor-core"),
         ({"wide_loads": 0}, "16-byte"),
         ({"asynchronous": 12}, "4 of 16 16-byte loads go through registers"),
-        ({"loop": 1 + int(budget.MARGIN * 105)}, f"budget {int(budget.MARGIN * 105)}"),
+        ({"loop": 1 + budget.budget(GOOD)}, f"budget {budget.budget(GOOD)}"),
         ({"error": "the compiler died"}, "died"),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value),

@@ -9,6 +9,7 @@ import triton
 from torch.sparse import _semi_structured_conversions as conversions
 
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
+from smart_kernels.ops._sparse_tensor_launch import _aligned
 from smart_kernels.reference.epilogue import ACTIVATIONS, finish
 from tests.ptx.launch import Machine, emulated
 from tests.ptx.warp import Fault
@@ -147,10 +148,10 @@ def test_any_rows_of_x(kernel):
     config = MMA[0] if kernel == "mma" else WGMMA[0]
     x, *rest = sparse_tensor_core.integers((3, 9, 32), torch.bfloat16, CPU)
     for form in (x.T.contiguous().T, torch.cat([x, x], 1)[:, :32], torch.cat([x[:, :1], x], 1)[:, 1:]):
-        aligned = sparse_tensor_core._aligned(form)
+        aligned = _aligned(form)
         assert torch.equal(aligned, x) and aligned.stride(0) % 8 == 0 and aligned.data_ptr() % 16 == 0
     wide = torch.cat([x, x], 1)[:, :32]
-    assert sparse_tensor_core._aligned(wide) is wide
+    assert _aligned(wide) is wide
     assert torch.equal(multiply(kernel, config, (wide, *rest)), rest[-1])
     inputs = sparse_tensor_core.integers((1, 1, 30), torch.bfloat16, CPU)
     assert torch.equal(multiply(kernel, config, inputs), inputs[-1])

@@ -54,18 +54,19 @@ def applies(case: str, target: str, everywhere: Mapping[str, int]) -> bool:
 
 
 def budget(row: dict) -> int | None:
-    """The limit of instructions in the loop, which does as many steps of 64 columns as there are stages."""
+    """The limit of instructions in the loop, which does several steps of 64 columns where it is unrolled."""
     if row.get("loop") is None:
         return None
-    if row["kernel"] == "sparse_wgmma_kernel":
-        step = WGMMA[re.search(r"W_SHARED=(\w+)", row["config"])[1]] + 2 * ("=gelu " in row["config"])
-        return math.floor(dense.MARGIN * step)
     size = {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", row["config"])}
-    warps = size["WARPS_N"] * size["WARPS_M"]
-    products = size["BLOCK_M"] / size["WARPS_M"]  # 4 tiles of 16 rows, 2 halves of 32 columns, 8 rows of x each
-    copies = math.ceil((72 * size["BLOCK_N"] + 128 * size["BLOCK_M"]) / (512 * warps))
-    step = products * (1.25 + PADDING.get(row["target"], 0)) + 9 + copies + MMA_FIXED
-    return math.floor(dense.MARGIN * step * size["STAGES"])
+    if row["kernel"] == "sparse_wgmma_kernel":
+        products = 2
+        step = WGMMA[re.search(r"W_SHARED=(\w+)", row["config"])[1]] + 2 * ("=gelu " in row["config"])
+    else:
+        products = size["BLOCK_M"] // size["WARPS_M"]  # 4 tiles of 16 rows, 2 halves of 32 columns, 8 rows of x each
+        bytes_ = 72 * size["BLOCK_N"] + 128 * size["BLOCK_M"]
+        copies = math.ceil(bytes_ / (512 * size["WARPS_N"] * size["WARPS_M"]))
+        step = products * (1.25 + PADDING.get(row["target"], 0)) + 9 + copies + MMA_FIXED
+    return math.floor(dense.MARGIN * step * max(1, row["tensor_core"] // products))
 
 
 def faults(row: dict) -> list[str]:

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from triton.runtime.errors import OutOfResources
 
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
 
@@ -66,7 +67,10 @@ def exact(device: str, kernel: str, dtype: torch.dtype, number: int) -> dict:
             return skip | {"packed": list(packed.shape)}
         with sparse_tensor_core.forced(kernel, config):
             for _ in range(REPEATS):
-                y = sparse_tensor_core.matmul(x, packed, bias, residual, "relu")
+                try:
+                    y = sparse_tensor_core.matmul(x, packed, bias, residual, "relu")
+                except OutOfResources as error:
+                    return {"ok": True, "skipped": str(error)}  # the tuner would drop this configuration here
                 wrong += [] if torch.equal(y, expected) else [f"{shape}: {int((y != expected).sum())} values"]
     return {"ok": not wrong, "wrong": wrong[:3], "runs": REPEATS * len(EXACT)}
 

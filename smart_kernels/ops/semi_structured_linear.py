@@ -6,11 +6,11 @@ from torch import Tensor
 from smart_kernels.ops import _semi_structured as launchers
 from smart_kernels.ops._inputs import autocast, flat, no_autocast
 from smart_kernels.ops._library import define
+from smart_kernels.ops._semi_structured_inputs import check, check_dtypes
 from smart_kernels.reference import semi_structured as reference
 from smart_kernels.reference.epilogue import check_activation, finish
 from smart_kernels.reference.semi_structured import groups_of, index_bits
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)  # what the kernel for few rows takes
 
 
@@ -49,10 +49,10 @@ def semi_structured_linear(
     Raises:
         ValueError: a shape, dtype, device or activation does not fit.
     """
-    _check(x, values, indices, bias, residual, n, m, transposable)
+    check(x, values, indices, bias, residual, n, m, transposable)
     check_activation(activation)
     x, values, bias, residual = (t if t is None else autocast(t) for t in (x, values, bias, residual))
-    _check_dtypes(x, values, bias, residual)
+    check_dtypes(x, values, bias, residual)
     y_shape = *x.shape[:-1], len(values)
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
     with no_autocast(x):
@@ -166,33 +166,3 @@ def _backward(ctx, dy):
 
 
 _semi_structured_linear.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _check(x, values, indices, bias, residual, n, m, transposable) -> None:
-    if m not in (2, 4, 8) or not 0 < n < m:
-        raise ValueError(f"n:m must keep 0 < n < m with m = 2, 4 or 8, got {n}:{m}")
-    if x.dim() == 0 or values.dim() != 2:
-        raise ValueError(f"x must be (..., K) and values (N, kept), got {tuple(x.shape)} and {tuple(values.shape)}")
-    (N, kept), K = values.shape, x.shape[-1]
-    stored = groups_of(K, m) * n
-    if kept != stored:
-        raise ValueError(f"values must be (N, {stored}) for x (..., {K}) at {n}:{m}, got {tuple(values.shape)}")
-    saved = (N, -(-stored * index_bits(m) // 8)), torch.uint8
-    forms = [saved, ((N, 8 * -(-K // 256)), torch.int32)] if (n, m) == (2, 4) else [saved]
-    if (tuple(indices.shape), indices.dtype) not in forms:
-        raise ValueError(f"indices must be one of {forms}, got {tuple(indices.shape)} {indices.dtype}")
-    if bias is not None and bias.shape != (N,):
-        raise ValueError(f"bias must be ({N},), got {tuple(bias.shape)}")
-    if residual is not None and residual.shape != (*x.shape[:-1], N):
-        raise ValueError(f"residual must be {(*x.shape[:-1], N)}, got {tuple(residual.shape)}")
-    if transposable and ((n, m) != (2, 4) or N % 4 or K % 4):
-        raise ValueError(f"transposable needs 2:4 with N and K divisible by 4, got {n}:{m} with N={N}, K={K}")
-    tensors = [t for t in (x, values, indices, bias, residual) if t is not None]
-    if any(t.device != x.device for t in tensors):
-        raise ValueError(f"all tensors must be on the device of x, got {[str(t.device) for t in tensors]}")
-
-
-def _check_dtypes(*tensors: Tensor | None) -> None:
-    dtypes = [t.dtype for t in tensors if t is not None]
-    if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
-        raise ValueError(f"x, values, bias and residual must share one of {DTYPES}, got {dtypes}")

@@ -1,0 +1,40 @@
+"""What ``semi_structured_linear`` wants of its arguments."""
+
+import torch
+from torch import Tensor
+
+from smart_kernels.reference.semi_structured import groups_of, index_bits
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check(x, values, indices, bias, residual, n, m, transposable) -> None:
+    """Raise ``ValueError`` unless shapes and devices fit."""
+    if m not in (2, 4, 8) or not 0 < n < m:
+        raise ValueError(f"n:m must keep 0 < n < m with m = 2, 4 or 8, got {n}:{m}")
+    if x.dim() == 0 or values.dim() != 2:
+        raise ValueError(f"x must be (..., K) and values (N, kept), got {tuple(x.shape)} and {tuple(values.shape)}")
+    (N, kept), K = values.shape, x.shape[-1]
+    stored = groups_of(K, m) * n
+    if kept != stored:
+        raise ValueError(f"values must be (N, {stored}) for x (..., {K}) at {n}:{m}, got {tuple(values.shape)}")
+    saved = (N, -(-stored * index_bits(m) // 8)), torch.uint8
+    forms = [saved, ((N, 8 * -(-K // 256)), torch.int32)] if (n, m) == (2, 4) else [saved]
+    if (tuple(indices.shape), indices.dtype) not in forms:
+        raise ValueError(f"indices must be one of {forms}, got {tuple(indices.shape)} {indices.dtype}")
+    if bias is not None and bias.shape != (N,):
+        raise ValueError(f"bias must be ({N},), got {tuple(bias.shape)}")
+    if residual is not None and residual.shape != (*x.shape[:-1], N):
+        raise ValueError(f"residual must be {(*x.shape[:-1], N)}, got {tuple(residual.shape)}")
+    if transposable and ((n, m) != (2, 4) or N % 4 or K % 4):
+        raise ValueError(f"transposable needs 2:4 with N and K divisible by 4, got {n}:{m} with N={N}, K={K}")
+    tensors = [t for t in (x, values, indices, bias, residual) if t is not None]
+    if any(t.device != x.device for t in tensors):
+        raise ValueError(f"all tensors must be on the device of x, got {[str(t.device) for t in tensors]}")
+
+
+def check_dtypes(*tensors: Tensor | None) -> None:
+    """Raise ``ValueError`` unless all are of one dtype that the kernels take."""
+    dtypes = [t.dtype for t in tensors if t is not None]
+    if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
+        raise ValueError(f"x, values, bias and residual must share one of {DTYPES}, got {dtypes}")

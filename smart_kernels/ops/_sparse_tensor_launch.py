@@ -1,0 +1,146 @@
+"""The product with a 2:4 weight on sparse tensor cores: what the GPU must be, which kernel, in which configuration."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+from triton.runtime.autotuner import Autotuner
+
+from smart_kernels.ops._matmul import m_class
+from smart_kernels.ops._sparse_tensor_packing import TYPES, PackedWeight
+
+
+def supported(device: torch.device | str, kernel: str = "mma") -> str | None:
+    """Why ``kernel`` cannot run on ``device``; None when it may, see ``verified``."""
+    device = torch.device(device)
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "sparse tensor-core instructions need an NVIDIA GPU"
+    major, minor = torch.cuda.get_device_capability(device)
+    if kernel == "mma" and major < 8:
+        return f"mma.sp needs sm_80 or later, this is sm_{major}{minor}"
+    if kernel != "mma" and (major, minor) != (9, 0):
+        return f"wgmma.sp exists on sm_90 only, this is sm_{major}{minor}"
+    return _no_gluon()
+
+
+def matmul(
+    x: Tensor,
+    packed: PackedWeight,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """``activation(x @ W.T + bias + residual)``, accumulated in fp32.
+
+    Args:
+        x: (M, K) of the weight's dtype, any strides; copied unless its rows are whole and 16-byte aligned.
+        packed: the weight.
+        bias, residual: (N,) and (M, N), or None.
+        activation: None or a key of ``reference.epilogue.ACTIVATIONS``.
+
+    Returns:
+        (M, N), dtype of ``x``.
+    """
+    if x.dtype != packed.dtype or -(-x.shape[1] // 4) != packed.groups:
+        shown = f"{tuple(x.shape)} {x.dtype}"
+        raise ValueError(f"x must be (M, K) {packed.dtype} with {packed.groups} groups of four, got {shown}")
+    x = _aligned(x)
+    bias = None if bias is None else bias.contiguous()
+    launch = _mma if packed.kernel == "mma" else _wgmma
+    return launch(x, packed, bias, residual, activation)
+
+
+@contextlib.contextmanager
+def forced(kernel: str, config: triton.Config) -> Iterator[None]:
+    """Launch ``kernel`` with this configuration, untuned."""
+    tuned = tuner(kernel)
+    before, tuned.configs = tuned.configs, [config]
+    try:
+        yield
+    finally:
+        tuned.configs = before
+
+
+def tuner(kernel: str) -> Autotuner:
+    """The tuned kernel behind a name of ``KERNELS``."""
+    from smart_kernels.kernels import sparse_mma, sparse_wgmma
+
+    return sparse_mma.sparse_mma_kernel if kernel == "mma" else sparse_wgmma.sparse_wgmma_kernel
+
+
+@functools.cache
+def _no_gluon() -> str | None:
+    """Why the kernels cannot even be imported; None when they can."""
+    try:
+        import smart_kernels.kernels.sparse_mma
+        import smart_kernels.kernels.sparse_wgmma  # noqa: F401
+    except Exception as error:
+        return f"triton {triton.__version__} has another Gluon: {type(error).__name__}: {error}"[:200]
+    return None
+
+
+def _mma(x, packed, bias, residual, activation) -> Tensor:
+    from smart_kernels.kernels.sparse_mma import sparse_mma_kernel
+
+    (M, K), (N, (rows, columns)) = x.shape, (packed.out_features, packed.shape)
+    y = x.new_empty(M, N)
+    if not y.numel():
+        return y
+    grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * (rows // meta["BLOCK_N"]),)  # noqa: E731
+    sparse_mma_kernel[grid](
+        x.view(torch.int32), packed.weight, packed.metadata, bias, residual, y,
+        M, N, K, rows, columns,
+        x.stride(0) // 8, *_strides(residual), y.stride(0),
+        m_class(M),
+        EVEN_K=columns == K, TYPE=TYPES[x.dtype], ACTIVATION=activation,
+    )  # fmt: skip
+    return y
+
+
+def _wgmma(x, packed, bias, residual, activation) -> Tensor:
+    from triton.experimental.gluon.language import NVMMASharedLayout
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    from smart_kernels.kernels.sparse_wgmma import sparse_wgmma_kernel
+
+    (M, K), (N, (rows, columns)) = x.shape, (packed.out_features, packed.shape)
+    y = x.new_empty(M, N + -N % 8)  # TMA writes rows of whole 16 bytes
+    if not y.numel():
+        return y[:, :N]
+    shared = packed.kernel == "wgmma_ss"
+    wide, narrow = NVMMASharedLayout(128, 16, 2), NVMMASharedLayout(64, 16, 2)
+    y_rows = TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide)
+    programs = _processors(x.device)
+    grid = lambda meta: (min(programs, triton.cdiv(M, meta["BLOCK_M"]) * (rows // 128)),)  # noqa: E731
+    sparse_wgmma_kernel[grid](
+        TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
+        TensorDescriptor.from_tensor(packed.weight, [128, 32], narrow) if shared else None,
+        None if shared else packed.weight, packed.metadata, bias, residual, y_rows,
+        M, N, K, rows, columns,
+        *_strides(residual),
+        m_class(M),
+        TYPE=TYPES[x.dtype], ACTIVATION=activation, W_SHARED=shared,
+    )  # fmt: skip
+    return y[:, :N]
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; 1 where kernels are only compiled."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _strides(residual: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if residual is None else residual.stride()
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """x as 16-byte copies can read it; columns are added where a row is not whole."""
+    if x.shape[1] % 8:
+        return F.pad(x, (0, -x.shape[1] % 8))
+    fits = x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.stride(0) >= x.shape[1] and x.data_ptr() % 16 == 0
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
