@@ -11,6 +11,7 @@ from smart_kernels.formats import BSR, ELL, Conv, Packed
 from smart_kernels.ops import block_sparse_conv2d
 
 from .case import Case, Shape
+from .case import shapes as device_shapes
 from .linear import Provider, _exact, _runner
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -49,8 +50,8 @@ GPU_LAYERS = (
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
-    """Convolutions have layers of their own; where ``shapes`` are those of a rehearsal, they shrink too."""
-    small = all(shape.N < 256 for shape in shapes)
+    """Convolutions have layers of their own, which shrink where ``shapes`` are not those of the device."""
+    small = tuple(shapes) != device_shapes(device)
     for layer in GPU_LAYERS if device == "cuda" else CPU_LAYERS:
         yield from cases_of(layer.shrunk() if small else layer, 1 if small else BATCH, device, dtype, ("fwd",))
 

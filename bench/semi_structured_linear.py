@@ -30,6 +30,7 @@ def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[
 def pruned(shape: Shape, pattern: NM, device: str, dtype: torch.dtype) -> Tensor:
     """(N, K), n of every m kept at random."""
     weight = torch.randn(shape.N, shape.K, device=device).div_(shape.K**0.5)
+    weight[weight == 0] = 1.0  # a kept 0 would look pruned
     keep = pattern.hard_mask(torch.rand_like(weight), WeightShape(shape.N, 1, shape.K))
     return (weight * keep).to(dtype)
 
