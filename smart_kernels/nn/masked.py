@@ -19,17 +19,21 @@ class Masked:
 
     Attributes:
         pattern: what is kept or pruned together.
-        scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight.
+        scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight. Of coupled
+            channels (n, 1), shared by all layers that they run through.
+        index: (N,) int64, the score of each channel of a coupled layer; None elsewhere.
         gate: None (dense), ``SoftGate`` (search) or ``HardGate`` (afterwards).
         batchnorm: for ``Channel``, the BatchNorm that follows and carries the soft mask, or None.
     """
 
     dense_class: type[nn.Module]
     gate: HardGate | SoftGate | None = None
-
-    def attach(self, pattern: Pattern, scores: nn.Parameter | None = None) -> None:
-        """Take up a pattern; ``scores`` are given when another layer shares the weight."""
+    def attach(self, pattern: Pattern, scores: nn.Parameter | None = None, index: Tensor | None = None) -> None:
+        """Take up a pattern; ``scores`` are given when another layer shares the weight, ``index`` when channels are."""
         self.pattern = pattern
+        if index is not None:
+            self._buffers["index"] = index.to(self.raw_weight.device)
+            self._non_persistent_buffers_set.add("index")
         if scores is None:
             scores = nn.Parameter(pattern.importance(self.matrix()), requires_grad=True)
         self.scores = scores
@@ -44,6 +48,8 @@ class Masked:
                 self.raw_bias.copy_(self.bias)
         del self._parameters["scores"], self.pattern
         self.__dict__.pop("gate", None)
+        self._buffers.pop("index", None)
+        self._non_persistent_buffers_set.discard("index")
         self.__dict__.pop("batchnorm", None)
         self.__class__ = self.dense_class
         return self
@@ -58,11 +64,15 @@ class Masked:
         return self._parameters["bias"]
 
     @property
+    def index(self) -> Tensor | None:
+        return self._buffers.get("index")
+
+    @property
     def weight(self) -> Tensor:
         gate = self._own_gate()
         if gate is None:
             return self.raw_weight
-        values = gate.values(self.scores, self.pattern, self.shape)
+        values = self._per_tile(gate.values(self.scores, self.pattern, self.shape))
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
         # a pruned weight is not read, even if NaN
@@ -81,7 +91,20 @@ class Masked:
 
     def channel_mask(self) -> Tensor | None:
         """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
-        return None if self.gate is None else self.gate.values(self.scores, self.pattern, self.shape)[:, 0]
+        return None if self.gate is None else self._per_tile(self.score_mask())[:, 0]
+
+    def score_mask(self) -> Tensor:
+        """(rows, cols) mask value per score; needs a gate."""
+        return self.gate.values(self.scores, self.pattern, self.shape)
+
+    def per_score(self, per_tile: Tensor) -> Tensor:
+        """(rows, cols) values per tile of this layer -> their sums per score."""
+        if self.index is None:
+            return per_tile
+        return per_tile.new_zeros(self.scores.shape).index_add_(0, self.index.to(per_tile.device), per_tile)
+
+    def _per_tile(self, per_score: Tensor) -> Tensor:
+        return per_score if self.index is None else per_score[self.index]
 
     def _own_gate(self) -> HardGate | SoftGate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
@@ -93,8 +116,8 @@ class Masked:
         gate, pattern, shape = self._own_gate(), self.pattern, self.shape
         tile = pattern.tile(shape)
         if isinstance(gate, HardGate):
-            return masked_linear(x, self._flat(), pattern.tile_values(gate.mask, shape), self.bias, tile=tile)
-        scores = pattern.tile_values(self.scores, shape)
+            return masked_linear(x, self._flat(), pattern.tile_values(self._per_tile(gate.mask), shape), self.bias, tile=tile)
+        scores = pattern.tile_values(self._per_tile(self.scores), shape)
         group = (1, pattern.m) if pattern.local else None
         return smart_linear(
             x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, tile=tile, group=group, eps=gate.eps
