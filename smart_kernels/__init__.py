@@ -1,6 +1,6 @@
 """Sparse layers on Triton kernels: prune with a soft top-k mask, run the result, never slower than dense."""
 
-from .convert import BACKENDS, DENSE, Report, compress_, load, mask_, masked_layers, save, unmask_
+from .convert import BACKENDS, DENSE, Report, Slimmed, compress_, load, mask_, masked_layers, save, slim_, unmask_
 from .nn import HardGate, Masked, MaskedConv2d, MaskedLinear, SoftGate, SparseConv2d, SparseLinear, SplitAttention
 from .ops import block_sparse_linear, masked_linear, smart_linear, soft_topk
 from .patterns import NM, Block, Channel, Pattern, WeightShape, parse
@@ -17,6 +17,7 @@ __all__ = [
     "MaskedLinear",
     "Pattern",
     "Report",
+    "Slimmed",
     "SoftGate",
     "SparseConv2d",
     "SparseLinear",
@@ -30,6 +31,7 @@ __all__ = [
     "masked_linear",
     "parse",
     "save",
+    "slim_",
     "smart_linear",
     "soft_topk",
     "unmask_",

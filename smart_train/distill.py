@@ -1,6 +1,7 @@
 """``python -m smart_train demo --model mobilenet_v2``: a network of ImageNet pruned by what it says about photographs.
 
-There are no labels: the pruned network learns to give the probabilities of the dense one.
+There are no labels: the pruned network learns to give the probabilities and the feature maps of the dense one. With a
+handful of photographs the feature maps matter most: each of their places is an example of its own.
 """
 
 import copy
@@ -22,7 +23,7 @@ from smart_kernels import parse
 from smart_train import photos
 from smart_train.evaluate import compare
 from smart_train.loop import lr_factor
-from smart_train.mobilenet import pretrained
+from smart_train.mobilenet import MobileNetV2, pretrained
 from smart_train.pruner import SmartPruner
 from smart_train.report import distilled_markdown, distilled_table, layer_table, verdict
 
@@ -39,11 +40,12 @@ class Distillation:
     data: str = "photographs"
     pattern: str = "block:32x16"
     sparsity: float = 0.5
-    search_steps: int = 80
-    finetune_steps: int = 80
+    search_steps: int = 60
+    finetune_steps: int = 60
     batch: int = 16
     image_size: int = 128
-    lr: float = 0.02
+    lr: float = 5e-4
+    features: float = 10.0
     lr_scores: float = 0.1
     seed: int = 0
 
@@ -74,16 +76,16 @@ def demo(out: Path, settings: Distillation) -> int:
     return 0
 
 
-def prune(teacher: nn.Module, trained: list[Tensor], settings: Distillation, name: str) -> nn.Module:
+def prune(teacher: MobileNetV2, trained: list[Tensor], settings: Distillation, name: str) -> nn.Module:
     """A plain copy of ``teacher`` with exact zeros: masks searched by SMART, or by magnitude at once for "oneshot"."""
     torch.manual_seed(settings.seed)
     model, steps = copy.deepcopy(teacher), settings.search_steps + settings.finetune_steps
     pruner = SmartPruner(model, parse(settings.pattern), settings.sparsity, search_steps=settings.search_steps)
     if name == "oneshot":
         pruner.harden()
-    weights = torch.optim.SGD(pruner.weights(), settings.lr, momentum=0.9, nesterov=True)
+    weights = torch.optim.Adam(pruner.weights(), settings.lr)
     optimizers = weights, torch.optim.Adam([pruner.param_group(lr=settings.lr_scores)])
-    model.train()
+    taught, learnt = Features(teacher), Features(model)  # in eval mode: these photographs are no population
     for step in tqdm(range(steps), desc=f"{settings.model} {name:>7}", unit="step", mininterval=10):
         pruner.step()
         for group in weights.param_groups:
@@ -91,12 +93,31 @@ def prune(teacher: nn.Module, trained: list[Tensor], settings: Distillation, nam
         x = photos.crops(trained, settings.batch, settings.image_size, seed=settings.seed * 10**5 + step)
         with torch.no_grad():
             target = teacher(x)
-        divergence(target, model(x)).backward()
+        loss = divergence(target, model(x)) + settings.features * learnt.distance(taught)
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
     pruner.finalize()
-    return model.eval()
+    for hook in (*taught.hooks, *learnt.hooks):
+        hook.remove()
+    return model
+
+
+class Features:
+    """The outputs of the blocks in the last forward."""
+
+    def __init__(self, model: MobileNetV2):
+        self.maps: dict[int, Tensor] = {}
+        self.hooks = [
+            block.register_forward_hook(lambda _, __, y, place=place: self.maps.update({place: y}))
+            for place, block in enumerate(model.features)
+        ]
+
+    def distance(self, other: "Features") -> Tensor:
+        """Mean over the blocks of the squared distance, relative to the square of ``other``'s map."""
+        pairs = [(self.maps[place], other.maps[place]) for place in self.maps]
+        return torch.stack([F.mse_loss(mine, theirs) / theirs.square().mean() for mine, theirs in pairs]).mean()
 
 
 def divergence(target: Tensor, logits: Tensor) -> Tensor:

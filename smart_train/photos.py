@@ -15,6 +15,9 @@ TRAINED = (
     ("skimage", "data/coffee.png"),
     ("skimage", "data/motorcycle_left.png"),
     ("skimage", "data/rocket.jpg"),
+    ("skimage", "data/retina.jpg"),
+    ("skimage", "data/hubble_deep_field.jpg"),
+    ("skimage", "data/ihc.png"),
 )
 HELD_OUT = (("sklearn", "datasets/images/flower.jpg"), ("skimage", "data/chelsea.png"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what ImageNet networks expect

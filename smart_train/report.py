@@ -108,12 +108,12 @@ def distilled_markdown(report: dict) -> str:
     """``report.md`` of a distillation."""
     recipe = report["recipe"]
     parts = [
-        f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']} of the 1x1 layers",
+        f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']}",
         distilled_table(report),
         verdict(report),
         "Agreement is with the dense network's most probable of 1000 classes, on random crops of two photographs that "
-        "were never trained on, and on other crops of the photographs that were. A handful of photographs is no ImageNet: "
-        "this shows the machinery and its price, not the accuracy of a network finetuned on its own data.",
+        "were never trained on, and on other crops of the photographs that were. A handful of photographs is no "
+        "ImageNet: this shows the machinery and its price, not the accuracy of a network finetuned on its own data.",
         "## Layers",
         layer_table(report),
         "## Settings",

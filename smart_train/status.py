@@ -46,9 +46,8 @@ def _layers(sharing: dict[str, Masked], kept: Tensor) -> dict[str, dict[str, int
     own, found = own_weights(list(sharing.values())), {}
     for name, layer in sharing.items():
         if any(layer is each for each in own):
-            cost, index = layer.pattern.cost(layer.shape), layer.index
-            live = kept if index is None else kept[index.cpu()]
-            found[name] = {"weights": int(cost.sum()), "kept": int(cost[live].sum())}
+            cost = layer.pattern.cost(layer.shape)
+            found[name] = {"weights": int(cost.sum()), "kept": int(cost[layer.per_tile(kept)].sum())}
     return found
 
 

@@ -54,7 +54,9 @@ def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> li
             logger.warning("%s stays dense: its channels cannot be removed", name)
             del free[name]
     removable = {root for name in free for root in roots[name]}
-    layers = free | {name: m for name, m in writers.items() if _grouped(found, m) and removable.issuperset(roots[name])}
+    layers = free | {
+        name: m for name, m in writers.items() if _grouped(found, m) and not removable.isdisjoint(roots[name])
+    }
     norms = {
         module: _roots(found, module.weight)
         for module in model.modules()
@@ -66,7 +68,11 @@ def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> li
     return [
         Group(
             len(order),
-            [Member(layers[name], _index(order, roots[name])) for name in layers if roots[name][0] in order],
+            [
+                Member(layers[name], _index(order, roots[name]))
+                for name in layers
+                if not order.keys().isdisjoint(roots[name])
+            ],
             [
                 (Member(norm, _index(order, own)), directly.get(id(norm.weight)))
                 for norm, own in norms.items()
@@ -103,7 +109,7 @@ def _writes(found: Follower, module: nn.Module) -> bool:
 
 
 def _grouped(found: Follower, module: nn.Module) -> bool:
-    return id(module.weight) in found.grouped
+    return id(module.weight) in found.grouped and type(module) is nn.Conv2d
 
 
 def _roots(found: Follower, weight: Tensor) -> list[int]:

@@ -15,7 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .follow_layers import RULES
+from . import follow_layers  # noqa: F401, its rules
+from .follow_rules import RULES
+from .graph import call, evaluating
 from .ties import STAYS, Channels, Ties
 
 ALIASES = {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "div"}
@@ -129,22 +131,12 @@ def follow(model: nn.Module, example_input) -> Follower:
     Raises:
         ValueError: channels reach an operator without a rule; the message names it and the module that calls it.
     """
-    follower, training = Follower(model), {module: module.training for module in model.modules()}
-    hooks = []
+    follower, hooks = Follower(model), []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda _, __, name=name: setattr(follower, "place", name)))
     try:
-        with follower:
-            return follower.finish(call(model.eval(), example_input))
+        with evaluating(model), follower:
+            return follower.finish(call(model, example_input))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
-
-
-def call(model: nn.Module, example_input):
-    """The model on its positional or keyword arguments."""
-    if isinstance(example_input, dict):
-        return model(**example_input)
-    return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)

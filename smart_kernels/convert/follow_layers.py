@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .follow_rules import RULES, mix, rule
+from .follow_rules import mix, rule
 from .ties import Channels
 
 CONV = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
@@ -41,7 +41,8 @@ def conv_transpose(follower, function, args, kwargs, outputs):
 def batch_norm(follower, function, args, kwargs, outputs):
     bound = inspect.signature(F.batch_norm).bind(*args, **kwargs)
     bound.apply_defaults()
-    x, mean, var, weight, bias = (bound.arguments[k] for k in ("input", "running_mean", "running_var", "weight", "bias"))
+    names = "input", "running_mean", "running_var", "weight", "bias"
+    x, mean, var, weight, bias = (bound.arguments[name] for name in names)
     found = follower.channels(x).vector(1, x.shape[1])
     if found is None or mean is None:
         return mix(follower, function, args, kwargs, outputs)

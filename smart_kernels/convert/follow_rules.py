@@ -16,16 +16,16 @@ from .ties import Channels
 
 RULES: dict[str, Callable] = {}
 
-KEEP = "relu relu6 hardtanh gelu silu hardswish mish tanh sigmoid hardsigmoid leaky_relu elu selu celu softplus softsign "
-KEEP += "logsigmoid exp log abs neg sqrt rsqrt square pow clamp clip dropout dropout1d dropout2d feature_dropout rsub "
-KEEP += "rtruediv clone contiguous to type float double half bfloat16 detach"
-POOL = "max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d "
-POOL += "adaptive_max_pool2d lp_pool2d interpolate"
-MOVE = "view reshape permute transpose flatten unflatten squeeze unsqueeze chunk split split_with_sizes tensor_split "
-MOVE += "unbind getitem narrow select index_select expand repeat repeat_interleave movedim moveaxis swapaxes t get roll "
-MOVE += "flip cat stack hstack vstack pixel_shuffle pixel_unshuffle channel_shuffle"
-MIX = "layer_norm group_norm instance_norm rms_norm softmax log_softmax matmul bmm baddbmm einsum normalize "
-MIX += "scaled_dot_product_attention multi_head_attention_forward setitem"
+KEEP = """relu relu6 hardtanh gelu silu hardswish mish tanh sigmoid hardsigmoid leaky_relu elu selu celu softplus
+softsign logsigmoid exp log abs neg sqrt rsqrt square pow clamp clip dropout dropout1d dropout2d feature_dropout rsub
+rtruediv clone contiguous to type float double half bfloat16 detach"""
+POOL = """max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d
+adaptive_max_pool2d lp_pool2d interpolate"""
+MOVE = "permute transpose squeeze unsqueeze expand movedim moveaxis swapaxes t get cat stack"
+SHAPE = """view reshape flatten unflatten split split_with_sizes tensor_split unbind getitem narrow select index_select
+repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle"""
+MIX = """layer_norm group_norm instance_norm rms_norm softmax log_softmax matmul bmm baddbmm einsum normalize
+scaled_dot_product_attention multi_head_attention_forward setitem"""
 
 
 def rule(names: str):
@@ -118,6 +118,30 @@ def move(follower, function, args, kwargs, outputs):
         return [t for t in tree_leaves(moved) if isinstance(t, Tensor)]
 
     return [Channels.thin(numbers, zero) for numbers, zero in zip(on(0), on(1), strict=True)]
+
+
+@rule(SHAPE)
+def shape(follower, function, args, kwargs, outputs):
+    """A movement that must not depend on how many channels there are: they come out whole and in order."""
+    before = follower.channels(args[0]).numbers
+    moved = move(follower, function, args, kwargs, outputs)
+    for after in (channels.numbers for channels in moved):
+        times, rest = divmod(after.numel(), before.numel())
+        split = sum(size > 1 for size in after.shape) > 1
+        if rest or split or not after.flatten().equal(before.flatten().repeat_interleave(times)):
+            return mix(follower, function, args, kwargs, outputs)
+    return moved
+
+
+@rule("chunk")
+def chunk(follower, function, args, kwargs, outputs):
+    """Equal parts stay equal: channels at the same place of each part are tied."""
+    moved = move(follower, function, args, kwargs, outputs)
+    if len({tuple(channels.numbers.shape) for channels in moved}) > 1:
+        return mix(follower, function, args, kwargs, outputs)
+    for channels in moved[1:]:
+        follower.ties.tie(moved[0].numbers, channels.numbers)
+    return moved
 
 
 @rule(MIX)

@@ -19,9 +19,7 @@ MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {nn.Linear: MaskedLinear, 
 STEM_CHANNELS = 4  # a convolution that reads an image has at most this many input channels
 
 
-def mask_(
-    model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None
-) -> dict[str, Masked]:
+def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None) -> dict[str, Masked]:
     """Make the Linears and Conv2ds of a model prunable, in place.
 
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by

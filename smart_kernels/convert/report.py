@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from .cost import Cost
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,11 +50,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of all layers, and where they were measured."""
+    """The rows of all layers, and where they were measured.
+
+    Attributes:
+        before, after: what the whole model cost as it was given, and as it is now; timed in turns.
+    """
 
     rows: tuple[Row, ...]
     device: str
     torch_version: str = torch.__version__
+    before: Cost | None = None
+    after: Cost | None = None
 
     @property
     def totals(self) -> dict[str, float]:
@@ -76,7 +84,8 @@ class Report:
     def from_dict(cls, data: dict) -> "Report":
         """The inverse of ``to_dict``."""
         rows = tuple(Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in data["rows"])
-        return cls(rows, data["device"], data["torch_version"])
+        costs = [None if data.get(when) is None else Cost(**data[when]) for when in ("before", "after")]
+        return cls(rows, data["device"], data["torch_version"], *costs)
 
     def __str__(self) -> str:
         lines = [("layer", "shape", "kept", "tile", "runs as", "dense ms", "ms", "speedup", "spread", "")]
@@ -86,7 +95,8 @@ class Report:
         lines.append(("total", f"{totals['weights']}", f"{totals['kept']:.1%}", "", "", *times, "", ""))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table)])
+        whole = [f"whole model  {self.before.change(self.after)}"] if self.before and self.after else []
+        return "\n".join([f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table), *whole])
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``slim_``: channels that are exactly 0, or that nobody reads, leave the model; what stays are smaller plain layers."""
+"""``slim_``: channels that are exactly 0, or that nobody reads, leave the model; what is left are smaller layers."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse
 
-from .follow import Follower, call, follow
+from .follow import Follower, follow
+from .graph import call, evaluating
 from .ties import STAYS
 
 AGREE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -122,11 +123,8 @@ def _select(tensor: Tensor, dim: int, index: Tensor) -> None:
 
 @torch.no_grad()
 def _run(model: nn.Module, example_input) -> list[Tensor]:
-    training = {module: module.training for module in model.modules()}
-    outputs = [t.clone() for t in tree_leaves(call(model.eval(), example_input)) if isinstance(t, Tensor)]
-    for module, mode in training.items():
-        module.training = mode
-    return outputs
+    with evaluating(model):
+        return [t.clone() for t in tree_leaves(call(model, example_input)) if isinstance(t, Tensor)]
 
 
 def _check_same(expected: list[Tensor], outputs: list[Tensor]) -> None:

@@ -21,13 +21,14 @@ class Masked:
         pattern: what is kept or pruned together.
         scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight. Of coupled
             channels (n, 1), shared by all layers that they run through.
-        index: (N,) int64, the score of each channel of a coupled layer; None elsewhere.
+        index: (N,) int64, the score of each channel of a coupled layer, -1 for one that stays; None elsewhere.
         gate: None (dense), ``SoftGate`` (search) or ``HardGate`` (afterwards).
         batchnorm: for ``Channel``, the BatchNorm that follows and carries the soft mask, or None.
     """
 
     dense_class: type[nn.Module]
     gate: HardGate | SoftGate | None = None
+
     def attach(self, pattern: Pattern, scores: nn.Parameter | None = None, index: Tensor | None = None) -> None:
         """Take up a pattern; ``scores`` are given when another layer shares the weight, ``index`` when channels are."""
         self.pattern = pattern
@@ -72,7 +73,7 @@ class Masked:
         gate = self._own_gate()
         if gate is None:
             return self.raw_weight
-        values = self._per_tile(gate.values(self.scores, self.pattern, self.shape))
+        values = self.per_tile(gate.values(self.scores, self.pattern, self.shape))
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
         # a pruned weight is not read, even if NaN
@@ -91,7 +92,7 @@ class Masked:
 
     def channel_mask(self) -> Tensor | None:
         """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
-        return None if self.gate is None else self._per_tile(self.score_mask())[:, 0]
+        return None if self.gate is None else self.per_tile(self.score_mask())[:, 0]
 
     def score_mask(self) -> Tensor:
         """(rows, cols) mask value per score; needs a gate."""
@@ -101,10 +102,15 @@ class Masked:
         """(rows, cols) values per tile of this layer -> their sums per score."""
         if self.index is None:
             return per_tile
-        return per_tile.new_zeros(self.scores.shape).index_add_(0, self.index.to(per_tile.device), per_tile)
+        scored = self.index.to(per_tile.device) >= 0
+        index = self.index.to(per_tile.device)[scored]
+        return per_tile.new_zeros(self.scores.shape).index_add_(0, index, per_tile[scored])
 
-    def _per_tile(self, per_score: Tensor) -> Tensor:
-        return per_score if self.index is None else per_score[self.index]
+    def per_tile(self, per_score: Tensor) -> Tensor:
+        """The inverse for a mask: (rows, cols) per score -> per tile; 1 where a channel has no score."""
+        if self.index is None:
+            return per_score
+        return torch.cat([per_score, torch.ones_like(per_score[:1])])[self.index.to(per_score.device)]
 
     def _own_gate(self) -> HardGate | SoftGate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
@@ -116,8 +122,9 @@ class Masked:
         gate, pattern, shape = self._own_gate(), self.pattern, self.shape
         tile = pattern.tile(shape)
         if isinstance(gate, HardGate):
-            return masked_linear(x, self._flat(), pattern.tile_values(self._per_tile(gate.mask), shape), self.bias, tile=tile)
-        scores = pattern.tile_values(self._per_tile(self.scores), shape)
+            mask = pattern.tile_values(self.per_tile(gate.mask), shape)
+            return masked_linear(x, self._flat(), mask, self.bias, tile=tile)
+        scores = pattern.tile_values(self.scores if self.index is None else self.scores[self.index], shape)
         group = (1, pattern.m) if pattern.local else None
         return smart_linear(
             x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, tile=tile, group=group, eps=gate.eps

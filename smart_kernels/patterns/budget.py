@@ -20,7 +20,8 @@ def keep_best(
     Args:
         scores: one tensor per layer, any shape, without NaN.
         costs: int64 weights per score, of the same shapes.
-        owners: for each score tensor the layers that share it, each as the indices of its scores, None for all.
+        owners: for each score tensor the layers that share it, each as the indices of its scores (-1: none),
+            None for all.
         budget: weights to keep at most.
 
     Returns:
@@ -36,7 +37,8 @@ def keep_best(
     owners = [[None]] * len(scores) if owners is None else owners
     for part, own, layers in zip(best.split(sizes), flat.split(sizes), owners, strict=True):
         for index in layers:
-            part[own.argmax() if index is None else index[own[index].argmax()]] = True
+            places = torch.arange(len(own), device=own.device) if index is None else index[index >= 0]
+            part[places[own[places].argmax()]] = True
     order = flat.argsort(descending=True, stable=True)
     order = torch.cat([order[best[order]], order[~best[order]]])
     spent = cost[order].cumsum(0)
