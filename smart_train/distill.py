@@ -90,7 +90,7 @@ def prune(teacher: MobileNetV2, trained: list[Tensor], settings: Distillation, n
         pruner.step()
         for group in weights.param_groups:
             group["lr"] = settings.lr * lr_factor(step, settings.search_steps, steps)
-        x = photos.crops(trained, settings.batch, settings.image_size, seed=settings.seed * 10**5 + step)
+        x = photos.mixed(trained, settings.batch, settings.image_size, seed=settings.seed * 10**5 + step)
         with torch.no_grad():
             target = teacher(x)
         loss = divergence(target, model(x)) + settings.features * learnt.distance(taught)

@@ -47,6 +47,8 @@ def _layers(sharing: dict[str, Masked], kept: Tensor) -> dict[str, dict[str, int
     for name, layer in sharing.items():
         if any(layer is each for each in own):
             cost = layer.pattern.cost(layer.shape)
+            if layer.index is not None:
+                cost[layer.index.cpu() < 0] = 0  # channels that stay are not prunable
             found[name] = {"weights": int(cost.sum()), "kept": int(cost[layer.per_tile(kept)].sum())}
     return found
 

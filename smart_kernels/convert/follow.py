@@ -133,7 +133,9 @@ def follow(model: nn.Module, example_input) -> Follower:
     """
     follower, hooks = Follower(model), []
     for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _, __, name=name: setattr(follower, "place", name)))
+        hooks.append(
+            module.register_forward_pre_hook(lambda _, __, name=name: setattr(follower, "place", name), prepend=True)
+        )
     try:
         with evaluating(model), follower:
             return follower.finish(call(model, example_input))

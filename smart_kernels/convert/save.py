@@ -19,6 +19,7 @@ from smart_kernels.nn.sparse_base import Sparse, matrix
 from .compress import compress_
 from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
+from .resize import fit_, noted
 from .restore import VERSION, fill, read, split_attention
 from .swap import swap_
 from .timing import device_name
@@ -42,6 +43,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         "version": VERSION,
         "layers": layers,
         "tied": tied,
+        "slimmed": noted(model),
         "split_attention": [name for name, m in model.named_modules() if isinstance(m, SplitAttention)],
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
@@ -54,7 +56,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
 
 
 def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: bool | None = None) -> Report:
-    """Rebuild a saved model in place, in a fresh dense one of the same architecture.
+    """Rebuild a saved model in place, in a fresh dense one of the same architecture; one that was slimmed shrinks it.
 
     Args:
         model: dense, on the device it will run on.
@@ -81,6 +83,7 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             "backends were chosen on %s, this is %s: pass example_input to choose again", report.device, device
         )
     split_attention(model, config["split_attention"])
+    fit_(model, config.get("slimmed", {}))
     fill(model, config, tensors)
     if rechoose:
         return compress_(model, example_input)

@@ -11,12 +11,10 @@ from smart_kernels.nn.sparse_base import Sparse
 
 from .follow import Follower, follow
 from .graph import call, evaluating
+from .resize import note_, resize_, select_, sizes
 from .ties import STAYS
 
 AGREE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 PASSES = 10  # removing rows may leave columns unread, and so on up the model
 
 
@@ -62,7 +60,7 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
     if any(isinstance(module, Masked | Sparse) for module in model.modules()):
         raise ValueError("slim_ needs plain layers: call finalize() or unmask_(model) before, and compress_ after it")
     before = {id(t): t.data for t in (*model.parameters(), *model.buffers())}
-    expected = _run(model, example_input)
+    old_sizes, expected = sizes(model), _run(model, example_input)
     try:
         for _ in range(PASSES):
             if not _cut(model, follow(model, example_input)):
@@ -73,26 +71,8 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
             tensor.data = before[id(tensor)]
         resize_(model)
         raise ValueError(f"slim_ left the model as it was: {error}") from error
+    note_(model, {name: size for name, size in sizes(model).items() if size != old_sizes[name]})
     return Slimmed(_changes(model, before), (_count(model, before), sum(p.numel() for p in model.parameters())))
-
-
-def resize_(model: nn.Module) -> None:
-    """Make the sizes that layers keep as numbers those of their tensors."""
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, CONVOLUTIONS) and module.groups == 1:
-            module.out_channels, module.in_channels = weight.shape[:2]
-        elif isinstance(module, CONVOLUTIONS):
-            module.groups = len(weight) * module.groups // module.out_channels
-            module.out_channels, module.in_channels = len(weight), weight.shape[1] * module.groups
-        elif isinstance(module, TRANSPOSED) and module.groups == 1:
-            module.in_channels, module.out_channels = weight.shape[:2]
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = weight.shape
-        elif isinstance(module, BATCHNORMS) and module.running_mean is not None:
-            module.num_features = len(module.running_mean)
-        elif isinstance(module, nn.PReLU):
-            module.num_parameters = len(weight)
 
 
 def _cut(model: nn.Module, found: Follower) -> bool:
@@ -108,17 +88,10 @@ def _cut(model: nn.Module, found: Follower) -> bool:
         for dim, roots in dims.items():
             keep = torch.isin(roots, alive)
             if not keep.all():
-                _select(tensor, dim, keep.nonzero()[:, 0])
+                select_(tensor, dim, keep.nonzero()[:, 0])
                 cut = True
     resize_(model)
     return cut
-
-
-def _select(tensor: Tensor, dim: int, index: Tensor) -> None:
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    kept = tensor.data.index_select(dim, index.to(tensor.device))
-    tensor.data = kept.contiguous(memory_format=torch.channels_last) if last else kept
-    tensor.grad = None
 
 
 @torch.no_grad()
