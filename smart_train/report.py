@@ -30,16 +30,24 @@ def layer_table(report: dict) -> str:
 
 
 def summary_table(report: dict) -> str:
-    """Accuracy, file size and latency of the dense and the pruned model."""
+    """Accuracy, agreement with the dense model, file size and latency of the dense and the pruned model."""
     accuracy, size, latency, steps = (report[name] for name in ("accuracy", "bytes", "latency", "steps"))
     after = f"+{steps['pruned']}"
-    rows = [
-        ("dense", steps["dense"], f"{accuracy['dense']:.2f} %", _size(size["dense"]), f"{latency['dense_ms']:.2f} ms")
-    ]
+    dense, sparse = (f"{latency[f'{kind}_ms']:.2f} ms" for kind in ("dense", "sparse"))
+    rows = [("dense", steps["dense"], *_quality(report, "dense"), _size(size["dense"]), dense)]
     if "oneshot" in accuracy:
-        rows.append(("one-shot magnitude", after, f"{accuracy['oneshot']:.2f} %", "", ""))
-    rows.append(("SMART", after, f"{accuracy['smart']:.2f} %", _size(size["sparse"]), f"{latency['sparse_ms']:.2f} ms"))
-    return table(("model", "steps", "accuracy", "file", "latency"), rows)
+        rows.append(("one-shot magnitude", after, *_quality(report, "oneshot"), "", ""))
+    rows.append(("SMART", after, *_quality(report, "smart"), _size(size["sparse"]), sparse))
+    agreement = ("as dense", "KL, nats") if "agreement" in report else ()
+    return table(("model", "steps", "accuracy", *agreement, "file", "latency"), rows)
+
+
+def _quality(report: dict, name: str) -> tuple[str, ...]:
+    accuracy = f"{report['accuracy'][name]:.2f} %"
+    if "agreement" not in report:
+        return (accuracy,)
+    agreement = report["agreement"].get(name)
+    return (accuracy, f"{agreement['same']:.2f} %", f"{agreement['kl']:.3f}") if agreement else (accuracy, "", "")
 
 
 def _shape(shape: list[int]) -> str:
@@ -88,36 +96,3 @@ def markdown(report: dict, pictures: list[str]) -> str:
         )
         + "\n"
     )
-
-
-def distilled_table(report: dict) -> str:
-    """Agreement with the dense network, file size and latency."""
-    size, latency, steps = report["bytes"], report["latency"], report["recipe"]
-    after = f"+{steps['search_steps'] + steps['finetune_steps']}"
-    rows = [("dense", "", "100.0 %", "100.0 %", "0", "100.0 %", _size(size["dense"]), f"{latency['dense_ms']:.1f} ms")]
-    for name, title in (("oneshot", "one-shot magnitude"), ("smart", "SMART")):
-        new, seen = report["agreement"][name]["held_out"], report["agreement"][name]["trained"]
-        last = (_size(size["sparse"]), f"{latency['sparse_ms']:.1f} ms") if name == "smart" else ("", "")
-        percent = [f"{value:.1f} %" for value in (new["top1"], new["top5"], seen["top1"])]
-        rows.append((title, after, *percent[:2], f"{new['kl']:.2f}", percent[2], *last))
-    columns = ("model", "steps", "top-1 agreement", "in top 5", "KL, nats", "top-1, trained photos", "file", "latency")
-    return table(columns, rows)
-
-
-def distilled_markdown(report: dict) -> str:
-    """``report.md`` of a distillation."""
-    recipe = report["recipe"]
-    parts = [
-        f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']}",
-        distilled_table(report),
-        verdict(report),
-        "Agreement is with the dense network's most probable of 1000 classes, on random crops of two photographs that "
-        "were never trained on, and on other crops of the photographs that were. A handful of photographs is no "
-        "ImageNet: this shows the machinery and its price, not the accuracy of a network finetuned on its own data.",
-        "## Layers",
-        layer_table(report),
-        "## Settings",
-        "\n".join(f"- {name}: {value}" for name, value in recipe.items()),
-        f"Measured on {report['device']}, {report['versions']}.",
-    ]
-    return "\n\n".join(parts) + "\n"
