@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import follow_layers  # noqa: F401, its rules
+from . import follow_layers, follow_moves  # noqa: F401, their rules
 from .follow_rules import RULES
 from .graph import call, evaluating
 from .ties import STAYS, Channels, Ties

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from .ties import Channels
 
@@ -21,9 +21,6 @@ softsign logsigmoid exp log abs neg sqrt rsqrt square pow clamp clip dropout dro
 rtruediv clone contiguous to type float double half bfloat16 detach"""
 POOL = """max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d
 adaptive_max_pool2d lp_pool2d interpolate"""
-MOVE = "permute transpose squeeze unsqueeze expand movedim moveaxis swapaxes t get cat stack"
-SHAPE = """view reshape flatten unflatten split split_with_sizes tensor_split unbind getitem narrow select index_select
-repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle"""
 MIX = """layer_norm group_norm instance_norm rms_norm softmax log_softmax matmul bmm baddbmm einsum normalize
 scaled_dot_product_attention multi_head_attention_forward setitem"""
 
@@ -40,9 +37,8 @@ def rule(names: str):
 def keep(follower, function, args, kwargs, outputs):
     """One value in, one value out: zero stays zero where the function says so."""
     numbers, zero = follower.channels(args[0])
-    dtype = args[0].dtype if args[0].dtype.is_floating_point else torch.float32
-    probe = function(torch.zeros(1, dtype=dtype), *args[1:], **kwargs)
-    return [Channels(numbers, zero & (probe == 0).cpu().view([1] * zero.dim()))]
+    probe = function(args[0].new_zeros([1] * args[0].dim()), *args[1:], **kwargs)
+    return [Channels(numbers, zero & (probe == 0).cpu())]
 
 
 @rule("add sub mul div maximum minimum")
@@ -102,46 +98,6 @@ def reduce(follower, function, args, kwargs, outputs):
     if outputs[0].dim() < numbers.dim():
         numbers, zero = (part.squeeze(tuple(dims)) for part in (numbers, zero))
     return [Channels(numbers, zero)]
-
-
-@rule(MOVE)
-def move(follower, function, args, kwargs, outputs):
-    """The same movement, done to the numbers."""
-
-    def on(part: int):
-        def stand_in(x):
-            if not isinstance(x, Tensor):
-                return x
-            return follower.channels(x)[part].expand(x.shape) if x.dtype.is_floating_point else x.cpu()
-
-        moved = function(*tree_map(stand_in, args), **tree_map(stand_in, kwargs))
-        return [t for t in tree_leaves(moved) if isinstance(t, Tensor)]
-
-    return [Channels.thin(numbers, zero) for numbers, zero in zip(on(0), on(1), strict=True)]
-
-
-@rule(SHAPE)
-def shape(follower, function, args, kwargs, outputs):
-    """A movement that must not depend on how many channels there are: they come out whole and in order."""
-    before = follower.channels(args[0]).numbers
-    moved = move(follower, function, args, kwargs, outputs)
-    for after in (channels.numbers for channels in moved):
-        times, rest = divmod(after.numel(), before.numel())
-        split = sum(size > 1 for size in after.shape) > 1
-        if rest or split or not after.flatten().equal(before.flatten().repeat_interleave(times)):
-            return mix(follower, function, args, kwargs, outputs)
-    return moved
-
-
-@rule("chunk")
-def chunk(follower, function, args, kwargs, outputs):
-    """Equal parts stay equal: channels at the same place of each part are tied."""
-    moved = move(follower, function, args, kwargs, outputs)
-    if len({tuple(channels.numbers.shape) for channels in moved}) > 1:
-        return mix(follower, function, args, kwargs, outputs)
-    for channels in moved[1:]:
-        follower.ties.tie(moved[0].numbers, channels.numbers)
-    return moved
 
 
 @rule(MIX)

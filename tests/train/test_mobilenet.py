@@ -67,7 +67,7 @@ def test_the_recipe_distils_and_prunes_blocks():
 
 def test_a_distilled_run_reports_agreement(tmp_path, monkeypatch):
     monkeypatch.setattr(prune, "PATIENCE", 0.0)
-    steps = {"dense_steps": 20, "search_steps": 20, "finetune_steps": 10, "batch": 32}
+    steps = {"dense_steps": 3, "search_steps": 3, "finetune_steps": 2, "batch": 16}
     recipe = Recipe.for_model("cnn-tiny", data="digits", pattern="block:8x8", sparsity=0.75, distill=True, **steps)
     report = prune.prune(recipe, tmp_path, baseline=True)
     assert report["agreement"]["dense"] == {"same": 100, "kl": pytest.approx(0, abs=1e-5)}
