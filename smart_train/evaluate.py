@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_train.data import Data
@@ -24,6 +25,23 @@ def accuracy(model: nn.Module, data: Data, device: str = "cpu", limit: int | Non
         count += len(labels)
     model.train(training)
     return 100 * right / count
+
+
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """Mean over the images of KL(softmax(target) || softmax(logits)), in nats, for (images, classes) logits."""
+    return F.kl_div(logits.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+@torch.no_grad()
+def agreement(dense: nn.Module, model: nn.Module, data: Data, device: str = "cpu") -> dict[str, float]:
+    """Over the test images: percent to which both, in eval mode, give the same class, and the mean divergence."""
+    same = kl = count = 0.0
+    for images, _ in data.test_batches(250):
+        target, logits = dense(images.to(device)), model(images.to(device))
+        same += (target.argmax(1) == logits.argmax(1)).sum().item()
+        kl += divergence(target, logits).item() * len(images)
+        count += len(images)
+    return {"same": 100 * same / count, "kl": kl / count}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from smart_train import checkpoint
 from smart_train.data import Data
-from smart_train.evaluate import accuracy
+from smart_train.evaluate import accuracy, divergence
 from smart_train.pruner import SmartPruner
 from smart_train.recipe import Recipe
 
@@ -36,6 +36,7 @@ class Training:
         lr: peak learning rate of the weights; None for that of the recipe.
         seen: batches that an earlier training has used up.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
+        teacher: in eval mode; its probabilities are learnt instead of the labels.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Training:
         flat: int = 0,
         seen: int = 0,
         pruner: SmartPruner | None = None,
+        teacher: nn.Module | None = None,
         device: str = "cpu",
     ):
         self.model, self.data, self.recipe, self.pruner, self.device = model, data, recipe, pruner, device
+        self.teacher = teacher
         self.step, self.steps, self.flat, self.seen = 0, steps, flat, seen
         self.lr = recipe.lr if lr is None else lr
         weights = pruner.weights() if pruner else list(model.parameters())
@@ -67,13 +70,20 @@ class Training:
             group["lr"] = self.lr * lr_factor(self.step, self.flat, self.steps)
         images, labels = self.data.batch(self.seen + self.step, self.recipe.batch, self.recipe.seed)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
-            loss = F.cross_entropy(self.model(images.to(self.device)), labels.to(self.device))
+            loss = self._loss(images.to(self.device), labels.to(self.device))
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
         return loss.detach()
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.teacher is None:
+            return F.cross_entropy(self.model(images), labels)
+        with torch.no_grad():
+            target = self.teacher(images)
+        return divergence(target, self.model(images))
 
     def state_dict(self) -> dict:
         return {

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_train.mobilenet import mobilenet_v2
+
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -93,20 +95,21 @@ class ViT(nn.Module):
 MODELS = {
     "cnn": cnn,
     "vit": ViT,
+    "mobilenet_v2": mobilenet_v2,
     "cnn-tiny": lambda *data: cnn(*data, width=32),
     "vit-tiny": lambda *data: ViT(*data, width=64, depth=1, ratio=2),
 }
 
 
 def build(name: str, channels: int, size: int, classes: int, seed: int = 0) -> nn.Module:
-    """A freshly initialised model; the same seed gives the same weights.
+    """A freshly initialised model, mobilenet_v2 with weights from ImageNet; the same seed gives the same weights.
 
     Args:
         name: a key of ``MODELS``.
         channels, size, classes: of the images.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or ImageNet weights that are not installed.
     """
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")

@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 from smart_kernels import GroupGate, Masked, SoftGate, soft_topk
+from smart_kernels.nn import score_costs
 
 from . import schedule
 
-Layers = dict[str, Masked]
+Sharing = dict[str, dict[str, Masked]]
 
 
 class Pool(ABC):
     """Scores that compete for one budget.
 
     Attributes:
-        layers: by name, one for each score tensor.
+        sharing: the layers by name, those that share a score tensor together, under the name of the first.
+        layers: that first one of each.
         costs: (rows, cols) int64 weights per score, by name.
         weights: their sum.
         asked: how many of them are to be pruned, as asked for.
@@ -31,9 +33,10 @@ class Pool(ABC):
     cost: Tensor | None = None
     threshold: Tensor | None = None
 
-    def __init__(self, layers: Layers, eps: float | None):
-        self.layers, self._eps = layers, eps
-        self.costs = {name: layer.pattern.cost(layer.shape) for name, layer in layers.items()}
+    def __init__(self, sharing: Sharing, eps: float | None):
+        self.sharing, self._eps = sharing, eps
+        self.layers = {name: layers[name] for name, layers in sharing.items()}
+        self.costs = {name: score_costs(list(layers.values())) for name, layers in sharing.items()}
         self.weights = sum(int(cost.sum()) for cost in self.costs.values())
 
     @property

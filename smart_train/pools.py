@@ -14,7 +14,7 @@ from torch import Tensor
 from smart_kernels import NM, GroupGate, SoftGate
 from smart_kernels.patterns import allowed_weights, keep_best
 
-from .pool import Layers, Pool
+from .pool import Pool, Sharing
 
 
 class RankedPool(Pool):
@@ -24,13 +24,13 @@ class RankedPool(Pool):
         ValueError: the budget is smaller than the smallest tile of each layer together.
     """
 
-    def __init__(self, layers: Layers, sparsity: float, eps: float | None):
-        super().__init__(layers, eps)
+    def __init__(self, sharing: Sharing, sparsity: float, eps: float | None):
+        super().__init__(sharing, eps)
         self.asked, self.budget = sparsity * self.weights, allowed_weights(sparsity, self.weights)
         floor = sum(int(cost.min()) for cost in self.costs.values())
         if floor > self.budget:
             raise ValueError(
-                f"the budget must hold a tile of each of {', '.join(layers)}, together {floor} weights, "
+                f"the budget must hold a tile of each of {', '.join(sharing)}, together {floor} weights, "
                 f"got {self.budget} of {self.weights} at sparsity {sparsity}"
             )
         cost = torch.cat([cost.flatten() for cost in self.costs.values()])
@@ -44,7 +44,8 @@ class RankedPool(Pool):
 
     def hard_masks(self):
         scores = [layer.scores for layer in self.layers.values()]
-        return dict(zip(self.layers, keep_best(scores, list(self.costs.values()), self.budget), strict=True))
+        owners = [[layer.index for layer in layers.values()] for layers in self.sharing.values()]
+        return dict(zip(self.layers, keep_best(scores, list(self.costs.values()), self.budget, owners), strict=True))
 
     def _gather(self):
         return torch.cat([layer.scores.flatten() for layer in self.layers.values()])
@@ -57,8 +58,8 @@ class RankedPool(Pool):
 class LocalPool(Pool):
     """Groups of m scores that keep n each. The layers solve them, together with the product with the weight."""
 
-    def __init__(self, layers: Layers, pattern: NM, eps: float | None, straight_through: bool):
-        super().__init__(layers, eps)
+    def __init__(self, sharing: Sharing, pattern: NM, eps: float | None, straight_through: bool):
+        super().__init__(sharing, eps)
         self.straight_through = straight_through
         self.pattern, self.everything, self.target = pattern, pattern.m, pattern.n
         self.asked = pattern.sparsity * self.weights
@@ -89,7 +90,7 @@ class LocalPool(Pool):
 
 
 def make_pools(
-    layers: Layers, sparsity: float | None, scope: str, eps: float | None, straight_through: bool = False
+    sharing: Sharing, sparsity: float | None, scope: str, eps: float | None, straight_through: bool = False
 ) -> list[Pool]:
     """One pool for each N:M pattern, and for the other layers one ("global") or one each ("layer").
 
@@ -102,10 +103,11 @@ def make_pools(
         raise ValueError(f"eps must be in [0, 1), got {eps}")
     if scope not in ("global", "layer"):
         raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
-    local: dict[NM, Layers] = {}
-    ranked: Layers = {}
-    for name, layer in layers.items():
-        (local.setdefault(layer.pattern, {}) if layer.pattern.local else ranked)[name] = layer
+    local: dict[NM, Sharing] = {}
+    ranked: Sharing = {}
+    for name, layers in sharing.items():
+        pattern = layers[name].pattern
+        (local.setdefault(pattern, {}) if pattern.local else ranked)[name] = layers
     if ranked and straight_through:
         raise ValueError(f"straight_through is for N:M patterns, got {', '.join(ranked)} with others")
     if ranked and sparsity is None:
@@ -113,6 +115,6 @@ def make_pools(
     for pattern in () if ranked else local:
         if sparsity is not None and abs(sparsity - pattern.sparsity) > 1e-9:
             raise ValueError(f"{pattern} implies sparsity {pattern.sparsity:g}: give that or none, got {sparsity:g}")
-    groups = [ranked] if scope == "global" else [{name: layer} for name, layer in ranked.items()]
+    groups = [ranked] if scope == "global" else [{name: layers} for name, layers in ranked.items()]
     pools: list[Pool] = [RankedPool(group, sparsity, eps) for group in groups if group]
     return pools + [LocalPool(members, pattern, eps, straight_through) for pattern, members in local.items()]

@@ -14,7 +14,7 @@ from smart_kernels import Pattern, WeightShape
 from smart_kernels.patterns import allowed_weights
 from smart_train import data as datasets
 from smart_train import plots
-from smart_train.evaluate import accuracy, compare
+from smart_train.evaluate import accuracy, agreement, compare
 from smart_train.recipe import Recipe
 from smart_train.report import markdown
 from smart_train.stages import Stages
@@ -105,6 +105,7 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
         "recipe": stages.recipe.to_dict(),
         "steps": {"dense": stages.recipe.dense_steps, "pruned": stages.recipe.pruned_steps},
         "accuracy": {name: accuracy(model, stages.data, stages.device) for name, model in models.items()},
+        **_agreement(stages, models),
         "budget": budget,
         "sparse_share": chosen.totals["pruned_on_sparse"],
         "layers": [row for row in chosen.to_dict()["rows"] if row["name"] in masks],
@@ -116,6 +117,13 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
     _write(out / "report.json", report)
     (out / "report.md").write_text(markdown(report, plots.draw(out, report, masks)))
     return report
+
+
+def _agreement(stages: Stages, models: dict[str, nn.Module]) -> dict:
+    """How far each model says what the dense one says, where that is what it was taught."""
+    if not stages.recipe.distill:
+        return {}
+    return {"agreement": {n: agreement(models["dense"], m, stages.data, stages.device) for n, m in models.items()}}
 
 
 def _matrix(layer: nn.Module) -> Tensor:

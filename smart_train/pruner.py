@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels import GroupGate, HardGate, Pattern, SoftGate, mask_, unmask_
+from smart_kernels.nn import start_scores_
 
 from . import state
 from .pool import Pool
@@ -49,6 +50,8 @@ class SmartPruner:
         eps: tiles with a mask of at most this are not computed. Default: min(1e-3, 0.1 * keep / n).
         filter_fn: ``(module, name) -> bool``, which layers; see ``mask_``.
         straight_through: N:M only; multiply by hard masks in the search, with the gradients of the soft ones.
+        example_input: for ``Channel``, prunes layers that share channels together, so that ``slim_`` can remove them;
+            see ``mask_``. The budget counts the rows of all layers that write a channel.
 
     Raises:
         ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer.
@@ -68,16 +71,17 @@ class SmartPruner:
         eps: float | None = None,
         filter_fn: Callable[[nn.Module, str], bool] | None = None,
         straight_through: bool = False,
+        example_input=None,
     ):
         self.plan = Plan(search_steps, dense_steps, temperature, warmup)
-        if filter_fn is not None and pattern is None:
-            raise ValueError("filter_fn chooses where a pattern goes, so pattern must be given, got None")
+        if pattern is None and not (filter_fn is None and example_input is None):
+            raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
         if pattern is not None:
-            mask_(model, pattern, filter_fn)
+            mask_(model, pattern, filter_fn, example_input)
         self.model, self.sharing = model, sharing(model)
-        self.layers = {name: layers[0] for name, layers in self.sharing.items()}
+        self.layers = {name: layers[name] for name, layers in self.sharing.items()}
         try:
-            self.pools = make_pools(self.layers, sparsity, scope, eps, straight_through)
+            self.pools = make_pools(self.sharing, sparsity, scope, eps, straight_through)
         except ValueError:
             if pattern is not None:
                 unmask_(model)  # so that a second attempt finds plain layers
@@ -178,11 +182,11 @@ class SmartPruner:
     def set_gates(self, gates: dict[str, HardGate | SoftGate | GroupGate | None]) -> None:
         """Give each layer, and those that share its scores, its gate."""
         for name, gate in gates.items():
-            for layer in self.sharing[name]:
+            for layer in self.sharing[name].values():
                 layer.gate = gate
 
     @torch.no_grad()
     def _start_search(self) -> None:
-        for layer in self.layers.values():
-            layer.scores.copy_(standardised(layer.pattern.importance(layer.matrix())))
+        for layers in self.sharing.values():
+            start_scores_(list(layers.values()), standardised)
         self.stage = "search"

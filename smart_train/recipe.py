@@ -9,6 +9,7 @@ OPTIMIZERS = ("sgd", "adamw")
 PER_MODEL = {  # what a user's own choice overrides
     "cnn": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
+    "mobilenet_v2": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 32, "distill": True},
 }
 
 
@@ -28,6 +29,7 @@ class Recipe:
         lr_scores: Adam's learning rate for the scores; they have no weight decay.
         temperature: (first, last) of the search.
         warmup: fraction of the search over which the budget shrinks from everything to the target.
+        distill: after the dense stage, learn the probabilities that the dense model gives instead of the labels.
         seed: of the initial weights and of the order of the data.
 
     Raises:
@@ -52,6 +54,7 @@ class Recipe:
     lr_scores: float = 0.1
     temperature: tuple[float, float] = (0.2, 1e-3)
     warmup: float = 0.5
+    distill: bool = False
     seed: int = 0
 
     def __post_init__(self):

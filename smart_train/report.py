@@ -30,16 +30,24 @@ def layer_table(report: dict) -> str:
 
 
 def summary_table(report: dict) -> str:
-    """Accuracy, file size and latency of the dense and the pruned model."""
+    """Accuracy, agreement with the dense model, file size and latency of the dense and the pruned model."""
     accuracy, size, latency, steps = (report[name] for name in ("accuracy", "bytes", "latency", "steps"))
     after = f"+{steps['pruned']}"
-    rows = [
-        ("dense", steps["dense"], f"{accuracy['dense']:.2f} %", _size(size["dense"]), f"{latency['dense_ms']:.2f} ms")
-    ]
+    dense, sparse = (f"{latency[f'{kind}_ms']:.2f} ms" for kind in ("dense", "sparse"))
+    rows = [("dense", steps["dense"], *_quality(report, "dense"), _size(size["dense"]), dense)]
     if "oneshot" in accuracy:
-        rows.append(("one-shot magnitude", after, f"{accuracy['oneshot']:.2f} %", "", ""))
-    rows.append(("SMART", after, f"{accuracy['smart']:.2f} %", _size(size["sparse"]), f"{latency['sparse_ms']:.2f} ms"))
-    return table(("model", "steps", "accuracy", "file", "latency"), rows)
+        rows.append(("one-shot magnitude", after, *_quality(report, "oneshot"), "", ""))
+    rows.append(("SMART", after, *_quality(report, "smart"), _size(size["sparse"]), sparse))
+    agreement = ("as dense", "KL, nats") if "agreement" in report else ()
+    return table(("model", "steps", "accuracy", *agreement, "file", "latency"), rows)
+
+
+def _quality(report: dict, name: str) -> tuple[str, ...]:
+    accuracy = f"{report['accuracy'][name]:.2f} %"
+    if "agreement" not in report:
+        return (accuracy,)
+    agreement = report["agreement"].get(name)
+    return (accuracy, f"{agreement['same']:.2f} %", f"{agreement['kl']:.3f}") if agreement else (accuracy, "", "")
 
 
 def _shape(shape: list[int]) -> str:

@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from smart_kernels import Masked, masked_layers
 
 
-def sharing(model: nn.Module) -> dict[str, list[Masked]]:
-    """The masked layers, those that share their scores together, under the name of the first.
+def sharing(model: nn.Module) -> dict[str, dict[str, Masked]]:
+    """The masked layers by name, those that share their scores together, under the name of the first.
 
     Raises:
         ValueError: there are none.
     """
-    found: dict[int, tuple[str, list[Masked]]] = {}
+    found: dict[int, tuple[str, dict[str, Masked]]] = {}
     for name, layer in masked_layers(model).items():
-        found.setdefault(id(layer.scores), (name, []))[1].append(layer)
+        found.setdefault(id(layer.scores), (name, {}))[1][name] = layer
     if not found:
         raise ValueError("without a pattern the model must hold layers prepared by mask_, got none")
     return dict(found.values())

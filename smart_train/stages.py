@@ -51,7 +51,7 @@ class Stages:
         """A plain model with exact zeros, pruned by SMART from a copy of ``dense``; and the pruner's last report."""
         model = copy.deepcopy(dense)
         pruner = self._pruner(model, self.recipe.scope)
-        return self._pruned("smart", model, pruner)
+        return self._pruned("smart", model, pruner, dense)
 
     def one_shot(self, dense: nn.Module) -> tuple[nn.Module, dict]:
         """The baseline: keep the blocks of largest mean magnitude at once, then finetune for as many steps.
@@ -62,12 +62,13 @@ class Stages:
         model = copy.deepcopy(dense)
         pruner = self._pruner(model, ONE_SHOT_SCOPE)
         pruner.harden()
-        return self._pruned("oneshot", model, pruner)
+        return self._pruned("oneshot", model, pruner, dense)
 
-    def _pruned(self, name: str, model: nn.Module, pruner: SmartPruner) -> tuple[nn.Module, dict]:
+    def _pruned(self, name: str, model: nn.Module, pruner: SmartPruner, dense: nn.Module) -> tuple[nn.Module, dict]:
         recipe = self.recipe
         schedule = {"lr": recipe.lr_pruned, "flat": recipe.search_steps, "seen": recipe.dense_steps}
-        self._fit(name, model, recipe.pruned_steps, pruner=pruner, **schedule)
+        teacher = copy.deepcopy(dense).eval() if recipe.distill else None
+        self._fit(name, model, recipe.pruned_steps, pruner=pruner, teacher=teacher, **schedule)
         return model, pruner.finalize()
 
     def _pruner(self, model: nn.Module, scope: str) -> SmartPruner:

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from smart_kernels import Masked, masked_layers
+from smart_kernels.nn import own_weights
+
 if TYPE_CHECKING:
     from .pruner import SmartPruner
 
@@ -24,10 +27,7 @@ def status(pruner: "SmartPruner") -> dict[str, Any]:
             f, h = soft[name].cpu(), hard[name].cpu()
             live += int(cost[f > pool.eps].sum())
             moved += float(((f - h).abs().double() * cost).sum())
-            layers[name] = {"weights": int(cost.sum()), "kept": int(cost[h > 0].sum())}
-            layer = pruner.layers[name]
-            if layer.pattern.local:
-                layers[name]["score_lost"] = layer.pattern.score_lost(layer.scores, layer.shape)
+            layers |= _layers(pool.sharing[name], h > 0)
     kept = sum(layer["kept"] for layer in layers.values())
     return {
         "step": pruner.steps,
@@ -37,8 +37,22 @@ def status(pruner: "SmartPruner") -> dict[str, Any]:
         "kept_sparsity": 1 - kept / weights,
         "live": live / weights,
         "gap": moved / kept,
-        "layers": {name: layers[name] for name in pruner.layers},
+        "layers": {name: layers[name] for name in masked_layers(pruner.model) if name in layers},
     }
+
+
+def _layers(sharing: dict[str, Masked], kept: Tensor) -> dict[str, dict[str, float]]:
+    """Weights and kept weights of the layers that share scores, one for each weight."""
+    own, found = own_weights(list(sharing.values())), {}
+    for name, layer in sharing.items():
+        if any(layer is each for each in own):
+            cost = layer.pattern.cost(layer.shape)
+            if layer.index is not None:
+                cost[layer.index.cpu() < 0] = 0  # channels that stay are not prunable
+            found[name] = {"weights": int(cost.sum()), "kept": int(cost[layer.per_tile(kept)].sum())}
+            if layer.pattern.local:
+                found[name]["score_lost"] = layer.pattern.score_lost(layer.scores, layer.shape)
+    return found
 
 
 def check_not_nan(what: str, values: Masks) -> None:

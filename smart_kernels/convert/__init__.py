@@ -6,18 +6,21 @@ from .fold import fold_batchnorm_
 from .mask import mask_, masked_layers, unmask_
 from .report import Report
 from .save import load, save
+from .slim import Slimmed, slim_
 from .warmup import warmup
 
 __all__ = [
     "BACKENDS",
     "DENSE",
     "Report",
+    "Slimmed",
     "compress_",
     "fold_batchnorm_",
     "load",
     "mask_",
     "masked_layers",
     "save",
+    "slim_",
     "unmask_",
     "warmup",
 ]

@@ -1,7 +1,7 @@
 """``compress_``: every layer of a pruned model becomes what runs it fastest, by measurement."""
 
+import copy
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
@@ -12,8 +12,9 @@ from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
 from .candidates import BACKENDS, DENSE, Zeros, absent, candidates, left_dense
+from .cost import Cost, cost
 from .fold import fold_batchnorm_
-from .graph import users_of_weights
+from .graph import call, evaluating, users_of_weights
 from .plan import weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
@@ -68,9 +69,16 @@ def compress_(
         row, chosen = _choose(names, layers, inputs.get(layers[0]), pattern, backends, policy, seconds)
         rows.append(row)
         swaps |= chosen
-    swap_(model, swaps)
     device = next(model.parameters()).device
-    return Report(tuple(rows), device_name(device), absent=absent(backends, device), settings=settings)
+    before, after = _swapped(model, swaps, example_input, device, seconds)
+    return Report(
+        tuple(rows),
+        device_name(device),
+        absent=absent(backends, device),
+        settings=settings,
+        before=before,
+        after=after,
+    )
 
 
 def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
@@ -105,6 +113,17 @@ def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, 
     return row, {} if winner is layer else {each: wrap(winner.format, each) for each in layers}
 
 
+def _swapped(model, swaps, example_input, device, seconds) -> tuple[Cost, Cost]:
+    """Swap the layers; what the model cost before and costs now."""
+    before, plain = cost(model, example_input), copy.deepcopy(model) if swaps else model
+    swap_(model, swaps)
+    with evaluating(plain), evaluating(model), torch.inference_mode():
+        runs = {"dense": lambda: call(plain, example_input), "now": lambda: call(model, example_input)}
+        times = measure(runs, ("dense", "now"), device, seconds)
+    ms = {name: 1e3 * median(times[name]) for name in runs}
+    return replace(before, ms=ms["dense"]), replace(cost(model, example_input), ms=ms["now"])
+
+
 def _agreeing(modules: dict[str, nn.Module], x: Tensor) -> tuple[dict[str, nn.Module], str]:
     """The candidates whose output is the dense one, and a line about the others."""
     exact = modules["dense"](x)
@@ -137,24 +156,16 @@ def _captured(model: nn.Module, layers: list[nn.Module], example_input) -> dict[
             inputs[module] = args[0].detach().clone()
 
     hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    fast, training = torch.backends.mha.get_fastpath_enabled(), {m: m.training for m in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without calling the layers
     try:
-        with torch.no_grad():
-            _call(model.eval(), example_input)
+        with torch.no_grad(), evaluating(model):
+            call(model, example_input)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return inputs
-
-
-def _call(model: Callable, example_input):
-    if isinstance(example_input, dict):
-        return model(**example_input)
-    return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)
 
 
 def _checked(model: nn.Module, backends: tuple[str, ...] | None, policy: str) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
-"""Which BatchNorm follows which layer."""
+"""Which BatchNorm follows which layer, who uses a weight, and running a model to find out more."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch.fx
 from torch import nn
@@ -37,3 +39,21 @@ def users_of_weights(model: nn.Module) -> dict[int, list[str]]:
         for parameter in module._parameters.values():
             users.setdefault(id(parameter), []).append(name)
     return users
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; afterwards each module is in its own mode again."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def call(model: nn.Module, example_input):
+    """The model on its positional or keyword arguments."""
+    if isinstance(example_input, dict):
+        return model(**example_input)
+    return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)

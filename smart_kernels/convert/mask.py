@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
-from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention
+from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention, start_scores_
 from smart_kernels.nn.batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm
 from smart_kernels.patterns import Block, Channel, Pattern
 
+from .couple import Group, coupled
 from .graph import following_batchnorms, users_of_weights
 
 logger = logging.getLogger("smart_kernels")
@@ -17,7 +19,7 @@ MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {nn.Linear: MaskedLinear, 
 STEM_CHANNELS = 4  # a convolution that reads an image has at most this many input channels
 
 
-def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None) -> dict[str, Masked]:
+def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None) -> dict[str, Masked]:
     """Make the Linears and Conv2ds of a model prunable, in place.
 
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
@@ -32,19 +34,30 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None) -
         filter_fn: ``(module, name) -> bool``, which layers to prune. Default: all but grouped convolutions, the stem
             (a convolution with at most 4 input channels), the last Linear (the head), and, for ``Block``, weights
             smaller than one block.
+        example_input: for ``Channel``, what to run the model on to find out which layers share channels (sums, ``cat``,
+            grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions and
+            BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned. Layers
+            with a channel that cannot be removed are left out. Default: every layer has its own scores.
 
     Returns:
         The newly masked layers by name.
 
     Raises:
-        ValueError: no layer was chosen.
+        ValueError: no layer was chosen, or channels reach an operator that they cannot be followed through.
     """
+    if example_input is not None and not isinstance(pattern, Channel):
+        raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     chosen = filter_fn or _default_filter(model, pattern)
     _split_attention(model, chosen)
     layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
     layers = _without_shared(model, layers)
+    if layers and example_input is not None:
+        _couple(coupled(model, layers, example_input), pattern)
+        layers = {name: module for name, module in masked_layers(model).items() if module.pattern == pattern}
     if not layers:
         raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, found none")
+    if example_input is not None:
+        return layers
     followers = following_batchnorms(model) if isinstance(pattern, Channel) else {}
     scores: dict[int, nn.Parameter] = {}
     for layer in layers.values():
@@ -56,6 +69,22 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None) -
             batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
             batchnorm.follow(layer)
     return layers
+
+
+def _couple(groups: list[Group], pattern: Channel) -> None:
+    """Mask the layers and BatchNorms of each group by one score tensor."""
+    for group in groups:
+        first = group.layers[0].module
+        scores = nn.Parameter(torch.zeros(group.size, 1, device=first.weight.device))
+        for layer, index in group.layers:
+            layer.__class__ = MASKED_CLASSES[type(layer)]
+            layer.attach(pattern, scores, index)
+        start_scores_([layer for layer, _ in group.layers], lambda importance: importance)
+        for (batchnorm, index), before in group.batchnorms:
+            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.follow_scores(first, index)
+            if before is not None:
+                before.__dict__["batchnorm"] = batchnorm
 
 
 def unmask_(model: nn.Module) -> nn.Module:

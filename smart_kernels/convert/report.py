@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from .cost import Cost
+
 
 @dataclass(frozen=True)
 class Row:
@@ -53,6 +55,7 @@ class Report:
     Attributes:
         absent: a line for each backend that could not be tried there.
         settings: pattern, backends and policy of ``compress_``, to choose again in the same way.
+        before, after: what the whole model cost as it was given, and as it is now; timed in turns.
     """
 
     rows: tuple[Row, ...]
@@ -60,6 +63,8 @@ class Report:
     torch_version: str = torch.__version__
     absent: tuple[str, ...] = ()
     settings: dict = field(default_factory=dict)
+    before: Cost | None = None
+    after: Cost | None = None
 
     @property
     def totals(self) -> dict[str, float]:
@@ -84,7 +89,8 @@ class Report:
         """The inverse of ``to_dict``."""
         rows = tuple(Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in data["rows"])
         absent, settings = tuple(data.get("absent", ())), data.get("settings", {})
-        return cls(rows, data["device"], data["torch_version"], absent, settings)
+        costs = [None if data.get(when) is None else Cost(**data[when]) for when in ("before", "after")]
+        return cls(rows, data["device"], data["torch_version"], absent, settings, *costs)
 
     def __str__(self) -> str:
         lines = [("layer", "shape", "kept", "tile", "runs as", "dense ms", "ms", "speedup", "spread", "")]
@@ -94,9 +100,9 @@ class Report:
         lines.append(("total", f"{totals['weights']}", f"{totals['kept']:.1%}", "", "", *times, "", ""))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join(
-            [f"{self.device}, torch {self.torch_version}", *(line.rstrip() for line in table), *self.absent]
-        )
+        whole = [f"whole model  {self.before.change(self.after)}"] if self.before and self.after else []
+        head = f"{self.device}, torch {self.torch_version}"
+        return "\n".join([head, *(line.rstrip() for line in table), *whole, *self.absent])
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from .fold import Folded, refold_
 from .nm import kept_of
 from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
+from .resize import fit_, noted
 from .restore import VERSION, fill, read, split_attention
 from .swap import swap_
 from .timing import device_name
@@ -47,6 +48,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         "version": VERSION,
         "layers": layers,
         "tied": tied,
+        "slimmed": noted(model),
         "split_attention": [name for name, m in model.named_modules() if isinstance(m, SplitAttention)],
         "folded": [name for name, m in model.named_modules() if isinstance(m, Folded)],
         "report": report.to_dict(),
@@ -60,7 +62,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
 
 
 def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: bool | None = None) -> Report:
-    """Rebuild a saved model in place, in a fresh dense one of the same architecture.
+    """Rebuild a saved model in place, in a fresh dense one of the same architecture; one that was slimmed shrinks it.
 
     Args:
         model: dense, on the device it will run on.
@@ -89,6 +91,7 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             "backends were chosen on %s, this is %s: pass example_input to choose again", report.device, device
         )
     split_attention(model, config["split_attention"])
+    fit_(model, config.get("slimmed", {}))
     biases = {key.removesuffix(".bias") for key in (*tensors, *config["tied"]) if key.endswith(".bias")}
     refold_(model, config.get("folded", []), biases)
     fill(model, config, tensors)

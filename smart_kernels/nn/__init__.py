@@ -4,6 +4,7 @@ from .attention import SplitAttention
 from .batchnorm import MaskedBatchNorm1d, MaskedBatchNorm2d
 from .gates import GroupGate, HardGate, SoftGate
 from .masked import Masked, MaskedConv2d, MaskedLinear
+from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear
 
 __all__ = [
@@ -18,4 +19,7 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "SplitAttention",
+    "own_weights",
+    "score_costs",
+    "start_scores_",
 ]

@@ -3,6 +3,7 @@
 A soft mask in front of a BatchNorm is divided out by the normalisation, so it has to act behind it.
 """
 
+import torch
 from torch import Tensor, nn
 
 from .masked import Masked
@@ -14,17 +15,29 @@ class MaskedBatchNorm:
     dense_class: type[nn.Module]
 
     def follow(self, layer: Masked) -> None:
-        """Carry the channel mask of ``layer``."""
+        """Carry the channel mask of ``layer``, which nothing else reads."""
         self.__dict__["layer"] = layer  # not a submodule: it has its own place in the model
         layer.__dict__["batchnorm"] = self
+
+    def follow_scores(self, layer: Masked, index: Tensor) -> None:
+        """Carry the mask of the scores that ``layer`` shares; ``index`` (N,) says which, -1 for none."""
+        self.__dict__["layer"] = layer
+        self._buffers["index"] = index.to(layer.raw_weight.device)
+        self._non_persistent_buffers_set.add("index")
 
     def detach(self) -> nn.Module:
         """Back to the plain class, with gamma and beta of pruned channels exactly 0."""
         for name, masked in (("weight", self.weight), ("bias", self.bias)):
             self._parameters[name].data.copy_(masked.detach())
         del self.__dict__["layer"]
+        self._buffers.pop("index", None)
+        self._non_persistent_buffers_set.discard("index")
         self.__class__ = self.dense_class
         return self
+
+    @property
+    def index(self) -> Tensor | None:
+        return self._buffers.get("index")
 
     @property
     def weight(self) -> Tensor:
@@ -35,8 +48,14 @@ class MaskedBatchNorm:
         return self._masked("bias")
 
     def _masked(self, name: str) -> Tensor:
-        raw, mask = self._parameters[name], self.layer.channel_mask()
+        raw, mask = self._parameters[name], self._mask()
         return raw if mask is None else (raw * mask).to(raw.dtype)
+
+    def _mask(self) -> Tensor | None:
+        if self.index is None or self.layer.gate is None:
+            return self.layer.channel_mask()
+        mask = self.layer.score_mask()[:, 0]
+        return torch.cat([mask, mask.new_ones(1)])[self.index]  # -1 is the one at the end
 
 
 class MaskedBatchNorm1d(MaskedBatchNorm, nn.BatchNorm1d):

@@ -19,7 +19,9 @@ class Masked:
 
     Attributes:
         pattern: what is kept or pruned together.
-        scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight.
+        scores: float32 Parameter of ``pattern.scores_shape(shape)``; shared by layers that share a weight. Of coupled
+            channels (n, 1), shared by all layers that they run through.
+        index: (N,) int64, the score of each channel of a coupled layer, -1 for one that stays; None elsewhere.
         gate: None (dense), ``SoftGate`` or ``GroupGate`` (search), or ``HardGate`` (afterwards).
         batchnorm: for ``Channel``, the BatchNorm that follows and carries the soft mask, or None.
     """
@@ -27,9 +29,12 @@ class Masked:
     dense_class: type[nn.Module]
     gate: HardGate | SoftGate | GroupGate | None = None
 
-    def attach(self, pattern: Pattern, scores: nn.Parameter | None = None) -> None:
-        """Take up a pattern; ``scores`` are given when another layer shares the weight."""
+    def attach(self, pattern: Pattern, scores: nn.Parameter | None = None, index: Tensor | None = None) -> None:
+        """Take up a pattern; ``scores`` are given when another layer shares the weight, ``index`` when channels are."""
         self.pattern = pattern
+        if index is not None:
+            self._buffers["index"] = index.to(self.raw_weight.device)
+            self._non_persistent_buffers_set.add("index")
         if scores is None:
             scores = nn.Parameter(pattern.importance(self.matrix()), requires_grad=True)
         self.scores = scores
@@ -44,6 +49,8 @@ class Masked:
                 self.raw_bias.copy_(self.bias)
         del self._parameters["scores"], self.pattern
         self.__dict__.pop("gate", None)
+        self._buffers.pop("index", None)
+        self._non_persistent_buffers_set.discard("index")
         self.__dict__.pop("batchnorm", None)
         self.__class__ = self.dense_class
         return self
@@ -58,13 +65,17 @@ class Masked:
         return self._parameters["bias"]
 
     @property
+    def index(self) -> Tensor | None:
+        return self._buffers.get("index")
+
+    @property
     def weight(self) -> Tensor:
         gate = self._own_gate()
         if gate is None:
             return self.raw_weight
         if isinstance(gate, GroupGate):
             return self._from_matrix(gate.weight(self.matrix(), self.scores, self.pattern))
-        values = gate.values(self.scores, self.pattern, self.shape)
+        values = self.per_tile(gate.values(self.scores, self.pattern, self.shape))
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
         # a pruned weight is not read, even if NaN
@@ -83,7 +94,25 @@ class Masked:
 
     def channel_mask(self) -> Tensor | None:
         """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
-        return None if self.gate is None else self.gate.values(self.scores, self.pattern, self.shape)[:, 0]
+        return None if self.gate is None else self.per_tile(self.score_mask())[:, 0]
+
+    def score_mask(self) -> Tensor:
+        """(rows, cols) mask value per score; needs a gate."""
+        return self.gate.values(self.scores, self.pattern, self.shape)
+
+    def per_score(self, per_tile: Tensor) -> Tensor:
+        """(rows, cols) values per tile of this layer -> their sums per score."""
+        if self.index is None:
+            return per_tile
+        scored = self.index.to(per_tile.device) >= 0
+        index = self.index.to(per_tile.device)[scored]
+        return per_tile.new_zeros(self.scores.shape).index_add_(0, index, per_tile[scored])
+
+    def per_tile(self, per_score: Tensor) -> Tensor:
+        """The inverse for a mask: (rows, cols) per score -> per tile; 1 where a channel has no score."""
+        if self.index is None:
+            return per_score
+        return torch.cat([per_score, torch.ones_like(per_score[:1])])[self.index.to(per_score.device)]
 
     def _own_gate(self) -> HardGate | SoftGate | GroupGate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
@@ -97,8 +126,9 @@ class Masked:
         if isinstance(gate, GroupGate):  # nothing to leave out: the weight is masked once, the product is dense
             return F.linear(x, gate.weight(self.matrix(), self.scores, pattern).flatten(1), self.bias)
         if isinstance(gate, HardGate):
-            return masked_linear(x, self._flat(), pattern.tile_values(gate.mask, shape), self.bias, tile=tile)
-        scores = pattern.tile_values(self.scores, shape)
+            mask = pattern.tile_values(self.per_tile(gate.mask), shape)
+            return masked_linear(x, self._flat(), mask, self.bias, tile=tile)
+        scores = pattern.tile_values(self.scores if self.index is None else self.scores[self.index], shape)
         group = (1, pattern.m) if pattern.local else None
         return smart_linear(
             x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, tile=tile, group=group, eps=gate.eps

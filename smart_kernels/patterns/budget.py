@@ -12,12 +12,16 @@ def allowed_weights(sparsity: float, weights: int) -> int:
     return math.floor((1 - Fraction(sparsity).limit_denominator(10**9)) * weights)
 
 
-def keep_best(scores: list[Tensor], costs: list[Tensor], budget: int) -> list[Tensor]:
+def keep_best(
+    scores: list[Tensor], costs: list[Tensor], budget: int, owners: list[list[Tensor | None]] | None = None
+) -> list[Tensor]:
     """Each layer's best tile first, then descending score, ties by index, as far as the budget goes.
 
     Args:
         scores: one tensor per layer, any shape, without NaN.
         costs: int64 weights per score, of the same shapes.
+        owners: for each score tensor the layers that share it, each as the indices of its scores (-1: none),
+            None for all.
         budget: weights to keep at most.
 
     Returns:
@@ -30,12 +34,15 @@ def keep_best(scores: list[Tensor], costs: list[Tensor], budget: int) -> list[Te
     flat = torch.cat([score.detach().flatten() for score in scores])
     cost = torch.cat([cost.flatten() for cost in costs]).to(flat.device)
     best = torch.zeros_like(flat, dtype=torch.bool)
-    for part, own in zip(best.split(sizes), flat.split(sizes), strict=True):
-        part[own.argmax()] = True
+    owners = [[None]] * len(scores) if owners is None else owners
+    for part, own, layers in zip(best.split(sizes), flat.split(sizes), owners, strict=True):
+        for index in layers:
+            places = torch.arange(len(own), device=own.device) if index is None else index[index >= 0]
+            part[places[own[places].argmax()]] = True
     order = flat.argsort(descending=True, stable=True)
     order = torch.cat([order[best[order]], order[~best[order]]])
     spent = cost[order].cumsum(0)
-    floor = int(spent[len(scores) - 1])
+    floor = int(spent[int(best.sum()) - 1])
     if floor > budget:
         raise ValueError(f"the budget must pay for the best tile of each layer, {floor} weights, got {budget}")
     mask = torch.zeros_like(flat, dtype=torch.float32)

@@ -49,7 +49,7 @@ def test_the_recipes_are_those_of_the_promise():
 
 
 def test_the_demo_from_end_to_end_at_a_small_size(tmp_path, monkeypatch, capsys):
-    def small(data, seed):
+    def small(data, seed, models):
         steps = {"dense_steps": 20, "search_steps": 20, "finetune_steps": 10, "batch": 32}
         tiny = {"data": "digits", "seed": seed, "pattern": "block:8x8", "sparsity": 0.75, **steps}
         return [Recipe.for_model(model, **tiny) for model in ("cnn-tiny", "vit-tiny")]

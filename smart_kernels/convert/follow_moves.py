@@ -1,0 +1,51 @@
+"""Operators that move data: they are run on the numbers. See ``follow_rules.py``."""
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .follow_rules import mix, rule
+from .ties import Channels
+
+MOVE = "permute transpose squeeze unsqueeze expand movedim moveaxis swapaxes t get cat stack"
+SHAPE = """view reshape flatten unflatten split split_with_sizes tensor_split unbind getitem narrow select index_select
+repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle"""
+
+
+@rule(MOVE)
+def move(follower, function, args, kwargs, outputs):
+    """The same movement, done to the numbers."""
+
+    def on(part: int):
+        def stand_in(x):
+            if not isinstance(x, Tensor):
+                return x
+            return follower.channels(x)[part].expand(x.shape) if x.dtype.is_floating_point else x.cpu()
+
+        moved = function(*tree_map(stand_in, args), **tree_map(stand_in, kwargs))
+        return [t for t in tree_leaves(moved) if isinstance(t, Tensor)]
+
+    return [Channels.thin(numbers, zero) for numbers, zero in zip(on(0), on(1), strict=True)]
+
+
+@rule(SHAPE)
+def shape(follower, function, args, kwargs, outputs):
+    """A movement that must not depend on how many channels there are: they come out whole and in order."""
+    before = follower.channels(args[0]).numbers
+    moved = move(follower, function, args, kwargs, outputs)
+    for after in (channels.numbers for channels in moved):
+        times, rest = divmod(after.numel(), before.numel())
+        split = sum(size > 1 for size in after.shape) > 1
+        if rest or split or not after.flatten().equal(before.flatten().repeat_interleave(times)):
+            return mix(follower, function, args, kwargs, outputs)
+    return moved
+
+
+@rule("chunk")
+def chunk(follower, function, args, kwargs, outputs):
+    """Equal parts stay equal: channels at the same place of each part are tied."""
+    moved = move(follower, function, args, kwargs, outputs)
+    if len({tuple(channels.numbers.shape) for channels in moved}) > 1:
+        return mix(follower, function, args, kwargs, outputs)
+    for channels in moved[1:]:
+        follower.ties.tie(moved[0].numbers, channels.numbers)
+    return moved
