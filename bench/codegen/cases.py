@@ -138,7 +138,7 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 128x8 bf16": partial(_inference, (128, 8), 4096),
     "block_sparse_linear 128x16 bf16": partial(_inference, (128, 16), 4096),
     "block_sparse_linear 24x40 bf16": partial(_inference, (24, 40), 4096),
-    "decode 16 rows 64x64 bf16": partial(_inference, (64, 64), 16, N=1024),
+    "decode 16 rows 64x64 bf16": partial(_inference, (64, 64), 16, N=1024, K=8192),
     "decode 1 row 16x64 bf16": partial(_inference, (16, 64), 1),
     "decode 16 rows 16x16 bf16": partial(_inference, (16, 16), 16),
     "decode 16 rows 128x8 bf16": partial(_inference, (128, 8), 16),

@@ -33,7 +33,7 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 def worth_trying(configs, args, **kwargs):
     """No more sums in a thread than it has registers for, no fewer warps where they would exchange masks, and no more
     stages than every GPU has shared memory for."""
-    warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 2048, 1 if kwargs["EVEN_K"] else 4)
+    warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 1024, 1 if kwargs["EVEN_K"] else 4)
     stages = 6 if kwargs["BLOCK_M"] <= 32 else 4
     return [config for config in configs if config.num_warps >= warps and config.num_stages <= stages]
 
