@@ -25,7 +25,7 @@ from smart_kernels import ops
 
 from . import sass
 from .cases import CASES
-from .table import TARGETS
+from .table import LIMITS
 
 
 def target_of(name: str) -> GPUTarget:
@@ -36,9 +36,9 @@ def target_of(name: str) -> GPUTarget:
 class ClaimedDriver(DriverBase):
     """Answers what compiling asks; cannot launch."""
 
-    def __init__(self, target: GPUTarget, shared: int):
-        self.target = target
-        self.utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": shared})
+    def __init__(self, name: str):
+        self.target = target_of(name)
+        self.utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": LIMITS[name]})
 
     def is_active(self):
         return True
@@ -93,7 +93,7 @@ def record_compiles(found: dict) -> None:
 
 
 def main(target: str, out: str, names: list[str]) -> None:
-    driver.set_active(ClaimedDriver(target_of(target), TARGETS[target]))
+    driver.set_active(ClaimedDriver(target))
     triton.knobs.nvidia.dump_ptxas_log = True
     found, seen = {}, set()
     record_compiles(found)

@@ -12,7 +12,7 @@ from triton.runtime import driver
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-from bench.codegen.compile import ClaimedDriver, target_of
+from bench.codegen.compile import ClaimedDriver
 
 from . import arithmetic, copies, memory, tensor_core  # noqa: F401  (they register the instructions)
 from .block import Block
@@ -135,7 +135,7 @@ def emulated(target: str, machine: Machine) -> Iterator[Machine]:
         return self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     before = driver._active
-    driver.set_active(ClaimedDriver(target_of(target)))
+    driver.set_active(ClaimedDriver(target))
     try:
         with mock.patch.object(JITFunction, "run", run), mock.patch.object(Autotuner, "run", run_first):
             yield machine
