@@ -23,6 +23,9 @@ ROTATION: a ring of buffers wraps by a mask where their number is a power of two
 EDGE: blocks that end inside a step mask the columns of x: what is left of the block (2), its comparison (1), joining it
     with the pipeline's own predicate (3), the column used twice (1). Measured: 7 more in each of 13 tiles.
 
+SCALED: in fp8 each step sums anew, and one multiply-add per sum scales it and adds it up in fp32; the scale costs its
+    address, its load and the wait for it. Products are 32 deep. Derived, not measured.
+
 AMD has no budget: no count was measured there.
 """
 
@@ -81,7 +84,9 @@ KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
 KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}
 TAP, HALO, CARRY = 12, 5, 32
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+SCALED = 6
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+LABEL = {"fp32": "tf32 ", "fp8": "fp8 ", "fp16": "", "bf16": ""}
 
 
 def kind(row: dict) -> str | None:
@@ -136,7 +141,7 @@ def fence(row: dict) -> int:
     """What newer compilers add to a step of wgmma: six instructions that fence the copies, and two more per product of
     a chain for its descriptors, of which the first compilers spend five before the second product. The differences
     measured for chains of 1, 2, 4 and 8 are 6, 4, 7 to 10 and 16 to 18."""
-    if not FENCED or not row["instruction"].startswith("HGMMA"):
+    if not FENCED or not row["instruction"].startswith(("HGMMA", "QGMMA")):
         return 0
     depth = shape(row)["BLOCK_M" if kind(row) == "grad" else "BLOCK_K"]
     return max(6, 1 + 2 * (depth * BYTES[dtype(row)] // 32))
@@ -147,20 +152,26 @@ def budget(row: dict) -> int | None:
     if row.get("loop") is None or kind(row) is None or exact(row):
         return None
     tile = shape(row)
-    synchronous = not row["instruction"].startswith("HGMMA")
+    synchronous = not row["instruction"].startswith(("HGMMA", "QGMMA"))
     if kind(row) in spread.KINDS:
         count = spread.instructions(kind(row), tile, copies(row), row["tensor_core"], synchronous)
         return math.floor(MARGIN * count)
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
-    label = f"tf32 {kind(row)}" if dtype(row) == "fp32" else kind(row)
+    label = f"{LABEL[dtype(row)]}{kind(row)}"
     measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
     if measured and row["target"] == "sm_90":
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
         return math.floor(MARGIN * (counts[FENCED] + wraps + edge + convolution(row)))
     matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
-    extra = fence(row) + edge + gathering(row) + convolution(row)
+    extra = fence(row) + edge + gathering(row) + convolution(row) + scaling(row)
     return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + extra))
+
+
+def scaling(row: dict) -> float:
+    """What scaling the sums of a step costs."""
+    tile = shape(row)
+    return SCALED + tile["BLOCK_M"] * tile["BLOCK_N"] / (32 * tile["warps"]) if dtype(row) == "fp8" else 0
 
 
 def gathering(row: dict) -> float:

@@ -77,6 +77,14 @@ def _inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dty
     block_sparse_linear(x, values, crow, col, out_features=N)
 
 
+def _fp8(block: tuple[int, int], per_block: bool, M: int = 4096, N: int = 4096, K: int = 4096) -> None:
+    rows, cols = N // block[0], K // block[1]
+    nnz = rows * cols // 10
+    crow, col = torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
+    x, values = (torch.empty(shape, dtype=torch.float8_e4m3fn) for shape in ((M, K), (nnz, *block)))
+    block_sparse_linear(x, values, crow, col, out_features=N, scale=torch.ones((nnz,) if per_block else ()))
+
+
 def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype: str = "bf16", **flags) -> None:
     N, K, (n, m) = 4096, 4096, kept
     x, values = torch.empty(M, K, dtype=DTYPES[dtype]), torch.empty(N, K // m * n, dtype=DTYPES[dtype])
@@ -137,6 +145,8 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 32x32 bf16": partial(_block, (32, 32)),
     "block_sparse_linear 128x8 bf16": partial(_inference, (128, 8), 4096),
     "block_sparse_linear 128x16 bf16": partial(_inference, (128, 16), 4096),
+    "block_sparse_linear 128x128 fp8": partial(_fp8, (128, 128), per_block=False),
+    "block_sparse_linear 64x64 fp8 per block": partial(_fp8, (64, 64), per_block=True),
     "block_sparse_linear 24x40 bf16": partial(_inference, (24, 40), 4096),
     "decode 16 rows 64x64 bf16": partial(_inference, (64, 64), 16, N=1024, K=8192),
     "decode 1 row 16x64 bf16": partial(_inference, (16, 64), 1),

@@ -32,7 +32,7 @@ def case_names() -> list[str]:
 
 def census(target: str, cases: Sequence[str]) -> list[dict]:
     """One row per compiled kernel and configuration; a failure is a row with ``error``."""
-    cases, rows = [case for case in cases if sparse.applies(case, target, TARGETS)], []
+    cases, rows = [case for case in cases if _applies(case, target)], []
     while cases:
         lines, log = _compile(target, cases)
         rows += [line for line in lines if "begin" not in line]
@@ -46,6 +46,11 @@ def census(target: str, cases: Sequence[str]) -> list[dict]:
     return [
         {**row, "budget": sparse.budget(row) if row["case"] in sparse.CASES else budget.budget(row)} for row in rows
     ]
+
+
+def _applies(case: str, target: str) -> bool:
+    """Whether a target has what a case needs."""
+    return sparse.applies(case, target, TARGETS) and ("fp8" not in case or target in ("sm_90", "sm_120"))
 
 
 def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:

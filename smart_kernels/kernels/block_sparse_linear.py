@@ -45,10 +45,10 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 def worth_trying(configs, args, **kwargs):
     """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold.
-    The addresses of a residual take the place of half of the sums."""
+    The addresses of a residual take the place of half of the sums, and so does a step of its own that is scaled."""
     n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
     held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
-                   sums=128 if args["residual_ptr"] is None else 64)
+                   sums=128 if args["residual_ptr"] is None and args["scale_ptr"] is None else 64)
     tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
     return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
 
@@ -75,14 +75,14 @@ def block_limit(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr):
 @autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], prune_configs_by={"early_config_prune": worth_trying})
 @triton.jit
 def block_matmul_kernel(
-    # tensors; slots, order, bias and residual may be None
-    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, order_ptr, bias_ptr, residual_ptr, y_ptr,
+    # tensors; slots, order, scale, bias and residual may be None
+    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, order_ptr, scale_ptr, bias_ptr, residual_ptr, y_ptr,
     # descriptors of x and W, or None
     x_tma, w_tma,
     # sizes
     M, N, K,
     # strides
-    stride_xm, stride_xk, stride_rm, stride_rn, stride_ym,
+    stride_xm, stride_xk, stride_scale, stride_rm, stride_rn, stride_ym,
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS, blocks_n,
     # compile-time; W's strides are, so that its addresses differ by constants
@@ -132,7 +132,10 @@ def block_matmul_kernel(
                     in_k = offs_k < tl.minimum(STRIDE_K - col % PARTS_K * BLOCK_K, K - k0)
                     x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_p + slot.to(tl.int64) * STRIDE_WS)                  # (BLOCK_K, BLOCK_N)
-            acc = tl.dot(x, w, acc, input_precision=PRECISION)
+            if scale_ptr is None:
+                acc = tl.dot(x, w, acc, input_precision=PRECISION)
+            else:  # wgmma keeps few bits of a sum of fp8: fp32 takes over after each step
+                acc += tl.dot(x, w) * tl.load(scale_ptr + slot * stride_scale)
             col, slot = next_col, next_slot
 
     if bias_ptr is not None:

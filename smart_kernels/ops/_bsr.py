@@ -15,13 +15,16 @@ from smart_kernels.ops._matmul import BlockRows
 LARGEST = (128, 64)  # block of W that one program of its gradient works on
 
 
-def axes(block, shape, largest=LARGEST) -> tuple[Axis, Axis]:
-    n, k = (Axis.separate(*args) for args in zip(shape, block, largest, strict=True))
+def axes(block, shape, largest=LARGEST, least=(16, 16)) -> tuple[Axis, Axis]:
+    n, k = (Axis.separate(*args) for args in zip(shape, block, largest, least, strict=True))
     return n, k
 
 
 def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
-    """A step reads 256 bytes of each row of x and W, and 256 rows of W, if the device holds two steps of 128 rows."""
+    """A step reads 256 bytes of each row of x and W, and 256 rows of W, if the device holds two steps of 128 rows.
+    Tensor cores take 16 elements of a row, of one byte 32; steps of these are scaled, in registers of their own."""
+    if itemsize == 1:
+        return axes(block, shape, (128, 128), (16, 32))
     roomy = shared_memory() >= 2 * (128 + 128) * 256
     return axes(block, shape, (256 if roomy and itemsize == 2 else 128, (256 if roomy else 128) // itemsize))
 
@@ -39,6 +42,11 @@ def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
         values = F.pad(values, (0, k.parts * k.block - bk, 0, n.parts * n.block - bn))
     parts = values.reshape(nnz, n.parts, n.block, k.parts, k.block).permute(1, 0, 3, 2, 4)
     return parts.reshape(n.parts * nnz * k.parts, n.block, k.block)
+
+
+def cut_scale(scale: Tensor, n: Axis, k: Axis) -> Tensor:
+    """() or (nnz,) -> (1,) or one per block of ``cut``."""
+    return scale.repeat_interleave(k.parts).repeat(n.parts) if scale.dim() else scale.view(1)
 
 
 def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:

@@ -35,6 +35,27 @@ def check_dtypes(*tensors: Tensor | None) -> None:
         raise ValueError(f"x, values and bias must share one of {DTYPES}, got {dtypes}")
 
 
+def check_fp8(x, values, bias, residual, scale) -> bool:
+    """Whether this is a product of float8_e4m3fn; raise ``ValueError`` unless all fits one."""
+    if torch.float8_e4m3fn not in (x.dtype, values.dtype):
+        if scale is not None:
+            raise ValueError(f"x and values must be float8_e4m3fn where there is a scale, got {x.dtype}, {values.dtype}")
+        return False
+    if x.dtype != values.dtype:
+        raise ValueError(f"x and values must both be float8_e4m3fn, got {x.dtype} and {values.dtype}")
+    if scale is None or scale.dtype != torch.float32 or scale.shape not in ((), (len(values),)):
+        found = None if scale is None else (tuple(scale.shape), scale.dtype)
+        raise ValueError(f"scale must be () or ({len(values)},) float32 for values in float8_e4m3fn, got {found}")
+    if scale.device != x.device:
+        raise ValueError(f"scale must be on the device of x, {x.device}, got {scale.device}")
+    if bias is not None and bias.dtype not in DTYPES:
+        raise ValueError(f"bias must be one of {DTYPES} for x in float8_e4m3fn, got {bias.dtype}")
+    tensors = [t for t in (x, values, bias, residual, scale) if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        raise ValueError("nothing may need a gradient for x in float8_e4m3fn, which is forward only: use torch.no_grad")
+    return True
+
+
 def check_epilogue(x, activation, residual, out_dtype, shape) -> None:
     """Raise ``ValueError`` unless what follows the sums fits a result of ``shape``."""
     check_activation(activation)

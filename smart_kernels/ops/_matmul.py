@@ -47,6 +47,7 @@ def block_matmul(
     n: Axis,
     k: Axis,
     *,
+    scale: Tensor | None = None,
     residual: Tensor | None = None,
     activation: str | None = None,
     dtype: torch.dtype | None = None,
@@ -54,11 +55,12 @@ def block_matmul(
     """``activation(x @ W.T + bias + residual)`` with the blocks of W in ``values``, accumulated in fp32.
 
     Args:
-        x: (M, K) fp32, fp16 or bf16, any strides. Columns without a block are not read.
+        x: (M, K) fp32, fp16, bf16 or, with a scale, fp8, any strides. Columns without a block are not read.
         values: (S, n.block, k.block) same dtype, any strides; zero beyond the width of a block of ``k``.
         rows: the blocks of each of the ``n.blocks`` rows.
         bias: (N,) or None.
         n, k: the axes of W, ``N = n.size`` and ``K = k.size``.
+        scale: (1,) or (S,) fp32, what the product with each block is multiplied by, or None.
         residual: (M, N) or None, any strides.
         activation: a key of ``reference.epilogue.ACTIVATIONS`` or None.
         dtype: of the result; that of ``x`` if None.
@@ -72,10 +74,10 @@ def block_matmul(
     x_tma, w_tma = descriptors(x, values, n, k)
     if y.numel():
         block_matmul_kernel[lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * n.blocks,)](
-            x, values, rows.start, rows.end, rows.cols, rows.slots, rows.order, bias, residual, y,
+            x, values, rows.start, rows.end, rows.cols, rows.slots, rows.order, scale, bias, residual, y,
             x_tma, w_tma,
             M, n.size, k.size,
-            *x.stride(), *((0, 0) if residual is None else residual.stride()), y.stride(0),
+            *x.stride(), int(scale is not None and len(scale) > 1), *((0, 0) if residual is None else residual.stride()), y.stride(0),
             m_class(M), n.blocks,
             STRIDE_WS=values.stride(0), STRIDE_WN=values.stride(1), STRIDE_WK=values.stride(2),
             STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
@@ -106,6 +108,16 @@ def has_tma() -> bool:
         return False
     target = driver.active.get_current_target()
     return target.backend == "cuda" and target.arch == 90
+
+
+def needs_fp8() -> None:
+    """Raise ``ValueError`` unless the current device multiplies float8_e4m3fn; the interpreter does."""
+    if triton.knobs.runtime.interpret:
+        return
+    target = driver.active.get_current_target()
+    if target.backend != "cuda" or target.arch < 89:
+        name = f"sm_{target.arch}" if target.backend == "cuda" else target.arch
+        raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
 def block_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops import _bsr
-from smart_kernels.ops._bsr_inputs import check, check_dtypes, check_epilogue, check_index
+from smart_kernels.ops._bsr_inputs import check, check_dtypes, check_epilogue, check_fp8, check_index
 from smart_kernels.ops._inputs import autocast, flat, no_autocast
 from smart_kernels.ops._library import define
-from smart_kernels.ops._matmul import BlockRows, block_grad, block_matmul
+from smart_kernels.ops._matmul import BlockRows, block_grad, block_matmul, needs_fp8
 from smart_kernels.ops._tile_matmul import takes_tiles, tile_matmul
 from smart_kernels.reference import block_sparse_linear as reference
 from smart_kernels.reference.epilogue import finish
@@ -25,6 +25,7 @@ def block_sparse_linear(
     residual: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     index: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """``activation(x @ W.T + bias + residual)``, W in block compressed sparse rows (as ``torch.sparse_bsr_tensor``).
 
@@ -32,16 +33,19 @@ def block_sparse_linear(
     ``x``, ``values``, ``bias`` and ``residual``. The indices are trusted: see :func:`.bsr_indices.check_indices`.
 
     Args:
-        x: (..., K) activations; fp32, fp16, bf16 or fp64. Under autocast x, values and bias are cast.
+        x: (..., K) activations; fp32, fp16, bf16 or fp64. Under autocast x, values and bias are cast. Or, without
+            gradients, float8_e4m3fn: see ``scale`` and :func:`.fp8.quantize_fp8`.
         values: (nnz, bn, bk) stored blocks, dtype of ``x``, zeros beyond the edges of W.
         crow_indices: (ceil(N / bn) + 1,) int32 or int64, row ``i`` owns the blocks ``crow[i] .. crow[i + 1] - 1``.
         col_indices: (nnz,) int32 or int64, block column of each block, below ``ceil(K / bk)``.
-        bias: (N,) dtype of ``x``, or None.
+        bias: (N,) dtype of ``x`` (any of the others for fp8), or None.
         out_features: N.
         activation: "relu", "relu6", "gelu", "gelu_tanh", "silu" or None. Fused where no gradient is needed.
         residual: (..., N) any floating dtype, added before the activation, or None.
-        out_dtype: dtype of the result, default that of ``x``.
+        out_dtype: dtype of the result, default that of ``x``, bf16 for fp8.
         index: what :func:`.bsr_indices.block_index` made of these indices; without it the backward sorts them anew.
+        scale: fp32, for fp8 only: () the scale of x times that of values, or (nnz,) one such product per block. Each
+            step of at most 128 columns is summed by the tensor core, then scaled and added in fp32.
 
     Returns:
         (..., N), accumulated in fp32 (fp64 for fp64).
@@ -50,8 +54,11 @@ def block_sparse_linear(
         ValueError: a shape, dtype, device or activation does not fit.
     """
     check(x, values, crow_indices, col_indices, bias, out_features)
-    x, values, bias = (t if t is None else autocast(t) for t in (x, values, bias))
-    check_dtypes(x, values, bias)
+    if check_fp8(x, values, bias, residual, scale):
+        out_dtype = out_dtype or torch.bfloat16
+    else:
+        x, values, bias = (t if t is None else autocast(t) for t in (x, values, bias))
+        check_dtypes(x, values, bias)
     check_epilogue(x, activation, residual, out_dtype, (*x.shape[:-1], out_features))
     check_index(index, crow_indices, values, x.shape[-1])
     args = flat(x), values, crow_indices, col_indices, bias, out_features, index
@@ -59,7 +66,7 @@ def block_sparse_linear(
     inputs = [t for t in (x, values, bias, residual) if t is not None]
     with no_autocast(x):
         if not torch.is_grad_enabled() or not any(t.requires_grad for t in inputs):
-            y = _block_sparse_linear(*args, rest, activation, out_dtype)
+            y = _block_sparse_linear(*args, rest, activation, out_dtype, scale)
         elif residual is None and activation is None:
             y = _block_sparse_linear(*args, None, None, out_dtype)
         else:  # torch differentiates what follows the sums
@@ -69,7 +76,7 @@ def block_sparse_linear(
 
 
 def _fake(x, values, crow_indices, col_indices, bias, out_features, index=None, residual=None, activation=None,
-          out_dtype=None):  # fmt: skip
+          out_dtype=None, scale=None):  # fmt: skip
     return x.new_empty(x.shape[0], out_features, dtype=out_dtype)
 
 
@@ -93,20 +100,24 @@ def _block_sparse_linear(
     residual: Tensor | None = None,
     activation: str | None = None,
     out_dtype: torch.dtype | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
     epilogue = {"residual": residual, "activation": activation}
     if x.dtype == torch.float64:
         return reference.block_sparse_linear(
             x, values, crow_indices, col_indices, bias, out_features, out_dtype=out_dtype, **epilogue
         )
-    if takes_tiles(len(x), values.shape[2], x.dtype):
+    if scale is not None:
+        needs_fp8()
+    elif takes_tiles(len(x), values.shape[2], x.dtype):
         crow = crow_indices.int()
         rows = BlockRows(crow[:-1], crow[1:], col_indices.int())
         return tile_matmul(x, values, rows, bias, out_features, dtype=out_dtype, **epilogue)
     n, k = _bsr.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
     order = None if index is None else _bsr.split(index, len(crow_indices) - 1, len(values))[0]
     rows = _bsr.rows(crow_indices, col_indices, order, n, k)
-    return block_matmul(x, _bsr.cut(values, n, k), rows, bias, n, k, dtype=out_dtype, **epilogue)
+    scale = None if scale is None else _bsr.cut_scale(scale, n, k)
+    return block_matmul(x, _bsr.cut(values, n, k), rows, bias, n, k, scale=scale, dtype=out_dtype, **epilogue)
 
 
 @define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx)
@@ -147,7 +158,7 @@ def _backward(ctx, dy):
     dy = dy.to(x.dtype)
     dx = _block_sparse_linear_dx(dy, values, *indices, x.shape[1], index) if needs[0] else None
     dvalues = _block_sparse_linear_dvalues(dy, x, *indices, *values.shape[1:]) if needs[1] else None
-    return dx, dvalues, None, None, dbias, None, None, None, None, None
+    return dx, dvalues, None, None, dbias, *[None] * 6
 
 
 _block_sparse_linear.register_autograd(_backward, setup_context=_setup_context)

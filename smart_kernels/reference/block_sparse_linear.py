@@ -23,9 +23,12 @@ def block_sparse_linear(
     residual: Tensor | None = None,
     activation: str | None = None,
     out_dtype: torch.dtype | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """(M, K) and (nnz, bn, bk) -> (M, N); ``index`` only saves time elsewhere."""
     x_blocks, wide = _blocks(x, values.shape[2]), _wide(values)
+    if scale is not None:
+        wide = wide * scale.view(-1, 1, 1)
     y = x_blocks.new_zeros(len(x), len(crow_indices) - 1, values.shape[1])
     for row, own in _rows(crow_indices):
         y[:, row] = x_blocks[:, col_indices[own]].flatten(1) @ wide[own].mT.flatten(0, 1)
@@ -71,7 +74,7 @@ def _rows(crow_indices: Tensor):
 
 
 def _wide(t: Tensor) -> Tensor:
-    return t.to(torch.promote_types(t.dtype, torch.float32))
+    return t.double() if t.dtype == torch.float64 else t.float()
 
 
 def _blocks(matrix: Tensor, block: int) -> Tensor:
