@@ -167,6 +167,26 @@ SASS = """
 """
 
 
+MOVED = """
+        /*0100*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R1 ; /* 0x0 */
+        /*0110*/             @!P0  BRA 0x180 ; /* 0x0 */
+        /*0120*/                   HGMMA.SP.64x128x32.F32.BF16 R24, R8, gdesc[UR4], R24, R4, 0x0 ; /* 0x0 */
+        /*0130*/              @P1  BRA 0x100 ; /* 0x0 */
+        /*0140*/                   EXIT ; /* 0x0 */
+        /*0150*/                   UTMALDG.2D [UR12], [UR6] ; /* 0x0 */
+        /*0160*/                   BRA.U UP0, 0x150 ; /* 0x0 */
+        /*0170*/                   EXIT ; /* 0x0 */
+        /*0180*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R1 ; /* 0x0 */
+        /*0190*/             @!P0  BRA 0x180 ; /* 0x0 */
+        /*01a0*/                   BRA 0x120 ; /* 0x0 */
+"""
+
+
+def test_a_branch_back_from_moved_code_is_no_loop():
+    loop = sass.matrix_loop(sass.parse(MOVED))
+    assert [op.split(".")[0] for op, _ in loop] == ["SYNCS", "BRA", "HGMMA", "BRA"]
+
+
 def test_the_matrix_loop_is_found_in_machine_code():
     loop = sass.matrix_loop(sass.parse(SASS))
     assert [op for op, _ in loop] == ["LDGSTS.E.BYPASS.128", "HGMMA.64x128x16.F32.BF16", "BRA"]

@@ -7,7 +7,7 @@ from collections import Counter
 
 import triton
 
-INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Zx0-9_.]*)(.*?);", re.M)
+INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Zx0-9_.]*)(.*?);", re.M)
 KINDS = {
     "HGMMA": r"[HQI]GMMA",  # wgmma
     "HMMA": r"[HQ]MMA",  # mma.sync
@@ -76,17 +76,45 @@ def disassemble(cubin: bytes) -> str:
 
 
 def parse(text: str) -> list[tuple[int, str, str]]:
-    """(address, opcode, operands) of every instruction."""
-    return [(int(address, 16), op, rest) for address, op, rest in INSTRUCTION.findall(text)]
+    """(address, opcode, operands, its predicate among them) of every instruction."""
+    return [(int(address, 16), op, when + rest) for address, when, op, rest in INSTRUCTION.findall(text)]
 
 
 def matrix_loop(code: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
     """The innermost loop with the most tensor-core instructions (not that of a remainder); empty when none has one."""
-    spans = {(start, end) for end, op, rest in code if op.startswith("BRA") and (start := jump(rest)) is not None}
-    bodies = {span: [(o, r) for a, o, r in code if span[0] <= a <= span[1]] for span in spans if span[0] < span[1]}
-    work = [span for span, body in bodies.items() if any(macs_per_warp(o) for o, _ in body)]
-    inner = [s for s in work if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in work)]
-    return max((bodies[s] for s in inner), key=_main, default=[])
+    before, matrix = predecessors(code), {i for i, (_, op, _) in enumerate(code) if macs_per_warp(op)}
+    edges = [(start, end) for start, ends in enumerate(before) for end in ends if start < end]
+    work = [body for edge in edges if matrix & (body := loop_of(*edge, before))]
+    inner = [body for body in work if not any(other < body for other in work)]
+    return max(([code[i][1:] for i in sorted(body)] for body in inner), key=_main, default=[])
+
+
+def predecessors(code: list[tuple[int, str, str]]) -> list[list[int]]:
+    """The instructions that may run just before each."""
+    places = {address: i for i, (address, _, _) in enumerate(code)}
+    before: list[list[int]] = [[] for _ in code]
+    for i, (_, op, rest) in enumerate(code):
+        target = places.get(jump(rest)) if op.startswith("BRA") else None
+        if target is not None:
+            before[target].append(i)
+        always = op.startswith(("BRA", "BRX", "EXIT", "RET")) and not re.search(r"\bU?P\d|[A-Z]+:", rest)
+        if not always and i + 1 < len(code):
+            before[i + 1].append(i)
+    return before
+
+
+def loop_of(start: int, end: int, before: list[list[int]]) -> set[int]:
+    """The loop that the branch at ``end`` back to ``start`` closes: all from where ``end`` is reached without passing
+    ``start``. Nothing if it is entered elsewhere too: then the branch only comes back from code that was moved out of
+    the way. Such code, the retry of a wait, is no part of the loop either: it runs when there is nothing to do."""
+    body, rest = {start, end}, [end]
+    while rest:
+        ahead = before[rest.pop()]
+        if not ahead:
+            return set()
+        rest += (new := set(ahead) - body)
+        body |= new
+    return {i for i in body if start <= i <= end}
 
 
 def _main(body: list[tuple[str, str]]) -> tuple[int, int, int]:

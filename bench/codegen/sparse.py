@@ -3,7 +3,7 @@
 Instructions per 64 columns, written down before the kernels, from a first version of each (triton 3.6, no spill):
 
     mma.sp     products + an LDSM.x4 for four of them and one for the metadata + 8 LDS.128 of W + copies + 36
-    wgmma.sp   41 with W from shared memory, 57 with W from registers; 2 more beside an erf, which wants registers
+    wgmma.sp   41 with W from shared memory, 57 with W from registers
 
 plus the margin of ``budget``. The compiler fills the loop with NOP on sm_100 and sm_120; they are allowed, PADDING of
 the products.
@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-import triton
 
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
 
@@ -60,10 +59,8 @@ def budget(row: dict) -> int | None:
         return None
     size = {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", row["config"])}
     if row["kernel"] == "sparse_wgmma_kernel":
-        if not triton.__version__.startswith("3.6."):
-            return None  # counted there only; what sass.matrix_loop finds with 3.9 is more than this loop
         products = 2
-        step = WGMMA[re.search(r"W_SHARED=(\w+)", row["config"])[1]] + 2 * ("=gelu " in row["config"])
+        step = WGMMA[re.search(r"W_SHARED=(\w+)", row["config"])[1]]
     else:
         products = size["BLOCK_M"] // size["WARPS_M"]  # 4 tiles of 16 rows, 2 halves of 32 columns, 8 rows of x each
         bytes_ = 72 * size["BLOCK_N"] + 128 * size["BLOCK_M"]

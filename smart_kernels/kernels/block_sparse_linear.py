@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune, holds
+from smart_kernels.kernels.tuning import autotune, has_wgmma, holds
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
 CONFIGS = [  # the first is valid for every shape
@@ -45,12 +45,25 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 def worth_trying(configs, args, **kwargs):
     """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold.
-    The addresses of a residual take the place of half of the sums, and so does a step of its own that is scaled."""
+    The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled."""
     n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
+    scaled = args["scale_ptr"] is not None
+    if scaled:
+        configs = fit_for_fp8(configs)
+    least = min(c.kwargs["BLOCK_M"] for c in configs)
     held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
-                   sums=128 if args["residual_ptr"] is None and args["scale_ptr"] is None else 64)
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+                   sums=128 if args["residual_ptr"] is None and not scaled else 64)
+    fit = range(least, max(least, args["M_CLASS"]) + 1)
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] in fit and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
     return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
+
+
+def fit_for_fp8(configs):
+    """Where wgmma could multiply them, fewer than 64 rows of fp8 are converted and multiplied as fp16. Elsewhere the
+    compiler copies the sums in every step of four warps and 128 rows."""
+    if has_wgmma():
+        return [c for c in configs if c.kwargs["BLOCK_M"] >= 64]
+    return [c for c in configs if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)]
 
 
 def worth_trying_grad(configs, args, **kwargs):

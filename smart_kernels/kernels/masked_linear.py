@@ -37,10 +37,10 @@ def fitting(configs, args, **kwargs):
 
 @triton.jit
 def pack_kernel(
-    # tensors: inputs, then output
-    weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, end_ptr, cols_ptr, packed_ptr,
-    # sizes of the weight, block columns, tiles per group
-    N, K, C, group_n, group_k,
+    # tensors: inputs, then outputs
+    weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, end_ptr, cols_ptr, packed_ptr, order_ptr,
+    # sizes of the weight, block rows and columns, tiles per group
+    N, K, R, C, group_n, group_k,
     # strides
     stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
     # scalars
@@ -48,12 +48,23 @@ def pack_kernel(
     # compile-time
     TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
 ):
-    """packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge."""
+    """packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge.
+
+    The first program of each row also puts it into ``order``: by falling length, equal ones as they come.
+    """
     slot = tl.program_id(0)
     row = slot // C
-    if slot >= tl.load(end_ptr + row):
+    end = tl.load(end_ptr + row)
+    if slot == row * C:
+        place = 0
+        for first in range(0, R, ROWS):
+            other = first + tl.arange(0, ROWS)
+            more = tl.load(end_ptr + other, mask=other < R, other=0) - other * C - (end - slot)
+            place += tl.sum(((other < R) & ((more > 0) | ((more == 0) & (other < row)))).to(tl.int32))
+        tl.store(order_ptr + place, row)
+    if slot >= end:
         return
     col = tl.load(cols_ptr + slot)
     offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)

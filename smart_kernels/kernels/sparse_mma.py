@@ -34,7 +34,7 @@ CONFIGS = [  # the first is valid for every shape and device
     config(256, 128, 4, 2, 3),
     config(128, 256, 2, 4, 3),
 ]
-KEY = ["M_CLASS", "N", "K", "EVEN_K"]
+KEY = ["M_CLASS", "N", "K", "EVEN_K", "ACTIVATION"]
 LITTLE_SHARED, SHARED = (86, 89, 120, 121), 101376  # bytes a block may have there; elsewhere at least 1.6 times that
 
 

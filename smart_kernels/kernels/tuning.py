@@ -22,9 +22,14 @@ def holds(config, step: tuple[int, int, int], itemsize: int, precision: str, sum
     exact = itemsize == 4 and precision == "ieee"
     if rows * columns > (min(32, sums) if exact else sums) * 32 * config.num_warps or (exact and config.num_stages > 2):
         return False
+    stages = config.num_stages - (not has_wgmma())  # which reads a stage for one step longer than others
+    return stages * (rows + columns) * depth * itemsize <= shared_memory()
+
+
+def has_wgmma() -> bool:
+    """Whether the current device multiplies 64 rows at once, straight from shared memory."""
     target = driver.active.get_current_target()
-    wgmma = target.backend == "cuda" and 90 <= target.arch < 120  # reads a stage for one step longer than others
-    return (config.num_stages - (not wgmma)) * (rows + columns) * depth * itemsize <= shared_memory()
+    return target.backend == "cuda" and 90 <= target.arch < 120
 
 
 def shared_memory() -> int:

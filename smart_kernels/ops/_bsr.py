@@ -44,9 +44,9 @@ def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
     return parts.reshape(n.parts * nnz * k.parts, n.block, k.block)
 
 
-def cut_scale(scale: Tensor, n: Axis, k: Axis) -> Tensor:
-    """() or (nnz,) -> (1,) or one per block of ``cut``."""
-    return scale.repeat_interleave(k.parts).repeat(n.parts) if scale.dim() else scale.view(1)
+def cut_scale(scale: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
+    """() or (nnz,) -> one per block of ``cut``, of stride 0 where they are the same."""
+    return scale.repeat_interleave(k.parts).repeat(n.parts) if scale.dim() else scale.expand(n.parts * nnz * k.parts)
 
 
 def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:

@@ -39,7 +39,9 @@ def check_fp8(x, values, bias, residual, scale) -> bool:
     """Whether this is a product of float8_e4m3fn; raise ``ValueError`` unless all fits one."""
     if torch.float8_e4m3fn not in (x.dtype, values.dtype):
         if scale is not None:
-            raise ValueError(f"x and values must be float8_e4m3fn where there is a scale, got {x.dtype}, {values.dtype}")
+            raise ValueError(
+                f"x and values must be float8_e4m3fn where there is a scale, got {x.dtype}, {values.dtype}"
+            )
         return False
     if x.dtype != values.dtype:
         raise ValueError(f"x and values must both be float8_e4m3fn, got {x.dtype} and {values.dtype}")

@@ -1,6 +1,9 @@
 """The launches that ``masked_linear`` and ``smart_linear`` share."""
 
+from dataclasses import replace
+
 import torch
+import triton
 from torch import Tensor
 
 from smart_kernels.kernels.masked_linear import pack_kernel, weight_grad_kernel
@@ -9,16 +12,17 @@ from smart_kernels.ops._matmul import block_matmul, m_class, precision
 
 
 def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Tensor:
-    """``x @ (weight * mask).T + bias``: list the live blocks, pack them, multiply."""
+    """``x @ (weight * mask).T + bias``: list the live blocks, pack them and order their rows, multiply."""
     n, k = mask.axes(weight.shape)
     rows = live_blocks(mask, n, k)
+    rows = replace(rows, order=torch.empty_like(rows.end))
     packed = x.new_empty(n.blocks * k.blocks, n.block, k.block)
     pack_kernel[(len(packed),)](
-        weight, *mask.tensors, rows.end, rows.cols, packed,
-        *weight.shape, k.blocks, *mask.groups,
+        weight, *mask.tensors, rows.end, rows.cols, packed, rows.order,
+        *weight.shape, n.blocks, k.blocks, *mask.groups,
         *weight.stride(), *mask.strides,
         mask.eps,
-        **cut(n, k), EVEN_N=n.even, EVEN_K=k.even,
+        **cut(n, k), EVEN_N=n.even, EVEN_K=k.even, ROWS=min(1024, triton.next_power_of_2(n.blocks)),
     )  # fmt: skip
     return block_matmul(x, packed, rows, bias, n, k)
 

@@ -60,7 +60,7 @@ def block_matmul(
         rows: the blocks of each of the ``n.blocks`` rows.
         bias: (N,) or None.
         n, k: the axes of W, ``N = n.size`` and ``K = k.size``.
-        scale: (1,) or (S,) fp32, what the product with each block is multiplied by, or None.
+        scale: (S,) fp32, any stride: what the product with each block is multiplied by, or None.
         residual: (M, N) or None, any strides.
         activation: a key of ``reference.epilogue.ACTIVATIONS`` or None.
         dtype: of the result; that of ``x`` if None.
@@ -77,7 +77,8 @@ def block_matmul(
             x, values, rows.start, rows.end, rows.cols, rows.slots, rows.order, scale, bias, residual, y,
             x_tma, w_tma,
             M, n.size, k.size,
-            *x.stride(), int(scale is not None and len(scale) > 1), *((0, 0) if residual is None else residual.stride()), y.stride(0),
+            *x.stride(), 0 if scale is None else scale.stride(0),
+            *((0, 0) if residual is None else residual.stride()), y.stride(0),
             m_class(M), n.blocks,
             STRIDE_WS=values.stride(0), STRIDE_WN=values.stride(1), STRIDE_WK=values.stride(2),
             STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,

@@ -116,7 +116,7 @@ def _block_sparse_linear(
     n, k = _bsr.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
     order = None if index is None else _bsr.split(index, len(crow_indices) - 1, len(values))[0]
     rows = _bsr.rows(crow_indices, col_indices, order, n, k)
-    scale = None if scale is None else _bsr.cut_scale(scale, n, k)
+    scale = None if scale is None else _bsr.cut_scale(scale, len(values), n, k)
     return block_matmul(x, _bsr.cut(values, n, k), rows, bias, n, k, scale=scale, dtype=out_dtype, **epilogue)
 
 

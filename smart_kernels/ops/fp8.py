@@ -17,15 +17,16 @@ def quantize_fp8(tensor: Tensor, per: str = "tensor") -> tuple[Tensor, Tensor]:
         float8_e4m3fn of the same shape, and fp32 () or (len(tensor),).
 
     Raises:
-        ValueError: ``per`` is neither, or there is nothing along the first dimension to be scaled.
+        ValueError: ``per`` is neither, or there is no first dimension to be scaled along.
     """
     if per not in ("tensor", "block") or (per == "block" and tensor.dim() == 0):
         raise ValueError(f'per must be "tensor", or "block" for (blocks, ...), got {per!r} for {tuple(tensor.shape)}')
     largest, wide = torch.finfo(torch.float8_e4m3fn).max, tensor.detach().float()
-    rows = wide.reshape(len(tensor) if per == "block" else 1, -1)
-    if not rows.numel():
-        return wide.to(torch.float8_e4m3fn), wide.new_ones(len(rows) if per == "block" else ())
+    shape = (len(tensor),) if per == "block" else ()
+    if not wide.numel():
+        return wide.to(torch.float8_e4m3fn), wide.new_ones(shape)
+    rows = wide.reshape(*(shape or (1,)), -1)
     scale = rows.abs().amax(1) / largest
     scale = torch.where(scale == 0, 1.0, scale)
     values = (rows / scale[:, None]).clamp(-largest, largest).view(wide.shape).to(torch.float8_e4m3fn)
-    return values, scale if per == "block" else scale.view(())
+    return values, scale.view(shape)
