@@ -1,4 +1,5 @@
-"""How many instructions one step of the innermost matrix loop may have, written down before the kernels.
+"""How many instructions one step of the innermost matrix loop may have, written down before the kernels but for EDGE,
+fence and the tf32 gradients.
 
 The best count measured for a tile (sm_90, bf16, 16-byte copies, no spill) plus MARGIN. For a tile without one, the fit
 of those counts that follows, plus MARGIN:
@@ -21,7 +22,11 @@ TAP, HALO, CARRY: a convolution on top of that. Once per step the tap and its sh
     measured at 10.5 per load: 206 against 122 at 128 x 128 x 64.)
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 EDGE: blocks that end inside a step mask the columns of x: what is left of the block (2), its comparison (1), joining it
-    with the pipeline's own predicate (3), the column used twice (1). Measured: 7 more in each of 13 tiles.
+    with the pipeline's own predicate (3), the column used twice (1). Measured
+    in 13 tiles: 6 to 8 more (triton 3.6), 6 or 7 (3.9).
+
+EDGE, fence, the counts of tf32 gradients, steps instead of loops and leaving out NOP came after the first rows had
+failed; see docs/decisions/0014.
 
 SCALED: in fp8 each step sums anew, and one multiply-add per sum scales it and adds it up in fp32; the scale costs its
     address, its load and the wait for it. Products are 32 deep. Derived, not measured.

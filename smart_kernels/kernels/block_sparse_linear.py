@@ -52,7 +52,7 @@ def worth_trying(configs, args, **kwargs):
         configs = fit_for_fp8(configs)
     least = min(c.kwargs["BLOCK_M"] for c in configs)
     held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
-                   sums=128 if args["residual_ptr"] is None and not scaled else 64)
+                   sums=128 >> (args["residual_ptr"] is not None) + scaled)
     fit = range(least, max(least, args["M_CLASS"]) + 1)
     tall = [c for c in configs if c.kwargs["BLOCK_M"] in fit and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
     return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
