@@ -125,7 +125,7 @@ def test_executed_products_are_live_blocks_times_row_blocks(density, monkeypatch
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="on a GPU the tuner decides")
-@pytest.mark.parametrize("M, block, taken", [(40, (32, 32), True), (3, (64, 16), True), (9, (24, 40), False)])
+@pytest.mark.parametrize("M, block, taken", [(70, (32, 64), True), (66, (64, 128), True), (66, (24, 72), False)])
 def test_descriptors(M, block, taken, dtype, monkeypatch):
     copies, load = [], InterpreterBuilder.create_descriptor_load
     monkeypatch.setattr(InterpreterBuilder, "create_descriptor_load", lambda *a: copies.append(1) or load(*a))
