@@ -12,13 +12,12 @@ ahead, which keeps it out of the load pipeline. Along N and K, block i starts at
 (i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
 """
 
-from functools import partial
 
 import triton
 import triton.language as tl
 
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune, holds
+from smart_kernels.kernels.tuning import autotune, fitting
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
 CONFIGS = [  # the first is valid for every shape
@@ -44,21 +43,16 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold.
+    """Nothing that the device cannot hold, no copies that need a descriptor where there is none.
+
     The addresses of a residual take the place of half of the sums."""
-    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
-                   sums=128 if args["residual_ptr"] is None else 64)
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
-    return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
+    copies = [config for config in configs if config.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    return fitting(copies, args, kwargs, sums=128 if args["residual_ptr"] is None else 64)
 
 
 def worth_trying_grad(configs, args, **kwargs):
     """The same where BLOCK_M is the depth of a step."""
-    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"])
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
-    return [c for c in tall if held(c, (n, k, c.kwargs["BLOCK_M"]))] or configs[:1]
+    return fitting(configs, args, kwargs, grad=True)
 
 
 @triton.jit
