@@ -24,7 +24,7 @@ import triton.language as tl
 
 from smart_kernels.kernels.block_sparse_linear import block_limit, block_start, worth_trying_grad
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune, fitting
+from smart_kernels.kernels.tuning import autotune, fitting, wgmma
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -45,8 +45,8 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "BLOCK_N", "BLOCK_K", "HALO", "PRECISION
 
 
 def worth_trying(configs, args, **kwargs):
-    """Nothing that the device cannot hold."""
-    return fitting(configs, args, kwargs)
+    """Nothing that the device cannot hold; where operands need registers, pixels and their bits leave half the sums."""
+    return fitting(configs, args, kwargs, sums=128 if wgmma() else 64)
 
 
 @triton.jit

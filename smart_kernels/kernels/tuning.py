@@ -43,11 +43,15 @@ def holds(
     exact = itemsize == 4 and precision == "ieee"
     if rows * columns > (min(32, sums) if exact else sums) * 32 * config.num_warps or (exact and config.num_stages > 2):
         return False
-    target = driver.active.get_current_target()
-    wgmma = target.backend == "cuda" and 90 <= target.arch < 120  # reads a stage for one step longer than others
-    if not wgmma and (rows * columns * depth > PRODUCTS * PRODUCT * config.num_warps or (transposed and depth > 64)):
+    if not wgmma() and (rows * columns * depth > PRODUCTS * PRODUCT * config.num_warps or (transposed and depth > 64)):
         return False
-    return (config.num_stages - (not wgmma)) * (rows + columns) * depth * itemsize <= shared_memory()
+    return (config.num_stages - (not wgmma())) * (rows + columns) * depth * itemsize <= shared_memory()
+
+
+def wgmma() -> bool:
+    """Whether tensor cores read their operands from shared memory, and a stage for one step longer than others."""
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and 90 <= target.arch < 120
 
 
 def shared_memory() -> int:
