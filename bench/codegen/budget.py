@@ -20,6 +20,8 @@ TAP, HALO, CARRY: a convolution on top of that. Once per step the tap and its sh
     may lie beyond the edge, its bit and the zero-fill; in the gradient for each such load the position of its pixel,
     carried over columns, rows and images, and its bounds. (A comparison of both coordinates instead of the bit was
     measured at 10.5 per load: 206 against 122 at 128 x 128 x 64.)
+TRANSPOSED: LDSM cannot transpose 4-byte elements, so a gradient in tf32 fetches each of the 16 registers of 8 products
+    (32 x 32 of a warp, 8 deep) by an LDS of its own: 2 per mma.sync.
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
 EDGE: blocks that end inside a step mask the columns of x: what is left of the block (2), its comparison (1), joining it
     with the pipeline's own predicate (3), the column used twice (1). Measured
@@ -83,7 +85,7 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions of triton
     ("tf32 grad", 64, 64, 64, 8): (183, 202, 3),
 }
 FIXED = {"matmul": 64, "tma": 92, "gather": 72, "decode": 60, "grad": 72}
-PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES = 2.5, 0.5, 4, 7, 5, 16
+PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES, TRANSPOSED = 2.5, 0.5, 4, 7, 5, 16, 2
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
@@ -168,7 +170,8 @@ def budget(row: dict) -> int | None:
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
         return math.floor(MARGIN * (counts[FENCED] + wraps + edge + convolution(row)))
-    matrix = row["tensor_core"] * (1 + PER_MMA * synchronous)
+    fetch = TRANSPOSED if kind(row) == "grad" and dtype(row) == "fp32" else PER_MMA
+    matrix = row["tensor_core"] * (1 + fetch * synchronous)
     extra = fence(row) + edge + gathering(row) + convolution(row) + scaling(row)
     return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + extra))
 

@@ -22,9 +22,9 @@ taps, and a stride costs no idle products. Images are NHWC.
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.block_sparse_linear import block_limit, block_start, worth_trying
+from smart_kernels.kernels.block_sparse_linear import block_limit, block_start, worth_trying_grad
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune
+from smart_kernels.kernels.tuning import autotune, fitting, wgmma
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -42,6 +42,11 @@ GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=2),
 ]
 KEY = ["M_CLASS", "N", "K", "KH", "KW", "BLOCK_N", "BLOCK_K", "HALO", "PRECISION"]
+
+
+def worth_trying(configs, args, **kwargs):
+    """Nothing that the device cannot hold; where operands need registers, pixels and their bits leave half the sums."""
+    return fitting(configs, args, kwargs, sums=128 if wgmma() else 64)
 
 
 @triton.jit
@@ -140,7 +145,7 @@ def conv_matmul_kernel(
     tl.store(y_ptr + y_offs, activate(acc, ACTIVATION).to(y_ptr.dtype.element_ty), mask=in_y)
 
 
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying_grad})
 @triton.jit
 def conv_grad_kernel(
     # tensors

@@ -12,13 +12,12 @@ ahead, which keeps it out of the load pipeline. Along N and K, block i starts at
 (i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
 """
 
-from functools import partial
 
 import triton
 import triton.language as tl
 
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune, has_wgmma, holds
+from smart_kernels.kernels.tuning import autotune, fitting, wgmma
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
 CONFIGS = [  # the first is valid for every shape
@@ -44,34 +43,26 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M, no copies that need a descriptor where there is none, nothing the device cannot hold.
+    """Nothing that the device cannot hold, no copies that need a descriptor where there is none.
+
     The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled."""
-    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
     scaled = args["scale_ptr"] is not None
-    if scaled:
-        configs = fit_for_fp8(configs)
-    least = min(c.kwargs["BLOCK_M"] for c in configs)
-    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"],
-                   sums=128 >> (args["residual_ptr"] is not None) + scaled)
-    fit = range(least, max(least, args["M_CLASS"]) + 1)
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] in fit and c.kwargs["TMA"] <= kwargs["TMA_FITS"]]
-    return [c for c in tall if held(c, (c.kwargs["BLOCK_M"], n, k))] or configs[:1]
+    found = [config for config in configs if config.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    found = fit_for_fp8(found) if scaled else found
+    return fitting(found, args, kwargs, sums=128 >> (args["residual_ptr"] is not None) + scaled)
 
 
 def fit_for_fp8(configs):
     """Where wgmma could multiply them, fewer than 64 rows of fp8 are converted and multiplied as fp16. Elsewhere the
     compiler copies the sums in every step of four warps and 128 rows."""
-    if has_wgmma():
+    if wgmma():
         return [c for c in configs if c.kwargs["BLOCK_M"] >= 64]
     return [c for c in configs if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)]
 
 
 def worth_trying_grad(configs, args, **kwargs):
     """The same where BLOCK_M is the depth of a step."""
-    n, k = kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    held = partial(holds, itemsize=args["x_ptr"].element_size(), precision=kwargs["PRECISION"])
-    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
-    return [c for c in tall if held(c, (n, k, c.kwargs["BLOCK_M"]))] or configs[:1]
+    return fitting(configs, args, kwargs, grad=True)
 
 
 @triton.jit

@@ -24,7 +24,7 @@ CONFIGS = [  # the first is valid for every shape
 ]
 
 
-def fitting(configs, args, **kwargs):
+def worth_trying(configs, args, **kwargs):
     """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles, of work
     for less than 64 x 64, and of registers for the addresses of the narrow copies of fp32."""
     size = kwargs["BLOCK_N"] * kwargs["BLOCK_K"]
@@ -91,7 +91,7 @@ def pack_kernel(
     tl.store(p, w.to(packed_ptr.dtype.element_ty))
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": fitting})
+@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
 @triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
 def weight_grad_kernel(

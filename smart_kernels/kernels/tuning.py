@@ -4,6 +4,8 @@ import triton
 from triton.compiler.compiler import max_shared_mem
 from triton.runtime import driver
 
+PRODUCT, PRODUCTS = 16 * 8 * 16, 128  # of one mma.sync, and how many of them a warp does in one step
+
 
 def autotune(configs, key, **kwargs):
     """``triton.autotune``, remembered in Triton's disk cache. The interpreter takes the first config, untimed."""
@@ -12,22 +14,42 @@ def autotune(configs, key, **kwargs):
     return triton.autotune(configs=configs, key=key, cache_results=True, **kwargs)
 
 
-def holds(config, step: tuple[int, int, int], itemsize: int, precision: str, sums: int = 128) -> bool:
+def fitting(configs, args, kwargs, *, grad: bool = False, sums: int = 128):
+    """The configs that are no taller than M and whose step the device holds; else the first.
+
+    ``grad``: the product runs over M, so BLOCK_M is the depth of a step.
+    """
+    n, k, size = kwargs["BLOCK_N"], kwargs["BLOCK_K"], args["x_ptr"].element_size()
+    found = []
+    for config in configs:
+        m = config.kwargs["BLOCK_M"]
+        step = (n, k, m) if grad else (m, n, k)
+        if m <= args["M_CLASS"] and holds(config, step, size, kwargs["PRECISION"], sums, grad):
+            found.append(config)
+    return found or configs[:1]
+
+
+def holds(
+    config, step: tuple[int, int, int], itemsize: int, precision: str, sums: int = 128, transposed: bool = False
+) -> bool:
     """Whether a (rows, columns, depth) step of a product fits into registers and shared memory.
 
     ``sums`` accumulators are half of the 255 registers of a thread. Exact fp32 has no tensor core: its operands pass
-    through registers too, which leaves 32, and its arithmetic hides the copies of one stage: two are enough.
+    through registers too, which leaves 32, and its arithmetic hides the copies of one stage: two are enough. Without
+    wgmma the operands of tensor cores pass through registers as well: 128 products of a warp in one step are what they
+    leave room for, and a depth of 64 where they are ``transposed`` on the way.
     """
     rows, columns, depth = step
     exact = itemsize == 4 and precision == "ieee"
     if rows * columns > (min(32, sums) if exact else sums) * 32 * config.num_warps or (exact and config.num_stages > 2):
         return False
-    stages = config.num_stages - (not has_wgmma())  # which reads a stage for one step longer than others
-    return stages * (rows + columns) * depth * itemsize <= shared_memory()
+    if not wgmma() and (rows * columns * depth > PRODUCTS * PRODUCT * config.num_warps or (transposed and depth > 64)):
+        return False
+    return (config.num_stages - (not wgmma())) * (rows + columns) * depth * itemsize <= shared_memory()
 
 
-def has_wgmma() -> bool:
-    """Whether the current device multiplies 64 rows at once, straight from shared memory."""
+def wgmma() -> bool:
+    """Whether tensor cores read their operands from shared memory, and a stage for one step longer than others."""
     target = driver.active.get_current_target()
     return target.backend == "cuda" and 90 <= target.arch < 120
 

@@ -63,7 +63,7 @@ def _smart_weight(
         return reference.smart_weight(weight, scores, n, m, temperature, eps, hard)
     weight, scores, count = weight.contiguous(), scores.contiguous(), -(-weight.shape[1] // m)
     y, threshold = torch.empty_like(weight), scores.new_empty(len(weight), count, dtype=torch.float64)
-    grid, config = _config(threshold.numel(), weight.shape[1], m)
+    grid, config = _config(threshold.numel(), weight.shape[1], m, hard)
     smart_weight_kernel[grid](
         weight, scores, y, threshold, threshold.numel(), weight.shape[1], count,
         temperature, 1 / temperature, eps, KEEP=n, GROUP=m, HARD=hard, **config,
@@ -87,7 +87,7 @@ def _smart_weight_backward(
         return reference.smart_weight_backward(dy, weight, scores, threshold, n, m, temperature, eps, hard)
     dy, weight, scores = dy.contiguous(), weight.contiguous(), scores.contiguous()
     dweight, dscores = torch.empty_like(weight), torch.empty_like(scores)
-    grid, config = _config(threshold.numel(), weight.shape[1], m)
+    grid, config = _config(threshold.numel(), weight.shape[1], m, hard)
     smart_weight_bwd_kernel[grid](
         dy, weight, scores, threshold, dweight, dscores, threshold.numel(), weight.shape[1], threshold.shape[1],
         1 / temperature, eps, UNDERFLOW=UNDERFLOW, KEEP=n, GROUP=m, HARD=hard, **config,
@@ -95,9 +95,9 @@ def _smart_weight_backward(
     return dweight, dscores
 
 
-def _config(groups: int, columns: int, m: int) -> tuple[tuple[int], dict]:
+def _config(groups: int, columns: int, m: int, hard: bool) -> tuple[tuple[int], dict]:
     block = triton.next_power_of_2(m)
-    block_g = PROGRAM // block
+    block_g = PROGRAM // (2 * block if hard else block)  # every pair of a group is compared, each in a predicate
     config = {"FULL": block == m and columns % m == 0, "BLOCK_G": block_g, "BLOCK": block, "num_warps": 4}
     return (triton.cdiv(groups, block_g),), config
 
