@@ -121,11 +121,11 @@ def prune_both_ways_kernel(
     most = tl.full((BLOCK_N, BLOCK_K), -INF, tl.float64)
     best = tl.zeros((BLOCK_N, BLOCK_K), tl.int32)
     for number in tl.static_range(COUNT):
-        MASK: tl.constexpr = MASKS[number]
-        total = (sums[0][MASK[0]] + sums[1][MASK[1]]) + (sums[2][MASK[2]] + sums[3][MASK[3]])
+        upper = sums[0][MASKS[number][0]] + sums[1][MASKS[number][1]]
+        total = upper + (sums[2][MASKS[number][2]] + sums[3][MASKS[number][3]])
         better = total > most
         most = tl.where(better, total, most)
-        best = tl.where(better, MASK[4], best)
+        best = tl.where(better, MASKS[number][4], best)
 
     for i in tl.static_range(4):
         row = best >> (4 * i)
