@@ -135,7 +135,10 @@ def test_gradients_pass_through_the_layout(layout, transposable):
 
 
 @arranged
-@pytest.mark.parametrize(("N", "K"), [(9, 30), (130, 68)])
+@pytest.mark.parametrize(
+    ("N", "K"),
+    [(9, 30), (130, 68), *(pytest.param(*size, marks=pytest.mark.slow) for size in [(1, 1), (127, 63), (129, 259)])],
+)
 def test_inference_runs_the_kernel(layout, N, K, trusted):
     stored, bias = stored_in(layout, integers(N, K)), torch.randint(-4, 5, (N,)).bfloat16()
     x = torch.randint(-4, 5, (2, 3, K)).bfloat16()

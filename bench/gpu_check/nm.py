@@ -125,13 +125,13 @@ def training(context: Context) -> dict:
     (N, K), device, pattern = EXTENT, context.device, NM(2, 4, transposable=True)
     x, scores = torch.randn(4096, K, device=device, dtype=torch.bfloat16), torch.randn(N, K, device=device)
     weight = torch.randn(N, K, device=device, dtype=torch.bfloat16, requires_grad=True)
-    keep = pattern.hard_mask(scores, WeightShape(N, 1, K))
-    layer = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep.bool(), transposable=True)
+    keep = pattern.hard_mask(scores, WeightShape(N, 1, K)).bool()
+    layer = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, transposable=True)
     values, indices = layer.saved()
     square, other = torch.randn(2, 4096, 4096, device=device, dtype=torch.bfloat16)
     functions = {
         "mask_ms": lambda: pattern.hard_mask(scores, WeightShape(N, 1, K)),
-        "pack_ms": lambda: SemiStructured.from_dense(weight * keep, (1, 1), keep=keep.bool()),
+        "pack_ms": lambda: SemiStructured.from_dense(weight * keep, (1, 1), keep=keep),
         "prune_and_pack_ms": lambda: semi_structured_prune(weight, scores),
         "prune_and_pack_both_ways_ms": lambda: semi_structured_prune(weight, scores, transposable=True),
         "square_both_ways_ms": lambda: semi_structured_prune(square, transposable=True),

@@ -95,8 +95,9 @@ class SemiStructured(Format):
         return self.layout in tensor_core.KERNELS
 
     def _on_tensor_cores(self, x: Tensor, bias: Tensor | None) -> bool:
-        fits = eager_inference(x, self.values, bias) and x.dtype == self.values.dtype
-        return fits and tensor_core.verified(x.device, self.layout, x.dtype) is None
+        plain = eager_inference(x, self.values, bias)
+        plain = plain and all(t is None or t.dtype == x.dtype for t in (self.values, bias))
+        return plain and tensor_core.verified(x.device, self.layout, x.dtype) is None
 
     def _check(self, indices: Tensor, values: Tensor) -> None:
         length = self.columns // self.m * self.n
