@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.formats import SemiStructured
+from smart_kernels.ops import _sparse_tensor_core as tensor_core
 from smart_kernels.ops import semi_structured_linear
 from smart_kernels.patterns import NM, WeightShape
 
@@ -44,9 +45,19 @@ def providers(weight: Tensor, x: Tensor, kept: tuple[int, int]) -> list[Provider
         stored = SemiStructured.from_dense(weight, (1, 1), n=n, m=m, layout=layout)
         passes = ("fwd", "step") if layout == "rows" else ("fwd",)
         found.append(_ours(stored, layout, x, weight, passes))
+    if kept == (2, 4) and x.is_cuda:
+        found += tensor_cores(weight, x)
     if kept == (2, 4) and (function := cusparselt(weight, x)):
         found.append(Provider("cusparselt", function, (x,), lambda x: F.linear(x, weight.double()), n / m))
     return found
+
+
+def tensor_cores(weight: Tensor, x: Tensor) -> Iterator[Provider]:
+    """The kernels for sparse tensor cores that are exact here; inference."""
+    for kernel in tensor_core.KERNELS:
+        if tensor_core.verified(x.device, kernel, x.dtype) is None:
+            stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel).requires_grad_(False)
+            yield Provider(kernel, stored.linear, (x,), lambda x: F.linear(x, weight.to(x.dtype)), 0.5, ("fwd",))
 
 
 def _ours(stored: SemiStructured, layout: str, x: Tensor, weight: Tensor, passes: tuple[str, ...]) -> Provider:

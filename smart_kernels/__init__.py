@@ -26,7 +26,15 @@ from .nn import (
     SparseLinear,
     SplitAttention,
 )
-from .ops import block_sparse_linear, masked_linear, semi_structured_linear, smart_linear, smart_weight, soft_topk
+from .ops import (
+    block_sparse_linear,
+    masked_linear,
+    semi_structured_linear,
+    semi_structured_prune,
+    smart_linear,
+    smart_weight,
+    soft_topk,
+)
 from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
 __all__ = [
@@ -59,6 +67,7 @@ __all__ = [
     "parse",
     "save",
     "semi_structured_linear",
+    "semi_structured_prune",
     "slim_",
     "smart_linear",
     "smart_weight",

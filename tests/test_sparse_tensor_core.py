@@ -63,7 +63,7 @@ def test_metadata_is_that_of_cutlass_in_another_order():
 
 def test_fragments_are_where_the_lanes_want_them():
     _, values, indices = random_2_4(128, 128)
-    words = sparse_tensor_core.pack(values, indices).weight
+    words = sparse_tensor_core.pack(values, indices).weight.view(torch.int32)
     pairs = values.view(torch.int32)
     for tile, step, lane, r in [(0, 0, 0, 0), (3, 1, 13, 2), (7, 3, 31, 3), (2, 0, 6, 1)]:
         row, column = 16 * tile + lane // 4 + 8 * (r % 2), 8 * step + lane % 4 + 4 * (r // 2)

@@ -10,6 +10,7 @@ from smart_kernels.ops import (
     block_sparse_linear,
     masked_linear,
     semi_structured_linear,
+    semi_structured_prune,
     smart_linear,
     smart_weight,
     soft_topk,
@@ -96,6 +97,12 @@ def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype:
     y.backward(torch.empty_like(y))
 
 
+def _prune(dtype: str, scored: bool = False) -> None:
+    weight, scores = torch.empty(4096, 4096, dtype=DTYPES[dtype]), torch.empty(4096, 4096) if scored else None
+    for transposable in (False, True):
+        semi_structured_prune(weight, scores, transposable=transposable)
+
+
 def _weight(m: int, hard: bool = False) -> None:
     weight, scores = torch.empty(1024, 1024, requires_grad=True), torch.zeros(1024, 1024, requires_grad=True)
     y = smart_weight(weight, scores, 2, m, 0.1, eps=1e-3, hard=hard)
@@ -158,6 +165,8 @@ CASES: dict[str, Callable[[], None]] = {
     "semi_structured_linear 2:4 M=64 fp16": partial(_semi, 64, few_rows=True, dtype="fp16"),
     "semi_structured_linear 2:4 M=4096 bf16": partial(_semi, 4096, transposable=True),
     "semi_structured_linear 4:8 M=4096 bf16": partial(_semi, 4096, (4, 8)),
+    "semi_structured_prune bf16": partial(_prune, "bf16"),
+    "semi_structured_prune fp32 scores": partial(_prune, "fp32", scored=True),
     "smart_weight 2:4": partial(_weight, 4),
     "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
     "block_sparse_conv2d 128x64 bf16": partial(_conv, (128, 64)),

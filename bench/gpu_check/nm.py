@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops import semi_structured_linear, smart_weight, soft_topk
+from smart_kernels.ops import semi_structured_linear, semi_structured_prune, smart_weight, soft_topk
 from smart_kernels.ops.semi_structured_linear import decode_words, transpose
 from smart_kernels.patterns import NM, WeightShape
 from smart_kernels.reference import semi_structured as reference
+from smart_kernels.reference import semi_structured_prune as prune
 
 from .. import semi_structured_linear as bench
 from .. import timing
@@ -92,7 +93,14 @@ def soft(context: Context, shape: Shape, dtype: torch.dtype) -> dict:
 def packing(context: Context, shape: Shape) -> dict:
     layer = stored(context, shape, (2, 4), torch.float16, "transposable")
     args = layer.values.detach(), layer.indices, shape.K
+    dense = torch.randn(shape.N, shape.K, device=context.device, dtype=torch.bfloat16), None
     pairs = [
+        *zip(semi_structured_prune(*dense), prune.semi_structured_prune(*dense), strict=True),
+        *zip(
+            semi_structured_prune(*dense, transposable=True),
+            prune.semi_structured_prune_both_ways(*dense),
+            strict=True,
+        ),
         (decode_words(*args[1:]), reference.decode_words(*args[1:])),
         *zip(transpose(*args), reference.transpose(*args), strict=True),
     ]
@@ -117,12 +125,17 @@ def training(context: Context) -> dict:
     (N, K), device, pattern = EXTENT, context.device, NM(2, 4, transposable=True)
     x, scores = torch.randn(4096, K, device=device, dtype=torch.bfloat16), torch.randn(N, K, device=device)
     weight = torch.randn(N, K, device=device, dtype=torch.bfloat16, requires_grad=True)
-    keep = pattern.hard_mask(scores, WeightShape(N, 1, K))
-    layer = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep.bool(), transposable=True)
+    keep = pattern.hard_mask(scores, WeightShape(N, 1, K)).bool()
+    layer = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, transposable=True)
     values, indices = layer.saved()
+    square, other = torch.randn(2, 4096, 4096, device=device, dtype=torch.bfloat16)
     functions = {
         "mask_ms": lambda: pattern.hard_mask(scores, WeightShape(N, 1, K)),
-        "pack_ms": lambda: SemiStructured.from_dense(weight * keep, (1, 1), keep=keep.bool()),
+        "pack_ms": lambda: SemiStructured.from_dense(weight * keep, (1, 1), keep=keep),
+        "prune_and_pack_ms": lambda: semi_structured_prune(weight, scores),
+        "prune_and_pack_both_ways_ms": lambda: semi_structured_prune(weight, scores, transposable=True),
+        "square_both_ways_ms": lambda: semi_structured_prune(square, transposable=True),
+        "square_copy_ms": lambda: other.copy_(square),  # moves 0.94 of the bytes
         "transpose_ms": lambda: transpose(values.detach(), indices, K),
         "step_ms": lambda: layer.linear(x).sum().backward(),
         "dense_step_ms": lambda: F.linear(x, weight).sum().backward(),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from triton.runtime.errors import OutOfResources
 
+from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
 
 from .. import timing
@@ -40,6 +41,7 @@ def cases(context: Context) -> Iterator[Check]:
                 yield Check(label, partial(exact, context.device, kernel, dtype, number))
     for kernel in kernels:
         yield Check(f"{kernel} selectors", partial(selectors, context.device, kernel))
+        yield Check(f"{kernel} layer", partial(layer, context.device, kernel))
     for shape in SPEED[:1] if context.small else SPEED:
         yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape))
 
@@ -85,6 +87,19 @@ def selectors(device: str, kernel: str) -> dict:
     x = torch.eye(K, device=device, dtype=torch.bfloat16)
     wrong = (dense(values, indices) != sparse_tensor_core.matmul(x, packed).T).any(0).nonzero().flatten()
     return {"ok": not len(wrong), "steps of 32": sorted({int(k) // 32 for k in wrong})}
+
+
+def layer(device: str, kernel: str) -> dict:
+    """As ``compress_`` builds it: inference on the kernel, training on the saved form, the weight as it was."""
+    if reason := sparse_tensor_core.verified(device, kernel):
+        return {"ok": True, "skipped": reason}
+    x, values, indices, *_ = sparse_tensor_core.integers((300, 456, 1096), torch.bfloat16, torch.device(device))
+    weight = dense(values, indices)
+    stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel)
+    with torch.inference_mode():
+        y = stored.linear(x)
+    same = torch.equal(stored.to_dense(), weight) and torch.equal(y, (x.double() @ weight.double().T).to(x.dtype))
+    return {"ok": same and torch.equal(stored.linear(x), y)}
 
 
 def dense(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -7,11 +7,11 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from smart_kernels.formats import BSR, ELL, JIT, Compact, Format, simd
-from smart_kernels.formats.semi_structured import GROUPS
+from smart_kernels.formats import BSR, ELL, JIT, Compact, Format
+from smart_kernels.formats.resident import KERNELS, LAYOUTS
 from smart_kernels.formats.union import worth_uniting
 from smart_kernels.nn.sparse_base import geometry, matrix
-from smart_kernels.patterns import NM, Pattern
+from smart_kernels.patterns import Pattern
 
 from .nm import kept_of
 from .plan import sparse_format, tile_of, weight_shape, wrap
@@ -46,6 +46,13 @@ class Zeros:
     def bsr(self) -> BSR:
         return sparse_format(self.layer, BSR.name, self.tile)
 
+    @property
+    def kernels(self) -> set[tuple[str, torch.dtype]]:
+        """Those for sparse tensor cores, with the dtype: for 2:4 in 16 bits on a GPU, one tap."""
+        weight, kept = self.layer.weight, self.kept or {}
+        fits = (kept.get("n"), kept.get("m")) == (2, 4) and weight_shape(self.layer).taps == 1
+        return {(kernel, weight.dtype) for kernel in KERNELS if fits and weight.is_cuda and weight.element_size() == 2}
+
 
 def candidates(zeros: Zeros, backends: tuple[str, ...]) -> dict[str, nn.Module]:
     """By label; ``"dense"`` is the layer itself. A format that cannot hold the weight is left out."""
@@ -63,27 +70,6 @@ def candidates(zeros: Zeros, backends: tuple[str, ...]) -> dict[str, nn.Module]:
             except ValueError:
                 continue
     return found
-
-
-def absent(backends: tuple[str, ...], device: torch.device) -> tuple[str, ...]:
-    """A line for each of the backends that would run on this device if more were installed."""
-    if "jit" not in backends or device.type != "cpu":
-        return ()
-    try:
-        simd.machine()
-    except ValueError as error:
-        return (str(error),)
-    return ()
-
-
-def left_dense(layer: Layer, pattern: Pattern | None) -> str:
-    """A line for the report where nothing here leaves out the zeros of a layer; else empty."""
-    if isinstance(pattern, NM) and pattern.m not in GROUPS:
-        return f"{pattern}: stored dense, groups of {GROUPS} have a kernel"
-    if getattr(layer, "groups", 1) == 1 or (layer.weight != 0).all():
-        return ""
-    kind = "depthwise" if layer.groups == layer.in_channels else "grouped"
-    return f"{kind} convolution: stays dense"
 
 
 def _packed(zeros: Zeros) -> Builds:
@@ -128,8 +114,7 @@ def _bsr(zeros: Zeros) -> Builds:
 def _semi_structured(zeros: Zeros) -> Builds:
     if zeros.kept is None:
         return
-    pairs = zeros.layer.weight.is_cuda and zeros.layer.weight.element_size() == 2
-    for layout in ("rows", "decode") if pairs else ("rows",):
+    for layout in LAYOUTS if zeros.kernels else LAYOUTS[:1]:
         yield f"nm {layout}", partial(sparse_format, zeros.layer, "nm", None, layout=layout, **zeros.kept)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
-from .candidates import BACKENDS, DENSE, Zeros, absent, candidates, left_dense
+from .candidates import BACKENDS, DENSE, Zeros, candidates
 from .cost import Cost, cost
 from .fold import fold_batchnorm_
 from .graph import call, evaluating, users_of_weights
+from .notes import absent, left_dense
 from .plan import weight_shape, wrap
 from .report import Report, Row
 from .swap import swap_
@@ -63,28 +64,30 @@ def compress_(
     fold_batchnorm_(model)
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
-    groups, rows, swaps = _weights(model), [], {}
+    groups, rows, swaps, kernels = _weights(model), [], {}, set()
     inputs = _captured(model, [layers[0] for layers in groups.values()], example_input)
     for names, layers in groups.items():
-        row, chosen = _choose(names, layers, inputs.get(layers[0]), pattern, backends, policy, seconds)
+        zeros = Zeros.of(layers[0], pattern)
+        row, chosen = _choose(names, layers, inputs.get(layers[0]), zeros, pattern, backends, policy, seconds)
         rows.append(row)
         swaps |= chosen
+        kernels |= zeros.kernels if "nm" in backends else set()
     device = next(model.parameters()).device
     before, after = _swapped(model, swaps, example_input, device, seconds)
     return Report(
         tuple(rows),
         device_name(device),
-        absent=absent(backends, device),
+        absent=absent(backends, device, kernels),
         settings=settings,
         before=before,
         after=after,
     )
 
 
-def _choose(names, layers, x, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
+def _choose(names, layers, x, zeros, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
     """The row of one weight and what replaces its layers."""
     layer = layers[0]
-    zeros, weight = Zeros.of(layer, pattern), matrix(layer)
+    weight = matrix(layer)
     kept = (weight != 0).sum().item() / weight.numel()
     row = Row(names[0], tuple(weight_shape(layer)), kept, zeros.tile, shared=tuple(names[1:]))
     if x is None:

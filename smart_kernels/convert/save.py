@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smart_kernels.formats import BSR, Compact, Dense, Format, SemiStructured
+from smart_kernels.formats.resident import KERNELS
 from smart_kernels.nn import SplitAttention
 from smart_kernels.nn.sparse_base import Sparse, matrix
 from smart_kernels.patterns import parse
 
-from .candidates import absent
 from .compress import compress_
 from .fold import Folded, refold_
 from .nm import kept_of
+from .notes import absent
 from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
 from .resize import fit_, noted
@@ -80,8 +81,10 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
     """
     config, tensors = read(Path(directory))
     report = Report.from_dict(config["report"])
-    here = next(model.parameters()).device
-    device, lacking = device_name(here), absent(tuple(row.choice for row in report.rows), here)
+    first = next(model.parameters())
+    here, layouts = first.device, {row.options.get("layout") for row in report.rows}
+    kernels = [(layout, first.dtype) for layout in layouts if layout in KERNELS]
+    device, lacking = device_name(here), absent(tuple(row.choice for row in report.rows), here, kernels)
     if rechoose is None:
         rechoose = bool(device != report.device or lacking) and example_input is not None
     if rechoose and example_input is None:

@@ -4,12 +4,13 @@ from . import simd
 from .base import Conv, Format
 from .bsr import BSR
 from .compact import Compact
+from .cusparselt import CuSparseLt
 from .dense import Dense
 from .ell import ELL
 from .jit import JIT
 from .layouts import from_cutlass, from_torch, to_cutlass
 from .packed import Packed
-from .semi_structured import CuSparseLt, SemiStructured
+from .semi_structured import SemiStructured
 
 FORMATS: dict[str, type[Format]] = {
     cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL, JIT, SemiStructured, CuSparseLt)

@@ -6,6 +6,7 @@ from .block_sparse_conv_transpose2d import block_sparse_conv_transpose2d
 from .block_sparse_linear import block_sparse_linear
 from .masked_linear import masked_linear
 from .semi_structured_linear import semi_structured_linear
+from .semi_structured_prune import semi_structured_prune
 from .smart_linear import smart_linear
 from .smart_weight import smart_weight
 from .soft_topk import soft_topk
@@ -17,6 +18,7 @@ __all__ = [
     "block_sparse_linear",
     "masked_linear",
     "semi_structured_linear",
+    "semi_structured_prune",
     "smart_linear",
     "smart_weight",
     "soft_topk",

@@ -13,9 +13,20 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from smart_kernels.ops._sparse_tensor_launch import forced, matmul, supported, tuner
-from smart_kernels.ops._sparse_tensor_packing import KERNELS, PackedWeight, pack
+from smart_kernels.ops._sparse_tensor_packing import KERNELS, TYPES, PackedWeight, pack, unpack
 
-__all__ = ["KERNELS", "PackedWeight", "forced", "integers", "matmul", "pack", "supported", "tuner", "verified"]
+__all__ = [
+    "KERNELS",
+    "PackedWeight",
+    "forced",
+    "integers",
+    "matmul",
+    "pack",
+    "supported",
+    "tuner",
+    "unpack",
+    "verified",
+]
 TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; edges everywhere
 
 
@@ -25,6 +36,8 @@ def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype
     exactly, with edges and without. Remembered per process; compiles much and synchronises."""
     if (reason := supported(device, kernel)) is not None:
         return reason
+    if dtype not in TYPES:
+        return f"sparse tensor-core kernels take fp16 and bf16 weights, got {dtype}"
     device, version = torch.device(device), f"triton {triton.__version__}"
     try:
         for config in tuner(kernel).configs:

@@ -51,7 +51,8 @@ def matmul(
     x = _aligned(x)
     bias = None if bias is None else bias.contiguous()
     launch = _mma if packed.kernel == "mma" else _wgmma
-    return launch(x, packed, bias, residual, activation)
+    with torch.cuda.device_of(x):  # Triton launches on the current GPU, not on that of the tensors
+        return launch(x, packed, bias, residual, activation)
 
 
 @contextlib.contextmanager
@@ -92,7 +93,7 @@ def _mma(x, packed, bias, residual, activation) -> Tensor:
         return y
     grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * (rows // meta["BLOCK_N"]),)  # noqa: E731
     sparse_mma_kernel[grid](
-        x.view(torch.int32), packed.weight, packed.metadata, bias, residual, y,
+        x.view(torch.int32), packed.weight.view(torch.int32), packed.metadata, bias, residual, y,
         M, N, K, rows, columns,
         x.stride(0) // 8, *_strides(residual), y.stride(0),
         m_class(M),
@@ -119,7 +120,7 @@ def _wgmma(x, packed, bias, residual, activation) -> Tensor:
     sparse_wgmma_kernel[grid](
         TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
         TensorDescriptor.from_tensor(packed.weight, [128, 32], narrow) if shared else None,
-        None if shared else packed.weight, packed.metadata, bias, residual, y_rows,
+        None if shared else packed.weight.view(torch.int32), packed.metadata, bias, residual, y_rows,
         M, N, K, rows, columns,
         *_strides(residual),
         m_class(M),

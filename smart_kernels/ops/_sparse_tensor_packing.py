@@ -18,10 +18,9 @@ class PackedWeight:
 
     Attributes:
         kernel: of ``KERNELS``.
-        weight: "wgmma_ss": (N', K' / 2) kept values, rows padded; else (N' / 16, K' / 32, 32, 4) int32 fragments.
-        metadata: (N' / 64, K' / 64, 4, 32) int32; layout in ``kernels.sparse_mma``.
+        weight: as ``arrange`` makes it.
+        metadata: as ``arrange_indices`` makes it.
         out_features, groups: N and ceil(K / 4) of the weight.
-        dtype: of the values.
     """
 
     kernel: str
@@ -29,7 +28,10 @@ class PackedWeight:
     metadata: Tensor
     out_features: int
     groups: int
-    dtype: torch.dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,28 +52,59 @@ def pack(values: Tensor, indices: Tensor, kernel: str = "mma") -> PackedWeight:
     """
     _check_saved(values, indices, kernel)
     N, groups = len(values), values.shape[1] // 2
-    rows, more = -N % ROWS, -groups % (COLUMNS // 4)
-    nibbles = F.pad(indices, (0, (groups + more) // 2 - indices.shape[1], 0, rows), value=NO_GROUP)
+    return PackedWeight(kernel, arrange(values, kernel), arrange_indices(indices, groups), N, groups)
+
+
+def unpack(packed: PackedWeight) -> tuple[Tensor, Tensor]:
+    """The inverse of ``pack``: values and indices as they are saved; differentiable in ``packed.weight``."""
+    N, groups = packed.out_features, packed.groups
+    return restore(packed.weight, packed.kernel, N, groups), restore_indices(packed.metadata, N, groups)
+
+
+def arrange(values: Tensor, kernel: str) -> Tensor:
+    """(N, 2 G) -> "wgmma_ss": (N', K' / 2), padded; else (N' / 16, K' / 32, 32 lanes, 8) fragments. Differentiable.
+
+    A lane has four words of two values: lane 4g + t has word t + 4c of row g + 8h at 2c + h.
+    """
+    N, length = values.shape
+    values = F.pad(values, (0, -length % (COLUMNS // 2), 0, -N % ROWS))
+    if kernel == "wgmma_ss":
+        return values.contiguous()
+    n, k = values.shape[0] // 16, values.shape[1] // 16
+    return values.reshape(n, 2, 8, k, 2, 4, 2).permute(0, 3, 2, 5, 4, 1, 6).reshape(n, k, 32, 8)
+
+
+def restore(weight: Tensor, kernel: str, N: int, groups: int) -> Tensor:
+    """The inverse of ``arrange``: (N, 2 G)."""
+    if kernel != "wgmma_ss":
+        n, k = weight.shape[:2]
+        weight = weight.reshape(n, k, 8, 4, 2, 2, 2).permute(0, 5, 2, 1, 4, 3, 6).reshape(16 * n, 16 * k)
+    return weight[:N, : 2 * groups].contiguous()
+
+
+def arrange_indices(indices: Tensor, groups: int) -> Tensor:
+    """(N, ceil(G / 2)) uint8 -> (N' / 64, K' / 64, 4, 32) int32; layout in ``kernels.sparse_mma``.
+
+    16 bits are 16 columns of a row, a word is rows g and g + 8.
+    """
+    N, width = indices.shape
+    nibbles = F.pad(indices, (0, -width % (COLUMNS // 8), 0, -N % ROWS), value=NO_GROUP)
     if groups % 2:  # the upper half of the last byte belongs to the padding
-        nibbles[:, groups // 2] = nibbles[:, groups // 2] & 15 | NO_GROUP & 240
-    values = F.pad(values, (0, 2 * more, 0, rows))
-    weight = values if kernel == "wgmma_ss" else _fragments(values)
-    return PackedWeight(kernel, weight.contiguous(), _metadata(nibbles), N, groups, values.dtype)
-
-
-def _fragments(values: Tensor) -> Tensor:
-    """(N', K' / 2) -> (N' / 16, K' / 32, 32 lanes, 4 words): lane 4g + t has word t + 4c of row g + 8h at 2c + h."""
-    words = values.view(torch.int32)
-    n, k = words.shape
-    return words.view(n // 16, 2, 8, k // 8, 2, 4).permute(0, 3, 2, 5, 4, 1).reshape(n // 16, k // 8, 32, 4)
-
-
-def _metadata(nibbles: Tensor) -> Tensor:
-    """(N', K' / 8) bytes -> (N' / 64, K' / 64, 4, 32): 16 bits are 16 columns of a row, a word is rows g and g + 8."""
-    halves = nibbles.contiguous().view(torch.int16)
+        nibbles[:N, width - 1] = indices[:, -1] & 15 | NO_GROUP & 240
+    halves = nibbles.view(torch.int16)
     n, k = halves.shape  # tiles of 64, of 16, half, g | steps of 64, of 32, of 16
     halves = halves.view(n // 64, 4, 2, 8, k // 4, 2, 2).permute(0, 4, 1, 3, 5, 6, 2)
     return halves.reshape(n // 64, k // 4, 4, 64).view(torch.int32)
+
+
+def restore_indices(metadata: Tensor, N: int, groups: int) -> Tensor:
+    """The inverse of ``arrange_indices``: (N, ceil(G / 2)) uint8."""
+    n, k = metadata.shape[:2]
+    halves = metadata.contiguous().view(torch.int16).view(n, k, 4, 8, 2, 2, 2).permute(0, 2, 6, 3, 1, 4, 5)
+    indices = halves.reshape(64 * n, 4 * k).view(torch.uint8)[:N, : -(-groups // 2)].contiguous()
+    if groups % 2:
+        indices[:, -1] &= 15
+    return indices
 
 
 def _check_saved(values: Tensor, indices: Tensor, kernel: str) -> None:

@@ -1,16 +1,13 @@
-import functools
 from dataclasses import dataclass
-from itertools import combinations, product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.reference.semi_structured_prune import PINNED, best_masks, transposable_masks
+
 from .base import Pattern
 from .budget import keep_n
-
-CHUNK = 1 << 16  # blocks of 4x4 compared with all masks at a time
-PINNED = 1e6  # what an infinite score counts
 
 
 @dataclass(frozen=True)
@@ -109,26 +106,12 @@ class VNM(NM):
         return f"vnm:{self.v}:{self.n}:{self.m}"
 
 
-@functools.cache
-def transposable_masks() -> Tensor:
-    """(90, 16) float32: all 4x4 masks with two in every row and column."""
-    rows = [torch.zeros(4).index_fill_(0, torch.tensor(pair), 1) for pair in combinations(range(4), 2)]
-    masks = torch.stack([torch.stack(mask) for mask in product(rows, repeat=4)])
-    return masks[(masks.sum(1) == 2).all(1)].flatten(1)
-
-
 def _transposable_mask(scores: Tensor, shape) -> Tensor:
     """The best of all masks for every 4x4 block of (N, taps * C) scores; beyond the edge nothing counts."""
-    masks = transposable_masks().to(scores.device)
     pad = (0, -shape.C % 4, 0, 0, 0, -shape.N % 4)
     padded = F.pad(scores.float().clamp(-PINNED, PINNED).view(shape.N, shape.taps, shape.C), pad)
     rows, taps, columns = padded.shape
     blocks = padded.view(rows // 4, 4, taps, columns // 4, 4).permute(0, 2, 3, 1, 4).reshape(-1, 16)
-    best = torch.cat([_best(part, masks) for part in blocks.split(CHUNK)])
-    mask = masks[best].view(rows // 4, taps, columns // 4, 4, 4).permute(0, 3, 1, 2, 4).reshape(padded.shape)
+    best = transposable_masks().to(scores.device)[best_masks(blocks)]
+    mask = best.view(rows // 4, taps, columns // 4, 4, 4).permute(0, 3, 1, 2, 4).reshape(padded.shape)
     return mask[: shape.N, :, : shape.C].flatten(1)
-
-
-def _best(blocks: Tensor, masks: Tensor) -> Tensor:
-    """(B, 16) -> which of the masks keeps most, (B,)."""
-    return (blocks.double() @ masks.double().T).argmax(1)

@@ -1,0 +1,26 @@
+"""How n:m values and indices lie in memory: as they are saved, or in the order of the one kernel that reads them."""
+
+from torch import Tensor
+
+from smart_kernels.ops._sparse_tensor_packing import KERNELS, arrange, arrange_indices, restore, restore_indices
+from smart_kernels.ops.semi_structured_linear import decode_words
+from smart_kernels.reference.semi_structured import groups_of, saved_indices
+
+# as saved; indices for products of few rows; values and indices for sparse tensor cores. All but the first are for 2:4,
+# and have kernels for fp16 and bf16
+LAYOUTS = ("rows", "decode", *KERNELS)
+
+
+def resident(values: Tensor, indices: Tensor, layout: str, columns: int) -> tuple[Tensor, Tensor]:
+    """The saved form in ``layout``: only the order changes, and zeros fill it up. Differentiable in ``values``."""
+    if layout in KERNELS:
+        return arrange(values, layout), arrange_indices(indices, groups_of(columns, 4))
+    return values, decode_words(indices, columns) if layout == "decode" else indices
+
+
+def saved(values: Tensor, indices: Tensor, layout: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The inverse of ``resident`` for a weight (rows, columns)."""
+    if layout in KERNELS:
+        groups = groups_of(columns, 4)
+        return restore(values, layout, rows, groups), restore_indices(indices, rows, groups)
+    return values, saved_indices(indices, columns)
