@@ -22,9 +22,9 @@ taps, and a stride costs no idle products. Images are NHWC.
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.block_sparse_linear import block_limit, block_start, worth_trying
+from smart_kernels.kernels.block_sparse_linear import block_limit, block_start, worth_trying_grad
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune
+from smart_kernels.kernels.tuning import autotune, holds
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -42,6 +42,13 @@ GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=2),
 ]
 KEY = ["M_CLASS", "N", "K", "KH", "KW", "BLOCK_N", "BLOCK_K", "HALO", "PRECISION"]
+
+
+def worth_trying(configs, args, **kwargs):
+    """No blocks taller than there are pixels, nothing the device cannot hold."""
+    step, options = (kwargs["BLOCK_N"], kwargs["BLOCK_K"]), (args["x_ptr"].element_size(), kwargs["PRECISION"])
+    tall = [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    return [c for c in tall if holds(c, (c.kwargs["BLOCK_M"], *step), *options)] or configs[:1]
 
 
 @triton.jit
@@ -140,7 +147,7 @@ def conv_matmul_kernel(
     tl.store(y_ptr + y_offs, activate(acc, ACTIVATION).to(y_ptr.dtype.element_ty), mask=in_y)
 
 
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying_grad})
 @triton.jit
 def conv_grad_kernel(
     # tensors
@@ -161,9 +168,8 @@ def conv_grad_kernel(
     # the parts of one sum over pixels are added in order by a second pass
     pid, part = tl.program_id(0), tl.program_id(1)
     row = tl.load(rows_ptr + pid)
-    if GAPS:  # a list with room for every block: -1 where there is none
-        if row < 0:
-            return
+    if GAPS and row < 0:  # a list with room for every block: -1 where there is none
+        return
     col = tl.load(cols_ptr + pid)
     tap, block = col // BLOCKS_K, col % BLOCKS_K
     shift_h, shift_w = OFFSET_H + tap // KW * STEP_H, OFFSET_W + tap % KW * STEP_W

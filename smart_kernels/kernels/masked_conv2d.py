@@ -1,5 +1,6 @@
-"""y = conv2d(x, weight * mask) with one mask value per tile of weight: live blocks are packed as in ``masked_linear`` and
-convolved as in ``block_sparse_conv2d``. What is left to do is the end of the backward.
+"""y = conv2d(x, weight * mask) with one mask value per tile of weight.
+
+Live blocks are packed as in ``masked_linear`` and convolved as in ``block_sparse_conv2d``; here is what is left to do.
 
     parts of a sum over pixels      +---+ +---+ +---+           dweight = mask * g
     of one live block               | 0 |+| 1 |+| 2 | = g  -->  dmask   = sum over the tile of g * weight
