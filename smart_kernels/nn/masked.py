@@ -178,8 +178,8 @@ class MaskedLinear(Masked, nn.Linear):
 class MaskedConv2d(Masked, nn.Conv2d):
     """``nn.Conv2d`` whose weight is masked tile by tile.
 
-    A 1x1 convolution is a linear layer over pixels and runs as one. Any other skips its dead tiles on a GPU; on a CPU, in
-    groups, and with tiles that are no multiple of 16 x 16, it runs dense on the masked weight.
+    A 1x1 convolution is a linear layer over pixels and runs as one. Any other skips its dead tiles on a GPU. On a CPU,
+    in groups, and with tiles that are no multiple of 16 x 16, it runs dense on the masked weight.
     """
 
     dense_class = nn.Conv2d
