@@ -12,7 +12,7 @@ from smart_kernels.ops import block_sparse_conv2d
 
 from .case import Case, Shape
 from .case import shapes as device_shapes
-from .linear import Provider, _exact, _runner
+from .linear import Provider, exact_of, runner
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 TILES = ((32, 32), (64, 64))
@@ -81,7 +81,7 @@ def _case(layer: Layer, p: Provider, block: str, sparsity: float, pass_: str) ->
     flops = 2.0 * shape.M * shape.N * shape.K * p.density * (1 if pass_ == "fwd" else 3)
     touched = x.numel() + dy.numel() + layer.N * shape.K * p.density
     traffic = x.element_size() * touched * (1 if pass_ == "fwd" else 3)
-    run, exact = _runner(pass_, p.function, p.inputs, dy), _exact(pass_, p, dy)
+    run, exact = runner(pass_, p.function, p.inputs, dy), exact_of(pass_, p, dy)
     return Case("conv2d", p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
 
 

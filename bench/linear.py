@@ -33,13 +33,14 @@ def linear_cases(
                 continue
             x = p.inputs[0]
             dy = torch.randn(shape.M, shape.N, device=x.device, dtype=x.dtype)
-            run, exact = _runner(pass_, p.function, p.inputs, dy), _exact(pass_, p, dy)
+            run, exact = runner(pass_, p.function, p.inputs, dy), exact_of(pass_, p, dy)
             flops, traffic = _needs(pass_, shape, p.density, x.element_size())
             block = f"{tile[0]}x{tile[1]}"
             yield Case(op, p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
 
 
-def _runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor) -> Callable[[], Sequence[Tensor]]:
+def runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor) -> Callable[[], Sequence[Tensor]]:
+    """What a case times: ``"fwd"``, ``"bwd"`` or both in a ``"step"``; returns y or the gradients of the inputs."""
     if pass_ == "fwd":
         return torch.no_grad()(lambda: (function(*inputs),))
     leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
@@ -50,10 +51,12 @@ def _runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor
     return lambda: torch.autograd.grad(function(*leaves), wanted, dy)
 
 
-def _exact(pass_: str, p: Provider, dy: Tensor) -> Callable[[], Sequence[Tensor]]:
+def exact_of(pass_: str, p: Provider, dy: Tensor) -> Callable[[], Sequence[Tensor]]:
+    """What ``runner`` returns, from the definition in float64."""
+
     def exact():
         inputs = [t.double() if t.is_floating_point() else t for t in p.inputs]
-        return _runner(pass_, p.definition, inputs, dy.double())()
+        return runner(pass_, p.definition, inputs, dy.double())()
 
     return exact
 

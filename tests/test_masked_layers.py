@@ -11,6 +11,7 @@ from smart_kernels.nn import HardGate, SoftGate
 from smart_kernels.ops import soft_topk
 from smart_kernels.patterns import NM, Block, Channel
 
+from .conftest import INTERPRETED
 from .util import assert_close
 
 PATTERNS = [Block(8, 8), Block(16, 8, "all"), NM(2, 4), Channel()]
@@ -75,6 +76,33 @@ def test_forward_and_gradients_equal_the_dense_layer_on_the_masked_weight(dense,
     assert_close("y", out, expected, torch.float32)
     for name, got, ref in zip(("dx", "dweight", "dscores"), torch.autograd.grad(out, inputs, dy), grads, strict=False):
         assert_close(name, got, ref, torch.float32)
+
+
+@pytest.mark.parametrize("taps", ["one", "all"])
+@pytest.mark.parametrize("padding", [(1, 0), "same"])
+@pytest.mark.parametrize("gate", [lambda layer: soft(layer, eps=0.3), hard], ids=["soft", "hard"])
+def test_a_convolution_skips_dead_tiles(gate, padding, taps, device):
+    dense = nn.Conv2d(32, 16, (3, 1), padding=padding, device=device)
+    layer = masked(dense, Block(16, 16, taps), gate)
+    x = torch.randn(2, 32, 4, 5, device=device, requires_grad=True)
+    ran = layer._skips(x)
+    assert ran == (INTERPRETED or device == "cuda"), "a CPU is faster with the dense convolution"
+    inputs = [x, layer.raw_weight, layer.raw_bias, *([layer.scores] if isinstance(layer.gate, SoftGate) else [])]
+    expected, out = nn.functional.conv2d(x, layer.weight, layer.bias, padding=padding), layer(x)
+    assert_close("y", out, expected, torch.float32)
+    grads = (torch.autograd.grad(y, inputs, torch.ones_like(y) + x.mean().detach()) for y in (out, expected))
+    for name, got, ref in zip(("dx", "dweight", "dbias", "dscores"), *grads, strict=False):
+        assert_close(name, got, ref, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": "same", "kernel_size": 2}, {"groups": 2}, {"padding": 1, "padding_mode": "reflect"}],
+    ids=str,
+)
+def test_a_convolution_without_a_kernel_stays_dense(settings):
+    layer = masked(nn.Conv2d(32, 32, **({"kernel_size": 3} | settings)), Block(16, 16), hard)
+    assert layer(torch.randn(1, 32, 4, 4)).shape[1] == 32
 
 
 def test_without_a_gate_the_layer_is_dense(dense, pattern):

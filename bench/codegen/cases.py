@@ -8,6 +8,7 @@ import torch
 from smart_kernels.ops import (
     block_sparse_conv2d,
     block_sparse_linear,
+    masked_conv2d,
     masked_linear,
     semi_structured_linear,
     semi_structured_prune,
@@ -123,6 +124,14 @@ def _conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: in
         block_sparse_conv2d(x, values, crow, col, bias, **geometry, activation="relu", residual=y)
 
 
+def _masked_conv(tile: tuple[int, int], channels: int = 256, dtype: str = "bf16") -> None:
+    x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype], requires_grad=True)
+    weight = torch.empty(channels, channels, 3, 3, dtype=DTYPES[dtype], requires_grad=True)
+    mask = torch.zeros(channels // tile[0], 9 * channels // tile[1], requires_grad=True)
+    y = masked_conv2d(x, weight, mask, tile=tile, padding=1)
+    y.backward(torch.empty_like(y))
+
+
 def _topk(groups: int, n: int, weighted: bool = False) -> None:
     scores = torch.zeros(groups, n, requires_grad=True)
     cost = torch.ones(n) if weighted else None
@@ -173,5 +182,7 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_conv2d 128x64 interior bf16": partial(_conv, (128, 64), padding=0),
     "block_sparse_conv2d 64x64 stride 2 bf16": partial(_conv, (64, 64), stride=2),
     "block_sparse_conv2d 32x32 bf16": partial(_conv, (32, 32)),
+    "masked_conv2d 128x64 bf16": partial(_masked_conv, (128, 64)),
+    "masked_conv2d 32x32 bf16": partial(_masked_conv, (32, 32)),
 }
 CASES |= sparse.CASES

@@ -1,5 +1,5 @@
-"""block_sparse_conv2d: every geometry and launch configuration against float64, then layers of real networks beside
-cuDNN in channels_last with its benchmark mode on."""
+"""block_sparse_conv2d and masked_conv2d: every geometry and launch configuration against float64, then layers of real
+networks beside cuDNN in channels_last with its benchmark mode on."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.formats import BSR, Conv
-from smart_kernels.ops import block_sparse_conv2d
+from smart_kernels.ops import block_sparse_conv2d, masked_conv2d
+from smart_kernels.patterns import Block, WeightShape
 
 from .. import rows, run
 from ..case import DTYPES
@@ -33,8 +34,10 @@ def cases(context: Context) -> Iterator[Check]:
         for tile in TILES[2:] if context.small else TILES:
             for dtype_name, dtype in context.dtypes.items():
                 for config in context.configs:
-                    label = f"block_sparse_conv2d {name} {tile[0]}x{tile[1]} {dtype_name} config {config}"
-                    yield Check(label, partial(correct, context, conv, tile, dtype, config))
+                    label = f"{name} {tile[0]}x{tile[1]} {dtype_name} config {config}"
+                    args = context, conv, tile, dtype, config
+                    yield Check(f"block_sparse_conv2d {label}", partial(correct, *args))
+                    yield Check(f"masked_conv2d {label}", partial(masked, *args))
     for layer in GPU_LAYERS:
         for batch in BATCHES[:1] if context.small else BATCHES:
             yield Check(f"speed conv {layer.name} batch {batch}", partial(measure, layer, batch, context))
@@ -56,6 +59,26 @@ def correct(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dt
         return F.conv2d(x, to_kernel(values, bsr, conv), bias, *conv[1:])
 
     return compare(function, definition, (x, bsr.values.detach(), bias), config)
+
+
+def masked(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dtype, config: int) -> dict:
+    B, C, size, N = (1, 40, 7, 48) if context.small else (4, 136, 19, 200)
+    pattern, shape = Block(*tile), WeightShape(N, conv.taps, C)
+    x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
+    weight = torch.randn(N, C, *conv.kernel, device=context.device).div_((conv.taps * C) ** 0.5).to(dtype)
+    bias = torch.randn(N, device=context.device, dtype=dtype)
+    mask = torch.rand(pattern.scores_shape(shape), device=context.device)
+    mask = mask * (mask.flatten().argsort().argsort().view_as(mask) % 2)  # half of them dead
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        geometry = dict(zip(("stride", "padding", "dilation"), conv[1:], strict=True))
+        return masked_conv2d(x, weight, mask, bias, tile=tile, **geometry)
+
+    def definition(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        full = pattern.expand(mask * (mask > 0), shape).transpose(1, 2).reshape(weight.shape)
+        return F.conv2d(x, weight * full, bias, *conv[1:])
+
+    return compare(function, definition, (x, weight, bias, mask), config)
 
 
 def measure(layer: Layer, batch: int, context: Context) -> dict:

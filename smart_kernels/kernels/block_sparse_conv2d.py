@@ -161,11 +161,14 @@ def conv_grad_kernel(
     OFFSET_H: tl.constexpr, OFFSET_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
     STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
     BLOCKS_K: tl.constexpr, EVEN: tl.constexpr, HALO: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GAPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     # the parts of one sum over pixels are added in order by a second pass
     pid, part = tl.program_id(0), tl.program_id(1)
-    row, col = tl.load(rows_ptr + pid), tl.load(cols_ptr + pid)
+    row = tl.load(rows_ptr + pid)
+    if GAPS and row < 0:  # a list with room for every block: -1 where there is none
+        return
+    col = tl.load(cols_ptr + pid)
     tap, block = col // BLOCKS_K, col % BLOCKS_K
     shift_h, shift_w = OFFSET_H + tap // KW * STEP_H, OFFSET_W + tap % KW * STEP_W
 

@@ -91,6 +91,60 @@ def pack_kernel(
     tl.store(p, w.to(packed_ptr.dtype.element_ty))
 
 
+@triton.jit
+def store_gradients(
+    g, row, col,
+    weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, dweight_ptr, dmask_ptr,
+    N, K, group_n, group_k,
+    stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
+    eps,
+    TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
+    TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
+    PER_TILE_N: tl.constexpr, PER_TILE_K: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, DEAD_GRAD: tl.constexpr,
+):
+    """dweight = mask * g and dmask = sum over a tile of g * weight, from the gradient g of one block of weight * mask.
+
+    Blocks that share a tile write their part of its sum to dmask[tile row, tile column, part]. Where the mask is
+    soft, dmask is the gradient of the score.
+    """
+    offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
+    offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
+    inside = in_n[:, None] & in_k[None, :]
+    tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
+    tile_k = element_tiles(col, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K)
+    in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+    mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                     stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+    live = is_live(mask, eps)
+    if dweight_ptr is not None:
+        p = dweight_ptr + offs_n.to(tl.int64)[:, None] * K + offs_k[None, :]
+        tl.store(p, (g * tl.where(live, mask, 0.0)).to(dweight_ptr.dtype.element_ty), mask=inside)
+    if dmask_ptr is not None:
+        w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
+        if TILES_N * TILES_K > 1 and not DEAD_GRAD:  # a block of one tile is live
+            live = tl.broadcast_to(live, (BLOCK_N, BLOCK_K))
+            inside = inside & tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])
+        g *= tl.load(w_p, mask=inside, other=0.0).to(tl.float32)
+        g = tl.reshape(g, (TILES_N, BLOCK_N // TILES_N, TILES_K, BLOCK_K // TILES_K))
+        dmask = tl.sum(tl.sum(g, axis=3), axis=1)
+
+        start_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N)
+        start_k = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
+        tile_n = start_n // TILE_N + tl.arange(0, TILES_N)
+        tile_k = start_k // TILE_K + tl.arange(0, TILES_K)
+        in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+        if threshold_ptr is not None:
+            dmask *= mask * (1 - mask) / tl.load(temperature_ptr).to(tl.float32)
+        if not DEAD_GRAD:
+            dmask = tl.where(is_live(mask, eps), dmask, 0.0)
+        part = (start_n % TILE_N // BLOCK_N) * PER_TILE_K + start_k % TILE_K // BLOCK_K
+        p = tile_n.to(tl.int64)[:, None] * tl.cdiv(K, TILE_K) + tile_k[None, :]
+        tl.store(dmask_ptr + p * (PER_TILE_N * PER_TILE_K) + part, dmask, mask=in_tile)
+
+
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
 @triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
@@ -111,18 +165,13 @@ def weight_grad_kernel(
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, DEAD_GRAD: tl.constexpr, PRECISION: tl.constexpr,
     EVEN_M: tl.constexpr, BLOCK_M: tl.constexpr,
 ):
-    """dweight = mask * g and dmask = sum over a tile of g * weight, both from g = dy.T @ x of one live block.
-
-    Blocks that share a tile write their part of its sum to dmask[tile row, tile column, part]. Where the mask is
-    soft, dmask is the gradient of the score.
-    """
+    """The gradients of one live block, from g = dy.T @ x."""
     slot = tl.program_id(0)
     row = slot // C
     if slot < tl.load(end_ptr + row):
         col = tl.load(cols_ptr + slot)
         offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
         offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
-        inside = in_n[:, None] & in_k[None, :]
 
         offs_m = tl.arange(0, BLOCK_M)
         dy_p = dy_ptr + offs_m.to(tl.int64)[None, :] * stride_dym + offs_n.to(tl.int64)[:, None] * stride_dyn
@@ -137,35 +186,13 @@ def weight_grad_kernel(
                 dy_p += tl.cast(BLOCK_M, tl.int64) * stride_dym
                 x_p += tl.cast(BLOCK_M, tl.int64) * stride_xm
 
-        tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
-        tile_k = element_tiles(col, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K)
-        in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
-        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
-                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
-        live = is_live(mask, eps)
-        if dweight_ptr is not None:
-            p = dweight_ptr + offs_n.to(tl.int64)[:, None] * K + offs_k[None, :]
-            tl.store(p, (g * tl.where(live, mask, 0.0)).to(dweight_ptr.dtype.element_ty), mask=inside)
-        if dmask_ptr is not None:
-            w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
-            if TILES_N * TILES_K > 1 and not DEAD_GRAD:  # a block of one tile is live
-                live = tl.broadcast_to(live, (BLOCK_N, BLOCK_K))
-                inside = inside & tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])
-            g *= tl.load(w_p, mask=inside, other=0.0).to(tl.float32)
-            g = tl.reshape(g, (TILES_N, BLOCK_N // TILES_N, TILES_K, BLOCK_K // TILES_K))
-            dmask = tl.sum(tl.sum(g, axis=3), axis=1)
-
-            start_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N)
-            start_k = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
-            tile_n = start_n // TILE_N + tl.arange(0, TILES_N)
-            tile_k = start_k // TILE_K + tl.arange(0, TILES_K)
-            in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
-            mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
-                             stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
-            if threshold_ptr is not None:
-                dmask *= mask * (1 - mask) / tl.load(temperature_ptr).to(tl.float32)
-            if not DEAD_GRAD:
-                dmask = tl.where(is_live(mask, eps), dmask, 0.0)
-            part = (start_n % TILE_N // BLOCK_N) * PER_TILE_K + start_k % TILE_K // BLOCK_K
-            p = tile_n.to(tl.int64)[:, None] * tl.cdiv(K, TILE_K) + tile_k[None, :]
-            tl.store(dmask_ptr + p * (PER_TILE_N * PER_TILE_K) + part, dmask, mask=in_tile)
+        store_gradients(
+            g, row, col,
+            weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, dweight_ptr, dmask_ptr,
+            N, K, group_n, group_k,
+            stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
+            eps,
+            TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N,
+            TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
+            PER_TILE_N, PER_TILE_K, EVEN_N, EVEN_K, DEAD_GRAD,
+        )

@@ -4,6 +4,7 @@ from .block_sparse_conv1d import block_sparse_conv1d
 from .block_sparse_conv2d import block_sparse_conv2d
 from .block_sparse_conv_transpose2d import block_sparse_conv_transpose2d
 from .block_sparse_linear import block_sparse_linear
+from .masked_conv2d import masked_conv2d
 from .masked_linear import masked_linear
 from .semi_structured_linear import semi_structured_linear
 from .semi_structured_prune import semi_structured_prune
@@ -16,6 +17,7 @@ __all__ = [
     "block_sparse_conv2d",
     "block_sparse_conv_transpose2d",
     "block_sparse_linear",
+    "masked_conv2d",
     "masked_linear",
     "semi_structured_linear",
     "semi_structured_prune",

@@ -71,11 +71,12 @@ class Walk:
 
 
 def transposed(rows: Tensor, cols: Tensor, conv: Conv, n: Axis, k: Axis) -> BlockRows:
-    """The rows (phase, channel block) of the transposed convolution from the place of each stored block."""
+    """The rows (phase, channel block) of the transposed convolution from the place of each stored block; -1: none."""
     tap, block = cols // k.blocks, cols % k.blocks
     (_, kw), (sh, sw), (ph, pw), (dh, dw) = conv
     phase = (tap // kw * dh - ph) % sh * sw + (tap % kw * dw - pw) % sw
-    return BlockRows.transposed(tap * n.blocks + rows, phase * k.blocks + block, sh * sw * k.blocks)
+    count = sh * sw * k.blocks
+    return BlockRows.transposed(tap * n.blocks + rows, torch.where(rows < 0, count, phase * k.blocks + block), count)
 
 
 def conv_matmul(
@@ -125,7 +126,22 @@ def conv_matmul(
 
 
 def conv_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, conv: Conv, n: Axis, k: Axis, dtype) -> Tensor:
-    """The gradient of each block of the weight, accumulated in fp32.
+    """The gradient of each block of the weight, accumulated in fp32: that of ``conv_grad_parts``, summed.
+
+    Args:
+        dtype: of the result.
+
+    Returns:
+        (L, n.block, k.block), zero beyond the width of a block.
+    """
+    grad = conv_grad_parts(dy, x, rows, cols, conv, n, k, dtype)
+    return grad[0] if len(grad) == 1 else grad.sum(0).to(dtype)  # the second pass: parts of a sum in order
+
+
+def conv_grad_parts(
+    dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, conv: Conv, n: Axis, k: Axis, dtype, gaps: bool = False
+) -> Tensor:
+    """The gradient of each block of the weight as a sum of parts, to be added in order.
 
     Args:
         dy: (B, P, Q, N) and
@@ -133,10 +149,11 @@ def conv_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, conv: Conv, n: 
         rows, cols: (L,) int32, where each block is; column ``tap * k.blocks + block``.
         conv: the geometry.
         n, k: output and input channels.
-        dtype: of the result.
+        dtype: of a single part; several are float32.
+        gaps: some rows are -1, for which nothing is computed or written.
 
     Returns:
-        (L, n.block, k.block), zero beyond the width of a block.
+        (parts, L, n.block, k.block), zero beyond the width of a block.
     """
     M, walk = dy.shape[:3].numel(), Walk.forward(conv)
     parts = max(1, min(triton.cdiv(M, CHUNK), PROGRAMS // max(1, len(rows))))
@@ -153,6 +170,6 @@ def conv_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, conv: Conv, n: 
             **{name: value for name, value in walk.constants.items() if name[:2] != "UP"},
             STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
             BLOCKS_K=k.blocks, EVEN=n.even and k.even, HALO=not walk.inside(x.shape[1:3], dy.shape[1:3]),
-            PRECISION=precision(), BLOCK_N=n.block, BLOCK_K=k.block,
+            PRECISION=precision(), GAPS=gaps, BLOCK_N=n.block, BLOCK_K=k.block,
         )  # fmt: skip
-    return grad[0] if parts == 1 else grad.sum(0).to(dtype)  # the second pass: parts of a sum in order
+    return grad

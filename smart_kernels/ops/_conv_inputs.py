@@ -5,6 +5,7 @@ from torch import Tensor
 
 from smart_kernels.ops._inputs import autocast
 from smart_kernels.reference.conv import Conv
+from smart_kernels.reference.tiles import grid
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -67,3 +68,33 @@ def _check_alike(floating: list[Tensor], indices: tuple[Tensor, ...]) -> None:
     dtypes = [t.dtype for t in floating]
     if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
         raise ValueError(f"x, values, bias and residual must share one of {DTYPES}, got {dtypes}")
+
+
+def check_masked_conv(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, tile: tuple[int, int], eps: float, conv: Conv
+) -> None:
+    """Raise ``ValueError`` unless the arguments fit."""
+    if weight.dim() != 4 or 0 in weight.shape:
+        raise ValueError(f"weight must be (N, C, kh, kw) with at least one entry, got {tuple(weight.shape)}")
+    N, C, kh, kw = weight.shape
+    if x.dim() != 4 or x.shape[1] != C:
+        raise ValueError(f"x must be (B, {C}, H, W) for weight {tuple(weight.shape)}, got {tuple(x.shape)}")
+    if any(len(p) != 2 for p in conv) or min(*conv.stride, *conv.dilation) < 1 or min(conv.padding) < 0:
+        raise ValueError(f"stride and dilation must be positive pairs, padding not negative, got {conv}")
+    if min(conv.output_size(*x.shape[2:])) < 1:
+        raise ValueError(f"the output must have a pixel, got {conv.output_size(*x.shape[2:])} for x {tuple(x.shape)}")
+    if len(tile) != 2 or min(tile) < 1:
+        raise ValueError(f"tile must be two positive sizes, got {tile}")
+    rows, per_tap = grid((N, C), tile)
+    if mask.shape != (rows, kh * kw * per_tap):
+        raise ValueError(
+            f"mask must be {(rows, kh * kw * per_tap)} for weight {tuple(weight.shape)} and tile {tile}, "
+            f"got {tuple(mask.shape)}"
+        )
+    if bias is not None and bias.shape != (N,):
+        raise ValueError(f"bias must be {(N,)} for weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps must be in [0, 1), got {eps}")
+    for other, tensor in (("weight", weight), ("mask", mask), ("bias", bias)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{other} must be on the device of x, {x.device}, got {tensor.device}")

@@ -23,8 +23,8 @@ def block_sparse_conv2d(
 ) -> Tensor:
     """(B, H, W, C) and (nnz, tile_n, tile_c) -> (B, H', W', N)."""
     conv = Conv.of(geometry)
-    weight = kernel(_wide(values), crow_indices, col_indices, (out_channels, x.shape[3]), conv)
-    y = F.conv2d(_wide(x).movedim(3, 1), weight, None, *conv[1:]).movedim(1, 3)
+    weight = kernel(wide(values), crow_indices, col_indices, (out_channels, x.shape[3]), conv)
+    y = F.conv2d(wide(x).movedim(3, 1), weight, None, *conv[1:]).movedim(1, 3)
     return finish(y, bias, residual, activation).to(x.dtype).contiguous()
 
 
@@ -41,9 +41,9 @@ def block_sparse_conv2d_dx(
 ) -> Tensor:
     """(B, H', W', N) and (nnz, tile_n, tile_c) -> (B, H, W, C)."""
     conv = Conv.of(geometry)
-    weight = kernel(_wide(values), crow_indices, col_indices, (dy.shape[3], channels), conv)
+    weight = kernel(wide(values), crow_indices, col_indices, (dy.shape[3], channels), conv)
     x = weight.new_empty(dy.shape[0], channels, height, width)
-    dx = _gradient(dy, x, weight, conv, 0).movedim(1, 3)
+    dx = gradient(dy, x, weight, conv, 0).movedim(1, 3)
     return finish(dx, bias, None, None).to(dy.dtype).contiguous()
 
 
@@ -52,8 +52,8 @@ def block_sparse_conv2d_dvalues(
 ) -> Tensor:
     """(B, H', W', N) and (B, H, W, C) -> (nnz, tile_n, tile_c)."""
     conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]
-    x = _wide(x).movedim(3, 1)
-    dweight = _gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1).flatten(2).transpose(1, 2)
+    x = wide(x).movedim(3, 1)
+    dweight = gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1).flatten(2).transpose(1, 2)
     filled = F.pad(dweight, (0, -C % tile_c, 0, 0, 0, -N % tile_n))  # (rows * tile_n, taps, cols * tile_c)
     blocks = filled.unflatten(0, (-1, tile_n)).unflatten(3, (-1, tile_c)).permute(0, 2, 3, 1, 4).flatten(1, 2)
     return blocks[_rows(crow_indices, len(col_indices)), col_indices.long()].to(dy.dtype)
@@ -69,11 +69,11 @@ def kernel(values: Tensor, crow_indices: Tensor, col_indices: Tensor, size: tupl
     return full.flatten(2, 3).flatten(0, 1)[:N, :C]
 
 
-def _gradient(dy: Tensor, x: Tensor, weight: Tensor, conv: Conv, wanted: int) -> Tensor:
-    """Of x (0) or of the weight (1), all NCHW but dy."""
+def gradient(dy: Tensor, x: Tensor, weight: Tensor, conv: Conv, wanted: int) -> Tensor:
+    """The gradient of x (0) or of the weight (1), all NCHW but dy, in float32 or better."""
     mask = [wanted == 0, wanted == 1, False]
     settings = (None, conv.stride, conv.padding, conv.dilation, False, [0, 0], 1)
-    return GRADIENT(_wide(dy).movedim(3, 1), x, weight, *settings, mask)[wanted]
+    return GRADIENT(wide(dy).movedim(3, 1), x, weight, *settings, mask)[wanted]
 
 
 def _rows(crow_indices: Tensor, nnz: int) -> Tensor:
@@ -81,5 +81,6 @@ def _rows(crow_indices: Tensor, nnz: int) -> Tensor:
     return rows.repeat_interleave(crow_indices.diff(), output_size=nnz)
 
 
-def _wide(t: Tensor) -> Tensor:
+def wide(t: Tensor) -> Tensor:
+    """In float32 or better."""
     return t.to(torch.promote_types(t.dtype, torch.float32))

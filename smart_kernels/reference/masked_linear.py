@@ -61,12 +61,26 @@ def masked_linear_backward(
     needs_dmask: bool,
 ) -> tuple[Tensor, Tensor]:
     """dweight (N, K) and dmask (grid); a gradient that is not needed comes back empty."""
-    tile, wide = (tile_n, tile_k), torch.promote_types(x.dtype, torch.float32)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    grad = dy.to(wide).T @ x.to(wide)
+    return split_gradient(grad, weight, mask, (tile_n, tile_k), eps, dead_grad, needs_dweight, needs_dmask)
+
+
+def split_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    tile: tuple[int, int],
+    eps: float,
+    dead_grad: bool,
+    needs_dweight: bool,
+    needs_dmask: bool,
+) -> tuple[Tensor, Tensor]:
+    """dweight and dmask from the (N, K) gradient of the product ``weight * mask``."""
     dead = mask <= eps
-    grad = dy.to(wide).T @ x.to(wide)  # of the product weight * mask
     dweight, dmask = weight.new_empty(0), mask.new_empty(0)
     if needs_dweight:
-        factor = expand(mask.to(wide).masked_fill(dead, 0), tile, weight.shape)
+        factor = expand(mask.to(grad.dtype).masked_fill(dead, 0), tile, weight.shape)
         dweight = (grad * factor).to(weight.dtype).contiguous()
     if needs_dmask:
         dmask = reduce_sum(grad * weight, tile)
