@@ -28,6 +28,9 @@ GPU_SHAPES = (
     Shape("vit-l-mlp/train", 12608, 4096, 1024, "64 images of 197 tokens, short K"),
     Shape("resnet-1x1/train", 50176, 1024, 256, "many rows, few columns: activation traffic dominates"),
     Shape("llama-down/token", 1, 4096, 14336, "one token, few rows of blocks"),
+    Shape("vit-b-mlp/image", 197, 3072, 768, "one image: a launch costs as much as the product"),
+    Shape("llama-up/512", 512, 14336, 4096, "between decode and prefill"),
+    Shape("llama-up/16384", 16384, 14336, 4096, "the longest prefill"),
 )
 CPU_SHAPES = (
     Shape("vit-s-mlp/1", 1, 3072, 768, "one token: weight traffic dominates"),
