@@ -1,5 +1,6 @@
 """Read machine code: registers, spills, shared memory and what the innermost matrix loop is made of."""
 
+import math
 import re
 import subprocess
 import tempfile
@@ -46,9 +47,11 @@ def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
     if not registers or not spills:
         raise ValueError(f"ptxas must report registers and spills, got {log[:200]!r}")
     main = matrix_loop(parse(disassemble(cubin)))
-    steps = max(1, sum(op.startswith("DEPBAR") for op, _ in main))  # each waits once for its copies; ptxas unrolls
     kinds = Counter(kind for op, _ in main for kind, pattern in KINDS.items() if re.match(pattern + r"(\.|\b)", op))
     macs = sum(macs_per_warp(op) for op, _ in main)
+    # ptxas unrolls: what each step does once, wait for its copies, and its products both come that many times
+    waits = sum(op.startswith("DEPBAR") for op, _ in main)
+    steps = math.gcd(waits, kinds["HGMMA"] + kinds["HMMA"]) if waits else 1
     wide = sum(op.startswith("LDG") and ".128" in op for op, _ in main) + kinds["UTMALDG"]
     loop = len(main) - kinds["NOP"]
     return {
