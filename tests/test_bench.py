@@ -1,5 +1,6 @@
 """The benchmark program: what it refuses, what it writes, and that every case still runs."""
 
+import csv
 import json
 from dataclasses import asdict, replace
 
@@ -151,6 +152,13 @@ def test_report_comes_from_the_rows_alone(tmp_path):
     pictures = {p.name for p in (docs / "plots").iterdir()}
     assert pictures == {f"some-gpu-op-{kind}.png" for kind in ("speedup", "roofline", "latency")}
     assert all(f"plots/{name}" in text for name in pictures)
+
+
+def test_the_committed_census_is_within_its_limits():
+    with open(table.TABLE, newline="") as file:
+        found = [report.typed(row) for row in csv.DictReader(file)]
+    assert {row["target"] for row in found} >= set(table.TARGETS)
+    assert not [row for row in found if table.faults(row)]
 
 
 def test_report_without_rows_says_what_to_run(tmp_path, capsys):
