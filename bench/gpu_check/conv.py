@@ -12,10 +12,9 @@ from smart_kernels.formats import BSR, Conv
 from smart_kernels.ops import block_sparse_conv2d, masked_conv2d
 from smart_kernels.patterns import Block, WeightShape
 
-from .. import rows, run
-from ..case import DTYPES
 from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel
-from .check import INTERPRETED, Check, Context, compare
+from . import speed
+from .check import Check, Context, compare
 
 TILES = ((64, 64), (128, 64), (32, 32), (24, 40))
 GEOMETRIES = {
@@ -26,7 +25,6 @@ GEOMETRIES = {
     "7x7": Conv((7, 7), (2, 2), (3, 3)),
 }
 BATCHES = (1, 8, 64)
-SECONDS = 2.0
 
 
 def cases(context: Context) -> Iterator[Check]:
@@ -82,22 +80,6 @@ def masked(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dty
 
 
 def measure(layer: Layer, batch: int, context: Context) -> dict:
-    """Rows are also appended to the results that the report reads."""
     torch.backends.cudnn.benchmark = True
-    if context.small:
-        layer = layer.shrunk()
-    dtype = DTYPES["fp32" if context.device == "cpu" else "bf16"]
-    found = cases_of(layer, batch, context.device, dtype, ("fwd", "step"))
-    if INTERPRETED:
-        return {"ok": True, "skipped": "the interpreter is no fast machine"}
-    if context.dry:
-        count, wrong = run.dry(found)
-        return {"ok": not wrong, "cases": count, "wrong": wrong}
-    wrong: list[str] = []
-    measured = []
-    for row in run.measure(found, context.device, SECONDS, wrong):
-        rows.append([row], rows.default_path(context.device))
-        measured.append(row)
-    for line in run.table(measured):
-        print("   ", line, flush=True)
-    return {"ok": not wrong, "cases": len(measured), "wrong": wrong}
+    layer = layer.shrunk() if context.small else layer
+    return speed.timed(cases_of(layer, batch, context.device, speed.dtype(context), ("fwd", "step")), context)

@@ -1,11 +1,13 @@
 """Timings beside cuBLAS and the peers: the cases of ``python -m bench ops``, one check per operation and shape."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
 
+import torch
+
 from .. import block_sparse_linear, masked_linear, rows, run, soft_topk
-from ..case import DTYPES, Shape, shapes
+from ..case import DTYPES, Case, Shape, shapes
 from .check import INTERPRETED, Check, Context
 
 SECONDS = 2.0
@@ -21,8 +23,17 @@ def cases(context: Context) -> Iterator[Check]:
 
 
 def measure(module: ModuleType, shapes: Sequence[Shape], context: Context) -> dict:
-    """Rows are also appended to the results that the report reads."""
-    found = module.cases(context.device, DTYPES["fp32" if context.device == "cpu" else "bf16"], shapes)
+    """Time the cases of a module."""
+    return timed(module.cases(context.device, dtype(context), shapes), context)
+
+
+def dtype(context: Context) -> torch.dtype:
+    """What is timed: bf16 on a GPU."""
+    return DTYPES["fp32" if context.device == "cpu" else "bf16"]
+
+
+def timed(found: Iterable[Case], context: Context) -> dict:
+    """Time what is right. Rows are also appended to the results that the report reads."""
     if INTERPRETED:
         return {"ok": True, "skipped": "the interpreter is no fast machine"}
     if context.dry:
