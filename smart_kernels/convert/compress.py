@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse, matrix
 
+from .agree import agrees
 from .candidates import BACKENDS, DENSE, Zeros, candidates
 from .cost import Cost, cost
 from .fold import fold_batchnorm_
@@ -24,8 +25,6 @@ from .timing import choose, device_name, measure
 logger = logging.getLogger("smart_kernels")
 LAYERS = (nn.Linear, nn.Conv2d)
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "FSDPModule")
-# relative difference of a candidate's output: rounding of other orders of summation, not errors
-AGREE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def compress_(
@@ -117,7 +116,7 @@ def _choose(names, layers, x, zeros, pattern, backends, policy, seconds) -> tupl
 
 
 def _swapped(model, swaps, example_input, device, seconds) -> tuple[Cost, Cost]:
-    """Swap the layers; what the model cost before and costs now."""
+    """Swap the layers; what the dense model, as it is now, cost before and costs after."""
     before, plain = cost(model, example_input), copy.deepcopy(model) if swaps else model
     swap_(model, swaps)
     with evaluating(plain), evaluating(model), torch.inference_mode():
@@ -130,8 +129,7 @@ def _swapped(model, swaps, example_input, device, seconds) -> tuple[Cost, Cost]:
 def _agreeing(modules: dict[str, nn.Module], x: Tensor) -> tuple[dict[str, nn.Module], str]:
     """The candidates whose output is the dense one, and a line about the others."""
     exact = modules["dense"](x)
-    limit = AGREE[exact.dtype] * exact.double().norm()
-    differ = [name for name, module in modules.items() if not (module(x) - exact).double().norm() <= limit]
+    differ = [name for name, module in modules.items() if not agrees(module(x), exact)]
     good = {name: module for name, module in modules.items() if name == "dense" or name not in differ}
     return good, f"output differs: {', '.join(differ)}" if differ else ""
 
