@@ -131,3 +131,8 @@ def test_vnm_chooses_columns_then_weights(shape):
     pinned = scores.clone()
     pinned[0, 3] = torch.inf
     assert VNM(16, 2, 8).hard_mask(pinned, shape)[0, 3] == 1
+
+
+def test_a_block_of_one_number_is_told_what_it_must_be():
+    with pytest.raises(ValueError, match=r"a block must be ROWSxCOLS, such as 32x32, got '32'"):
+        parse("block:32")

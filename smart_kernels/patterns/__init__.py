@@ -36,8 +36,10 @@ def parse(text: str) -> Pattern:
     name, *parts = text.split(":")
     try:
         if name == "block" and len(parts) in (1, 2):
-            rows, cols = map(int, parts[0].split("x"))
-            return Block(rows, cols, *parts[1:])
+            sizes = parts[0].split("x")
+            if len(sizes) != 2:
+                raise ValueError(f"a block must be ROWSxCOLS, such as 32x32, got {parts[0]!r}")
+            return Block(*map(int, sizes), *parts[1:])
         if name == "nm" and len(parts) == 2:
             return NM(*map(int, parts))
         if name == "nm" and len(parts) == 3 and parts[2] == "transposable":
