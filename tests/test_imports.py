@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import smart_kernels
+from smart_kernels import ops
+
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "smart_kernels/kernels": {"triton", "smart_kernels.kernels"},
@@ -77,3 +80,8 @@ def test_no_assert_outside_tests():
                 continue
             for node in ast.walk(ast.parse(file.read_text())):
                 assert not isinstance(node, ast.Assert), f"{file.relative_to(ROOT)}:{node.lineno} asserts"
+
+
+def test_operators_are_public_names_of_the_package():
+    assert set(ops.__all__) <= set(smart_kernels.__all__)
+    assert all(hasattr(smart_kernels, name) for name in smart_kernels.__all__)

@@ -4,6 +4,7 @@ from .block_sparse_conv1d import block_sparse_conv1d
 from .block_sparse_conv2d import block_sparse_conv2d
 from .block_sparse_conv_transpose2d import block_sparse_conv_transpose2d
 from .block_sparse_linear import block_sparse_linear
+from .fp8 import quantize_fp8
 from .masked_conv2d import masked_conv2d
 from .masked_linear import masked_linear
 from .semi_structured_linear import semi_structured_linear
@@ -19,6 +20,7 @@ __all__ = [
     "block_sparse_linear",
     "masked_conv2d",
     "masked_linear",
+    "quantize_fp8",
     "semi_structured_linear",
     "semi_structured_prune",
     "smart_linear",
