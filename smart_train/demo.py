@@ -45,7 +45,7 @@ def demo(out: Path, seed: int = 0, models: tuple[str, ...] = MODELS) -> int:
     """
     start = time.monotonic()
     data = "fashion" if FASHION.is_dir() else "digits"
-    print(f"SMART demo on {data}; at most {MINUTES} minutes on 2 cores without a GPU")
+    print(f"SMART demo of {', '.join(models)} on {data}; at most {MINUTES} minutes on 2 cores without a GPU")
     if data == "digits":
         print("(with `apt-get install dataset-fashion-mnist` it runs on Fashion-MNIST)")
     failures = []
@@ -56,7 +56,7 @@ def demo(out: Path, seed: int = 0, models: tuple[str, ...] = MODELS) -> int:
         failures += [f"{recipe.model}: {failure}" for failure in check(report)]
     print(f"\n{time.monotonic() - start:.0f} s of {60 * MINUTES} s; everything is in {out}")
     print(*(f"FAILED {failure}" for failure in failures) if failures else ["all checks of the demo hold"], sep="\n")
-    print(NEXT.format(out=out))
+    print(NEXT.format(path=out / models[-1]))
     return 1 if failures else 0
 
 
@@ -85,6 +85,9 @@ def check(report: dict) -> list[str]:
 
 
 NEXT = """next:
-  python -m smart_train run {out}/vit                                   load and evaluate what was saved
-  python -m smart_train prune --data folder:PATH --out runs/mine       prune on your own images
-  open {out}/vit/report.md                                              curves, masks, latencies, settings"""
+  python -m smart_train run {path}
+      load and evaluate what was saved
+  python -m smart_train prune --data folder:PATH --out runs/mine
+      prune on your own images
+  open {path}/report.md
+      curves, masks, latencies, settings"""
