@@ -191,8 +191,7 @@ def consume(
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
 @gluon.jit
 def sparse_wgmma_kernel(
-    # tensors; w_desc serves W_SHARED, w_ptr the other form; bias and residual may be
-    # None
+    # tensors; w_desc serves W_SHARED, w_ptr the other form; bias and residual may be None
     x_desc, w_desc, w_ptr, meta_ptr, bias_ptr, residual_ptr, y_desc,
     # sizes; rows and columns of the packed W
     M, N, K, N_PACKED, K_PACKED,

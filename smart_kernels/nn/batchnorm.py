@@ -3,10 +3,9 @@
 A soft mask in front of a BatchNorm is divided out by the normalisation, so it has to act behind it.
 """
 
-import torch
 from torch import Tensor, nn
 
-from .masked import Masked
+from .masked import Masked, indexed
 
 
 class MaskedBatchNorm:
@@ -54,8 +53,7 @@ class MaskedBatchNorm:
     def _mask(self) -> Tensor | None:
         if self.index is None or self.layer.gate is None:
             return self.layer.channel_mask()
-        mask = self.layer.score_mask()[:, 0]
-        return torch.cat([mask, mask.new_ones(1)])[self.index]  # -1 is the one at the end
+        return indexed(self.layer.score_mask()[:, 0], self.index)
 
 
 class MaskedBatchNorm1d(MaskedBatchNorm, nn.BatchNorm1d):

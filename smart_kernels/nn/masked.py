@@ -14,6 +14,11 @@ from .sparse_base import geometry
 STEP = 16  # what a tensor core multiplies at once
 
 
+def indexed(mask: Tensor, index: Tensor) -> Tensor:
+    """``mask[index]``; 1 where the index is -1."""
+    return torch.cat([mask, torch.ones_like(mask[:1])])[index.to(mask.device)]
+
+
 class Masked:
     """What ``MaskedLinear`` and ``MaskedConv2d`` have in common.
 
@@ -116,7 +121,7 @@ class Masked:
         """The inverse for a mask: (rows, cols) per score -> per tile; 1 where a channel has no score."""
         if self.index is None:
             return per_score
-        return torch.cat([per_score, torch.ones_like(per_score[:1])])[self.index.to(per_score.device)]
+        return indexed(per_score, self.index)
 
     def _own_gate(self) -> HardGate | SoftGate | GroupGate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
