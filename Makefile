@@ -31,7 +31,7 @@ ifneq ($(OVERLAY),)
 endif
 
 test-all: environment $(OVERLAY) lint
-	$(PYTHON) -m tests.everything $(dir $(OVERLAY))
+	$(PYTHON) -m tests.everything $(addprefix --oldest ,$(dir $(OVERLAY))) $(foreach part,$(PARTS),--part $(part))
 
 test-gpu: environment
 	$(PYTHON) -m pytest -q tests -m gpu

@@ -1,58 +1,116 @@
 """Run every test in every environment and write the summary: ``python -m tests.everything``, behind ``make test-all``.
 
-Args: what to put on PYTHONPATH for the oldest triton; nothing to leave that out.
+Hours on a small machine, hence in parts: the summary is written after each, and ``--part`` runs one again. A part that
+is not run keeps its line, which names the commit that it was run on.
 """
 
+import argparse
 import os
 import platform
 import subprocess
 import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import triton
 
 SUMMARY = Path(__file__).parents[1] / "docs" / "test-all.md"
-INTERPRETED = ("tests/ops", "tests/test_masked_layers.py")
 MACHINE_CODE = ("tests/test_machine_code.py", "tests/test_sparse_tensor_core.py")
+INTERPRETED = ("tests/ops", "tests/test_masked_layers.py")
+PYTEST = ("-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "not gpu", "--benchmark-disable")
+HEAD = ("what", "triton", "outcome", "commit")
 
 
-def runs(oldest: str | None) -> list[tuple[str, dict[str, str], tuple[str, ...]]]:
-    """(what, environment, paths) of each pytest process."""
-    interpret = {"TRITON_INTERPRET": "1"}
-    found = [("references, machine code", {}, ("tests", "bench")), ("interpreter", interpret, INTERPRETED)]
-    if oldest:
-        path = {"PYTHONPATH": oldest}
-        found += [("interpreter, oldest triton", interpret | path, INTERPRETED)]
-        found += [("machine code, oldest triton", path, MACHINE_CODE)]
-    return found
+@dataclass(frozen=True)
+class Part:
+    """One pytest process.
+
+    Attributes:
+        what: its name.
+        tests: paths and options for pytest.
+        environment: variables besides.
+        oldest: on the oldest triton, not on the installed one.
+    """
+
+    what: str
+    tests: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    oldest: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.what}-oldest" if self.oldest else self.what
 
 
-def main(oldest: str | None) -> int:
-    lines, failed = [], False
-    for what, environment, paths in runs(oldest):
-        command = ("-m", "pytest", "-q", "-n", "auto", "-m", "not gpu", "--benchmark-disable", *paths)
-        settings = {"HYPOTHESIS_PROFILE": "all", **environment}
-        done = subprocess.run([sys.executable, *command], env=os.environ | settings, stdout=subprocess.PIPE, text=True)
-        print(done.stdout, flush=True)
-        failed |= done.returncode != 0
-        lines.append(f"| {what} | {' '.join(paths)} | {done.stdout.strip().splitlines()[-1].strip('= ')} |")
-    SUMMARY.write_text("\n".join([*_head(), *lines, ""]))
+PARTS = (
+    Part("references", ("tests", "bench", *(f"--ignore={path}" for path in MACHINE_CODE))),
+    *(
+        part
+        for oldest in (False, True)
+        for part in (
+            Part("machine-code", MACHINE_CODE[:1], oldest=oldest),
+            Part("ptx", MACHINE_CODE[1:], oldest=oldest),
+            Part("interpreter", INTERPRETED, {"TRITON_INTERPRET": "1"}, oldest),
+        )
+    ),
+)
+
+
+def run(part: Part, overlay: str) -> tuple[bool, str]:
+    """Whether the part passed, and its line of the summary."""
+    path = {"PYTHONPATH": overlay} if part.oldest else {}
+    settings = os.environ | {"HYPOTHESIS_PROFILE": "all"} | part.environment | path
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, *PYTEST, *part.tests], env=settings, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, f"{part.name}: {time.perf_counter() - begin:.0f} s", sep="\n", flush=True)
+    outcome = done.stdout.strip().splitlines()[-1].strip("= ")
+    cells = part.name, _output(settings, "-c", "import triton; print(triton.__version__)"), outcome, _commit()
+    return done.returncode == 0, _row(cells)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--oldest", metavar="PATH", help="what to put on PYTHONPATH for the oldest triton")
+    parser.add_argument("--part", action="append", choices=[part.name for part in PARTS], help="repeatable, none = all")
+    options = parser.parse_args()
+    asked = [part for part in PARTS if part.name in (options.part or [p.name for p in PARTS])]
+    chosen = [part for part in asked if options.oldest or not part.oldest]
+    lines, failed = _earlier(), False
+    for part in chosen:
+        passed, lines[part.name] = run(part, options.oldest)
+        failed |= not passed
+        _write([lines[p.name] for p in PARTS if p.name in lines])
     return int(failed)
 
 
-def _head() -> list[str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True).stdout.strip()
-    return [
-        "# All tests",
-        "",
-        f"`make test-all` on {platform.machine()}, {os.cpu_count()} cores, no GPU; Python {platform.python_version()},",
-        f"torch {torch.__version__}, triton {triton.__version__}, commit {commit}.",
-        "",
-        "| what | tests | outcome |",
-        "|---|---|---|",
-    ]
+def _earlier() -> dict[str, str]:
+    lines = SUMMARY.read_text().splitlines() if SUMMARY.exists() else []
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    return {part.name: rows[part.name] for part in PARTS if part.name in rows}
+
+
+def _write(rows: list[str]) -> None:
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU; Python {platform.python_version()}"
+    text = f"`make test-all` (300 Hypothesis examples a law) on {machine}, torch {torch.__version__}."
+    SUMMARY.write_text("\n".join(["# All tests", "", text, "", _row(HEAD), "|---|---|---|---|", *rows, ""]))
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _commit() -> str:
+    """The commit, with a mark when the working tree differs from it."""
+    head = subprocess.run(("git", "rev-parse", "--short", "HEAD"), stdout=subprocess.PIPE, text=True).stdout.strip()
+    changed = subprocess.run(("git", "diff", "--quiet", "HEAD", "--", ".", f":!{SUMMARY}")).returncode
+    return f"{head} and changes" if changed else head
+
+
+def _output(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:] or [None]))
+    sys.exit(main())
