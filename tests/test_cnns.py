@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Block, HardGate, SparseConv2d, SparseLinear, compress_, mask_, unmask_
-from smart_kernels.convert import compress
+from smart_kernels.convert import timing
 from tests.cnn_models import SIZE, ZOO, make
 from tests.conftest import INTERPRETED
 from tests.util import assert_close
@@ -23,7 +23,7 @@ def fastest(request, monkeypatch):
     def fake(candidates, *_):
         return {name: [0.5 if name == request.param else 1.0] * 4 for name in candidates}
 
-    monkeypatch.setattr(compress, "measure", fake)
+    monkeypatch.setattr(timing, "measure", fake)
     return request.param.split()[0]
 
 

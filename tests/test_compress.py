@@ -1,6 +1,7 @@
 """compress_: what it may choose, and that nothing but the speed changes."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compress_, mask_
-from smart_kernels.convert import compress, timing
+from smart_kernels.convert import timing
 from smart_kernels.convert.candidates import Zeros, candidates
 from smart_kernels.convert.plan import explaining_tile
+from smart_kernels.convert.select import select
+from smart_kernels.convert.settings import Settings
 from smart_kernels.convert.timing import choose
 from smart_kernels.formats import BSR, ELL, Compact
 from tests.conftest import INTERPRETED
@@ -18,6 +21,8 @@ from tests.util import assert_close
 
 if INTERPRETED:
     pytest.skip("measures layers, which takes hours in the interpreter", allow_module_level=True)
+
+MEASURE = timing.measure
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +33,7 @@ def measured(monkeypatch):
     def fake(candidates, *_):
         return {name: [seconds.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(compress, "measure", fake)
+    monkeypatch.setattr(timing, "measure", fake)
     return seconds
 
 
@@ -230,6 +235,7 @@ def test_report_prints_and_round_trips():
         (lambda: compress_(mlp(), torch.randn(6, 48), policy="fast"), "policy must be"),
         (lambda: compress_(mlp(), torch.randn(6, 48), backends=("mkl",)), "backends must be out of"),
         (lambda: compress_(masked(), torch.randn(6, 48)), "unmask_"),
+        (lambda: compress_(mlp(), torch.randn(6, 48), cuda_graph=True), "needs a model on a CUDA device"),
     ],
 )
 def test_rejects(call, message):
@@ -295,13 +301,71 @@ def test_the_fastest_winner_is_taken_and_size_takes_a_loser():
 
 def test_measure_gives_finalists_equal_rounds():
     calls = {name: (lambda: None) for name in ("dense", "packed", "a", "b", "c")}
-    times = timing.measure(calls, DENSE, torch.device("cpu"), 0.0)
+    times = MEASURE(calls, DENSE, torch.device("cpu"), 0.0)
     assert {"dense", "packed"} <= times.keys() and len(times) == 4
     assert {len(rounds) for rounds in times.values()} == {timing.PAIRS}
 
 
+def test_in_cuda_graphs_every_candidate_is_replayed(monkeypatch):
+    """Dense ones, too: what is free for one side is given to the other."""
+    log = []
+
+    def capture(run):
+        log.append("capture")
+        run()
+        return lambda: log.append("replay")
+
+    monkeypatch.setattr(timing, "capture", capture)
+    calls = {name: partial(log.append, name) for name in ("dense", "packed", "a")}
+    MEASURE(calls, DENSE, torch.device("cpu"), 0.0, cuda_graph=True)
+    assert log.count("capture") == len(calls)
+    assert set(log[len(log) - log[::-1].index("capture") + 1 :]) - {"replay"} <= set(calls)
+    assert log.count("replay") == len(calls) * (5 + timing.PAIRS)
+
+
+def test_what_a_cuda_graph_cannot_hold_is_left_out(monkeypatch, measured):
+    def capture(run):
+        run()
+        if not isinstance(run.func, nn.Linear):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(timing, "capture", capture)
+    layer = prune(nn.Linear(48, 64))
+    settings = Settings(backends=("dense", "ell"), cuda_graph=True)
+    found = select(("0",), Zeros.of(layer, None), torch.randn(6, 48), settings)
+    assert found.format is None and "not in a CUDA graph: ell" in found.row.note
+
+
+@pytest.mark.gpu
+def test_chosen_in_cuda_graphs(monkeypatch):
+    monkeypatch.setattr(timing, "measure", MEASURE)
+    model, x = mlp().cuda(), torch.randn(6, 48, device="cuda")
+    expected = model(x)
+    report = compress_(model, x, seconds=0.0, policy="size", cuda_graph=True)
+    assert report.settings["cuda_graph"] and report.rows[0].sparse and report.rows[0].ms > 0
+    assert_close("y", model(x), expected, x.dtype)
+
+
+def test_the_whole_model_is_held_against_the_best_dense_one(monkeypatch, measured):
+    """Which shares the tensors that it does not pack."""
+    measured["packed"] = 0.1
+    model, seen = mlp(), {}
+
+    def fake(candidates, *rest):
+        if "now" in candidates:
+            seen.update(candidates)
+        return {name: [measured.get(name, 1.0)] * 4 for name in candidates}
+
+    monkeypatch.setattr(timing, "measure", fake)
+    bias = model[0].bias
+    compress_(model, torch.randn(6, 48))
+    dense = seen["dense"].args[0]
+    assert [type(layer.format).__name__ for layer in dense if isinstance(layer, SparseLinear)] == ["Packed"] * 3
+    assert dense[0].bias is bias
+
+
 def test_really_measured(monkeypatch):
-    monkeypatch.setattr(compress, "measure", timing.measure)
+    monkeypatch.setattr(timing, "measure", MEASURE)
     model = nn.Sequential(SparseLinear(64, 64, Block(32, 32), 0.25), nn.ReLU())
     model[0].format.values.data.normal_()
     x = torch.randn(8, 64)

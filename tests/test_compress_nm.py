@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import NM, VNM, SparseConv2d, SparseLinear, compress_, load, save
-from smart_kernels.convert import compress
+from smart_kernels.convert import timing
 from smart_kernels.convert.nm import kept_of
 from smart_kernels.formats import SemiStructured
 from smart_kernels.patterns import WeightShape
@@ -25,7 +25,7 @@ def seconds(monkeypatch):
     def fake(candidates, *_):
         return {name: [table.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(compress, "measure", fake)
+    monkeypatch.setattr(timing, "measure", fake)
     return table
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smart_kernels import Block, compress_, load, mask_, save, unmask_
-from smart_kernels.convert import compress
+from smart_kernels.convert import timing
 from smart_kernels.convert.fold import Folded
 from smart_kernels.formats import simd
 from smart_kernels.nn import SplitAttention
@@ -30,7 +30,7 @@ def seconds(monkeypatch):
     def fake(candidates, *_):
         return {name: [table.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(compress, "measure", fake)
+    monkeypatch.setattr(timing, "measure", fake)
     return table
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from smart_kernels import SparseLinear, compress_, load, save
-from smart_kernels.convert import compress
+from smart_kernels.convert import timing
 from smart_kernels.convert.candidates import Zeros
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import _sparse_tensor_core as tensor_core
@@ -204,7 +204,7 @@ def timed(monkeypatch):
 
     kernels = property(lambda zeros: {(name, torch.bfloat16) for name in tensor_core.KERNELS if zeros.kept})
     monkeypatch.setattr(Zeros, "kernels", kernels)
-    monkeypatch.setattr(compress, "measure", fake)
+    monkeypatch.setattr(timing, "measure", fake)
     return seen
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.convert.timing import capture
 from smart_kernels.ops import masked_linear
 
 from .. import timing
@@ -71,7 +72,7 @@ def launches(device: str, calls: int) -> dict:
         for name, op in ops.items():
             found[f"{name}_us"] = microseconds(op, device, calls)
             if device == "cuda":
-                found[f"{name}_graph_us"] = microseconds(captured(op), device, calls)
+                found[f"{name}_graph_us"] = microseconds(capture(op), device, calls)
     return {"ok": True, **found}
 
 
@@ -85,15 +86,3 @@ def microseconds(function: Callable, device: str, calls: int) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return round(1e6 * (time.perf_counter() - start) / calls, 2)
-
-
-def captured(function: Callable) -> Callable[[], None]:
-    """The replay of a CUDA graph of one call."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay

@@ -59,8 +59,9 @@ def run(model: Model, block: tuple[int, int], sparsity: float, context: Context)
     if x.dim() == 4:
         x = x.to(memory_format=torch.channels_last)
     sparse, best_dense = copy.deepcopy(dense), copy.deepcopy(dense)
-    chosen = compress_(sparse, x, seconds=0.01 if context.dry else 0.5)
-    compress_(best_dense, x, backends=DENSE, seconds=0.01 if context.dry else 0.5)
+    how = {"seconds": 0.01 if context.dry else 0.5, "cuda_graph": device == "cuda"}
+    chosen = compress_(sparse, x, **how)
+    compress_(best_dense, x, backends=DENSE, **how)
     with torch.no_grad():
         exact = copy.deepcopy(dense).double()(x.double())
         errors = [relative_error(net(x), exact) for net in (dense, best_dense, sparse)]

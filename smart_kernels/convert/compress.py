@@ -3,24 +3,26 @@
 import copy
 import logging
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from smart_kernels.nn import Masked
-from smart_kernels.nn.sparse_base import Sparse, matrix
+from smart_kernels.nn.sparse_base import Sparse
 
-from .agree import agrees
-from .candidates import BACKENDS, DENSE, Zeros, candidates
+from . import timing
+from .candidates import Zeros
 from .cost import Cost, cost
 from .fold import fold_batchnorm_
 from .graph import call, evaluating, users_of_weights
-from .notes import absent, left_dense
-from .plan import weight_shape, wrap
-from .report import Report, Row
+from .notes import absent
+from .plan import wrap
+from .report import Report
+from .select import select
+from .settings import Settings
 from .swap import swap_
-from .timing import choose, device_name, measure
 
 logger = logging.getLogger("smart_kernels")
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -34,6 +36,7 @@ def compress_(
     backends: tuple[str, ...] | None = None,
     policy: str = "speed",
     seconds: float = 0.5,
+    cuda_graph: bool = False,
 ) -> Report:
     """Make a pruned model fast, in place: each layer keeps the backend that wins on its own input.
 
@@ -49,89 +52,69 @@ def compress_(
         backends: names out of ``BACKENDS``; default all.
         policy: ``"speed"``, or ``"size"`` to keep sparse storage where it loses, too.
         seconds: how long at most to repeat the comparison of one layer while its ratios have not settled.
+        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each.
 
     Returns:
         The choice and its numbers per layer; ``print`` shows a table.
 
     Raises:
-        ValueError: the model is wrapped, still masked, itself a single layer, or an argument is unknown.
+        ValueError: the model is wrapped, still masked, itself a single layer, or an argument is unknown, or asks for
+            CUDA graphs elsewhere.
     """
-    settings = {"pattern": pattern and str(pattern), "backends": backends and list(backends), "policy": policy}
-    backends = _checked(model, backends, policy)
+    settings = Settings(pattern, backends, policy, seconds, cuda_graph)
+    _check(model)
+    device = next(model.parameters()).device
+    settings.check_device(device)
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})
     fold_batchnorm_(model)
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
-    groups, rows, swaps, kernels = _weights(model), [], {}, set()
+    groups, selected, kernels = _weights(model), {}, set()
     inputs = _captured(model, [layers[0] for layers in groups.values()], example_input)
     for names, layers in groups.items():
         zeros = Zeros.of(layers[0], pattern)
-        row, chosen = _choose(names, layers, inputs.get(layers[0]), zeros, pattern, backends, policy, seconds)
-        rows.append(row)
-        swaps |= chosen
-        kernels |= zeros.kernels if "nm" in backends else set()
-    device = next(model.parameters()).device
-    before, after = _swapped(model, swaps, example_input, device, seconds)
+        selected[names] = select(names, zeros, inputs.get(layers[0]), settings)
+        kernels |= zeros.kernels if "nm" in settings.tried else set()
+    before, after = _swapped(model, selected, example_input, settings)
     return Report(
-        tuple(rows),
-        device_name(device),
-        absent=absent(backends, device, kernels),
-        settings=settings,
+        tuple(each.row for each in selected.values()),
+        timing.device_name(device),
+        absent=absent(settings.tried, device, kernels),
+        settings=settings.to_dict(),
         before=before,
         after=after,
     )
 
 
-def _choose(names, layers, x, zeros, pattern, backends, policy, seconds) -> tuple[Row, dict[nn.Module, nn.Module]]:
-    """The row of one weight and what replaces its layers."""
-    layer = layers[0]
-    weight = matrix(layer)
-    kept = (weight != 0).sum().item() / weight.numel()
-    row = Row(names[0], tuple(weight_shape(layer)), kept, zeros.tile, shared=tuple(names[1:]))
-    if x is None:
-        return replace(row, note="not called: left as it is"), {}
-    modules = candidates(zeros, backends)  # outside of inference mode: what is built here trains later
-    with torch.inference_mode():
-        modules, wrong = _agreeing(modules, x)
-        calls = {name: (lambda module=module: module(x)) for name, module in modules.items()}
-        note = "; ".join(filter(None, [wrong, left_dense(layer, pattern)]))
-        times = measure(calls, DENSE, x.device, seconds) if len(calls) > 1 else {}
-    if not times:
-        return replace(row, note=note), {}
-    choice = choose(times, DENSE, policy)
-    winner = modules[choice.name]
-    row = replace(
-        row,
-        choice=choice.name.split()[0],
-        options=winner.format.options() if isinstance(winner, Sparse) else {},
-        baseline=choice.baseline,
-        dense_ms=median(times[choice.baseline]) * 1e3,
-        ms=median(times[choice.name]) * 1e3,
-        spread=choice.spread,
-        pairs=len(times["dense"]),
-        note=note,
-    )
-    return row, {} if winner is layer else {each: wrap(winner.format, each) for each in layers}
-
-
-def _swapped(model, swaps, example_input, device, seconds) -> tuple[Cost, Cost]:
-    """Swap the layers; what the dense model, as it is now, cost before and costs after."""
-    before, plain = cost(model, example_input), copy.deepcopy(model) if swaps else model
-    swap_(model, swaps)
-    with evaluating(plain), evaluating(model), torch.inference_mode():
-        runs = {"dense": lambda: call(plain, example_input), "now": lambda: call(model, example_input)}
-        times = measure(runs, ("dense", "now"), device, seconds)
+def _swapped(model: nn.Module, selected: dict, example_input, settings: Settings) -> tuple[Cost, Cost]:
+    """Swap the layers; what the best dense model cost before and what the model costs after."""
+    before, rival = cost(model, example_input), _twin(model)
+    for names, each in selected.items():
+        for net, form in ((rival, each.dense), (model, each.format)):
+            if form is not None:
+                layers = [net.get_submodule(name) for name in names]
+                swap_(net, {layer: wrap(form, layer) for layer in layers})
+    runs = {"dense": partial(call, rival, example_input), "now": partial(call, model, example_input)}
+    with evaluating(rival), evaluating(model), torch.inference_mode():
+        times = _measured(runs, next(model.parameters()).device, settings)
     ms = {name: 1e3 * median(times[name]) for name in runs}
     return replace(before, ms=ms["dense"]), replace(cost(model, example_input), ms=ms["now"])
 
 
-def _agreeing(modules: dict[str, nn.Module], x: Tensor) -> tuple[dict[str, nn.Module], str]:
-    """The candidates whose output is the dense one, and a line about the others."""
-    exact = modules["dense"](x)
-    differ = [name for name, module in modules.items() if not agrees(module(x), exact)]
-    good = {name: module for name, module in modules.items() if name == "dense" or name not in differ}
-    return good, f"output differs: {', '.join(differ)}" if differ else ""
+def _measured(runs: dict, device: torch.device, settings: Settings) -> dict[str, list[float]]:
+    try:
+        return timing.measure(runs, tuple(runs), device, settings.seconds, settings.cuda_graph)
+    except RuntimeError as error:
+        if not settings.cuda_graph:
+            raise
+        logger.warning("the whole model is timed without a CUDA graph, which cannot hold it: %s", error)
+        return timing.measure(runs, tuple(runs), device, settings.seconds)
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares their tensors."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
@@ -169,7 +152,7 @@ def _captured(model: nn.Module, layers: list[nn.Module], example_input) -> dict[
     return inputs
 
 
-def _checked(model: nn.Module, backends: tuple[str, ...] | None, policy: str) -> tuple[str, ...]:
+def _check(model: nn.Module) -> None:
     wrapper = next((cls.__name__ for m in model.modules() for cls in type(m).__mro__ if cls.__name__ in WRAPPERS), None)
     if wrapper:
         raise ValueError(f"compress_ needs the plain model, got one in {wrapper}: unwrap, compress, wrap again")
@@ -177,10 +160,3 @@ def _checked(model: nn.Module, backends: tuple[str, ...] | None, policy: str) ->
         raise ValueError("compress_ replaces layers inside a model, got a single layer: put it into nn.Sequential")
     if any(isinstance(module, Masked) for module in model.modules()):
         raise ValueError("compress_ needs plain layers, got masked ones: call finalize() or unmask_(model) first")
-    if policy not in ("speed", "size"):
-        raise ValueError(f"policy must be 'speed' or 'size', got {policy!r}")
-    backends = BACKENDS if backends is None else tuple(backends)
-    unknown = set(backends) - set(BACKENDS)
-    if unknown:
-        raise ValueError(f"backends must be out of {BACKENDS}, got {sorted(unknown)}")
-    return backends

@@ -54,9 +54,9 @@ class Report:
 
     Attributes:
         absent: a line for each backend that could not be tried there.
-        settings: pattern, backends and policy of ``compress_``, to choose again in the same way.
-        before, after: what the whole model cost with plain layers, BatchNorms folded and channels_last, and as it is
-            now; timed in turns. The best dense model is what ``compress_`` makes with ``backends=DENSE``.
+        settings: arguments of ``compress_``, to choose again in the same way.
+        before, after: what the whole model cost, dense, and costs now. ``before.ms`` is the time of the best dense
+            model: BatchNorms folded, channels_last, each layer as its own ``baseline``; timed in turns.
     """
 
     rows: tuple[Row, ...]

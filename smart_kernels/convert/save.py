@@ -16,7 +16,6 @@ from smart_kernels.formats import BSR, Compact, Dense, Format, SemiStructured
 from smart_kernels.formats.resident import KERNELS
 from smart_kernels.nn import SplitAttention
 from smart_kernels.nn.sparse_base import Sparse, matrix
-from smart_kernels.patterns import parse
 
 from .compress import compress_
 from .fold import Folded, refold_
@@ -26,6 +25,7 @@ from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
 from .resize import fit_, noted
 from .restore import VERSION, fill, read, split_attention
+from .settings import Settings
 from .swap import swap_
 from .timing import device_name
 
@@ -99,18 +99,11 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
     refold_(model, config.get("folded", []), biases)
     fill(model, config, tensors)
     if rechoose:
-        return _chosen_again(model, example_input, report.settings)
+        return compress_(model, example_input, **Settings.arguments(report.settings, here))
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
     swap_(model, {k: v for row in report.rows for k, v in _runtime(model, row).items()})
     return report
-
-
-def _chosen_again(model: nn.Module, example_input, settings: dict) -> Report:
-    pattern, backends = settings.get("pattern"), settings.get("backends")
-    return compress_(
-        model, example_input, pattern and parse(pattern), backends and tuple(backends), settings.get("policy", "speed")
-    )
 
 
 def _smallest(layer: nn.Module, row: Row) -> Format:

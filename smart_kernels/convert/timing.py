@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -17,6 +18,7 @@ SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
 FINALISTS = 2  # sparse candidates that get the full number of rounds
 
 Times = dict[str, list[float]]
+Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for the device and gives the seconds per call
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,48 @@ def pair_ratio(candidate: list[float], incumbent: list[float]) -> tuple[float, f
 
 
 def measure(
-    candidates: dict[str, Callable[[], object]], dense: tuple[str, ...], device: torch.device, seconds: float
+    candidates: dict[str, Callable[[], object]],
+    dense: tuple[str, ...],
+    device: torch.device,
+    seconds: float,
+    cuda_graph: bool = False,
 ) -> Times:
     """Time the candidates in turn.
 
     All get a few rounds; the dense ones and the fastest sparse ones then get at least 30, and more, for up to
     ``seconds``, while their ratios have not settled.
 
+    Args:
+        candidates: by name.
+        dense: names of those that are dense.
+        device: that they run on.
+        seconds: for more rounds.
+        cuda_graph: time replays of CUDA graphs, which leave out what a launch costs the host.
+
     Returns:
         candidate -> seconds per call of each round.
     """
-    repeats = {name: _repeats(call, device) for name, call in candidates.items()}
-    trial = _rounds(candidates, repeats, device, 5)
+    samples = {name: _sample(call, device, cuda_graph) for name, call in candidates.items()}
+    trial = _rounds(samples, 5)
     sparse = sorted(candidates.keys() - set(dense), key=lambda name: median(trial[name]))[:FINALISTS]
-    final = {name: call for name, call in candidates.items() if name in dense or name in sparse}
-    times, deadline = _rounds(final, repeats, device, PAIRS), time.perf_counter() + seconds
+    final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
+    times, deadline = _rounds(final, PAIRS), time.perf_counter() + seconds
     while time.perf_counter() < deadline and not _settled(times):
-        for name, more in _rounds(final, repeats, device, 10).items():
+        for name, more in _rounds(final, 10).items():
             times[name] += more
     return times
+
+
+def capture(run: Callable[[], object]) -> Callable[[], None]:
+    """The replay of a CUDA graph of ``run``, which has run before: tuning a kernel cannot be captured.
+
+    Raises:
+        RuntimeError: it waits for the device, or does what else a graph cannot hold.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _settled(times: Times) -> bool:
@@ -96,38 +121,45 @@ def _settled(times: Times) -> bool:
     return all(pair_ratio(other, first)[1] <= STEADY for other in others)
 
 
-def _rounds(calls: dict[str, Callable[[], object]], repeats: dict[str, int], device: torch.device, count: int) -> Times:
-    both = list(calls.items()), list(calls.items())[::-1]  # what runs before leaves its data in the cache
-    rows = [{name: _sample(call, repeats[name], device) for name, call in both[i % 2]} for i in range(count)]
-    return {name: [row[name]() for row in rows] for name in calls}
+def _rounds(samples: dict[str, Sample], count: int) -> Times:
+    both = list(samples.items()), list(samples.items())[::-1]  # what runs before leaves its data in the cache
+    rows = [{name: sample() for name, sample in both[i % 2]} for i in range(count)]
+    return {name: [row[name]() for row in rows] for name in samples}
 
 
-def _repeats(call: Callable[[], object], device: torch.device) -> int:
+def _sample(call: Callable[[], object], device: torch.device, cuda_graph: bool) -> Sample:
+    """Sampling of a call, repeated as often as makes it long enough to time."""
+    timed = _on_gpu if device.type == "cuda" else _on_cpu
     call()  # packs weights, tunes kernels
-    return max(1, round(SAMPLE_S / max(_sample(call, 1, device)(), 1e-7)))
+    repeats = max(1, round(SAMPLE_S / max(timed(call, 1)(), 1e-7)))
 
-
-def _sample(call: Callable[[], object], repeats: int, device: torch.device) -> Callable[[], float]:
-    """Run; the function that is returned waits for the device and gives the seconds per call."""
-    if device.type == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
+    def run():
         for _ in range(repeats):
             call()
-        end.record()
 
-        def elapsed() -> float:
-            end.synchronize()
-            return start.elapsed_time(end) / 1e3 / repeats
+    return partial(timed, capture(run) if cuda_graph else run, repeats)
 
-        return elapsed
+
+def _on_gpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    run()
+    end.record()
+
+    def elapsed() -> float:
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls
+
+    return elapsed
+
+
+def _on_cpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
     # the time of this thread does not count what other processes take, but misses what other threads do
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     begin = clock()
-    for _ in range(repeats):
-        call()
-    seconds = (clock() - begin) / repeats
-    return lambda: max(seconds, 1e-9)
+    run()
+    seconds = max((clock() - begin) / calls, 1e-9)
+    return lambda: seconds
 
 
 def device_name(device: torch.device) -> str:

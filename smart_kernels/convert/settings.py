@@ -1,0 +1,55 @@
+"""How ``compress_`` is to choose."""
+
+from dataclasses import dataclass
+
+import torch
+
+from smart_kernels.patterns import Pattern, parse
+
+from .candidates import BACKENDS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``compress_``, checked.
+
+    Raises:
+        ValueError: an unknown policy or backend.
+    """
+
+    pattern: Pattern | None = None
+    backends: tuple[str, ...] | None = None
+    policy: str = "speed"
+    seconds: float = 0.5
+    cuda_graph: bool = False
+
+    def __post_init__(self):
+        if self.policy not in ("speed", "size"):
+            raise ValueError(f"policy must be 'speed' or 'size', got {self.policy!r}")
+        unknown = set(self.tried) - set(BACKENDS)
+        if unknown:
+            raise ValueError(f"backends must be out of {BACKENDS}, got {sorted(unknown)}")
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        return BACKENDS if self.backends is None else tuple(self.backends)
+
+    def check_device(self, device: torch.device) -> None:
+        if self.cuda_graph and device.type != "cuda":
+            raise ValueError(f"cuda_graph=True needs a model on a CUDA device, got one on {device}")
+
+    def to_dict(self) -> dict:
+        """What another device chooses with, too; plain values, for JSON."""
+        pattern, backends = self.pattern and str(self.pattern), self.backends and list(self.backends)
+        return {"pattern": pattern, "backends": backends, "policy": self.policy, "cuda_graph": self.cuda_graph}
+
+    @classmethod
+    def arguments(cls, data: dict, device: torch.device) -> dict:
+        """``to_dict`` as keyword arguments of ``compress_`` on a device, which may have no CUDA graphs."""
+        pattern, backends = data.get("pattern"), data.get("backends")
+        return {
+            "pattern": pattern and parse(pattern),
+            "backends": backends and tuple(backends),
+            "policy": data.get("policy", "speed"),
+            "cuda_graph": data.get("cuda_graph", False) and device.type == "cuda",
+        }
