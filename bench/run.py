@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+from smart_kernels.convert.choice import pair_ratio
+
 from . import timing
 from .case import NAMES, Case, wrong
 from .rows import Row, environment
@@ -53,7 +55,7 @@ def rows(cases: list[Case], times: list[Timing], ceilings: Ceilings, env: dict) 
     baselines = [t for c, t in zip(cases, times, strict=True) if c.baseline]
     best = min(baselines, key=lambda t: t.p50_ms, default=None)
     for c, t in zip(cases, times, strict=True):
-        ratio, spread = timing.pair_ratio(t.samples, best.samples) if best and t.samples else (None, None)
+        ratio, spread = pair_ratio(t.samples, best.samples) if best and t.samples else (None, None)
         floor = timing.floor_ms(c.flops, c.bytes, ceilings)
         yield Row(
             **{"op": c.op, "provider": c.provider, "shape": c.shape.name, "M": c.shape.M, "N": c.shape.N},

@@ -105,12 +105,6 @@ def percentiles(times: Sequence[float]) -> tuple[float, float, float]:
     return p20, statistics.median(times), p80
 
 
-def pair_ratio(times: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
-    """Median of the rounds' ratios, and their interquartile range over it."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(times, baseline, strict=True)], n=4)
-    return middle, (high - low) / middle
-
-
 def spread(times: Sequence[float]) -> float:
     p20, p50, p80 = percentiles(times)
     return (p80 - p20) / p50

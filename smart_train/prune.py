@@ -14,7 +14,7 @@ from smart_kernels import Pattern, WeightShape
 from smart_kernels.patterns import allowed_weights
 from smart_train import data as datasets
 from smart_train import plots
-from smart_train.evaluate import accuracy, agreement, compare
+from smart_train.evaluate import accuracy, agreement
 from smart_train.recipe import Recipe
 from smart_train.report import markdown
 from smart_train.stages import Stages
@@ -109,7 +109,7 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
         "budget": budget,
         "sparse_share": chosen.totals["pruned_on_sparse"],
         "layers": [row for row in chosen.to_dict()["rows"] if row["name"] in masks],
-        "latency": compare(dense, models["smart"], example).to_dict() | {"batch": len(example)},
+        "latency": _latency(dense, models["smart"], example),
         "bytes": {"dense": len(serialise(models["dense"].state_dict())), "sparse": (out / FILES[0]).stat().st_size},
         "device": chosen.device,
         "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
@@ -117,6 +117,11 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
     _write(out / "report.json", report)
     (out / "report.md").write_text(markdown(report, plots.draw(out, report, masks)))
     return report
+
+
+def _latency(dense: nn.Module, sparse: nn.Module, example: Tensor) -> dict:
+    found = smart_kernels.compare(dense, sparse, example)
+    return found.to_dict() | {"steady": found.steady, "batch": len(example)}
 
 
 def _agreement(stages: Stages, models: dict[str, nn.Module]) -> dict:

@@ -1,7 +1,5 @@
 """What a run says about itself: the same tables in the terminal and in ``report.md``. Every number was measured."""
 
-from smart_train.evaluate import STEADY
-
 LAYER_COLUMNS = ("layer", "shape", "kept", "backend", "dense ms", "sparse ms")
 
 
@@ -67,7 +65,7 @@ def _size(count: int) -> str:
 def verdict(report: dict) -> str:
     """The sentences under the tables."""
     latency, budget = report["latency"], report["budget"]
-    busy = "; above 5 %, so the machine was busy" if latency["spread"] > STEADY else ""
+    busy = "; above 5 %, so the machine was busy" if not latency["steady"] else ""
     return (
         f"{latency['speedup']:.2f}x the speed of the best dense baseline ({latency['batch']} images, median of "
         f"{latency['pairs']} interleaved pairs, spread {latency['spread']:.0%}{busy}).\n"

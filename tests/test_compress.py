@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smart_kernels import DENSE, NM, Block, SparseLinear, compress_, mask_
+from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, mask_
 from smart_kernels.convert import timing
 from smart_kernels.convert.candidates import Zeros, candidates
+from smart_kernels.convert.choice import Choice, choose
 from smart_kernels.convert.plan import explaining_tile
 from smart_kernels.convert.select import select
 from smart_kernels.convert.settings import Settings
-from smart_kernels.convert.timing import choose
 from smart_kernels.formats import BSR, ELL, Compact
 from tests.conftest import INTERPRETED
 from tests.util import assert_close
@@ -274,7 +274,7 @@ def test_ratios_are_of_pairs():
 
 def test_sparse_is_held_against_the_best_dense():
     times = {"dense": [1.0] * 4, "packed": [0.5] * 4, "ell": [0.6] * 4}
-    assert choose(times, DENSE) == timing.Choice("packed", "packed", 1.0, 0.0)
+    assert choose(times, DENSE) == Choice("packed", "packed", 1.0, 0.0)
     assert choose({**times, "ell": [0.4] * 4}, DENSE).baseline == "packed"
 
 
@@ -352,7 +352,7 @@ def test_the_whole_model_is_held_against_the_best_dense_one(monkeypatch, measure
     model, seen = mlp(), {}
 
     def fake(candidates, *rest):
-        if "now" in candidates:
+        if candidates.keys() == {"dense", "sparse"}:
             seen.update(candidates)
         return {name: [measured.get(name, 1.0)] * 4 for name in candidates}
 
@@ -382,3 +382,21 @@ def test_unions_of_rows_of_tiles_are_tried_on_a_gpu_only(device):
     labels = candidates(Zeros(layer.to(device), (16, 16), None), ("bsr",))
     assert list(labels)[:2] == ["dense", "bsr"]
     assert list(labels)[2:] == ([] if device == "cpu" else ["bsr union 2", "bsr union 4", "bsr union 8"])
+
+
+def test_compare_of_a_model_with_itself(monkeypatch):
+    monkeypatch.setattr(timing, "measure", MEASURE)
+    model = nn.Linear(8, 8)
+    found = compare(model, model, torch.zeros(1, 8), seconds=0.0)
+    assert found.dense_ms > 0 and found.sparse_ms > 0 and found.pairs == timing.PAIRS and found.spread >= 0
+
+
+def test_compare_goes_on_where_a_cuda_graph_cannot(monkeypatch, caplog):
+    def measure(calls, dense, device, seconds, cuda_graph=False):
+        if cuda_graph:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return {"dense": [4.0] * 4, "sparse": [2.0] * 4}
+
+    monkeypatch.setattr(timing, "measure", measure)
+    found = compare(nn.Linear(8, 8), nn.Linear(8, 8), torch.zeros(1, 8), cuda_graph=True)
+    assert found.speedup == 2.0 and found.steady and "without a CUDA graph" in caplog.text

@@ -3,26 +3,25 @@
 import copy
 import logging
 from dataclasses import replace
-from functools import partial
-from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse
 
-from . import timing
 from .candidates import Zeros
+from .compare import compare
 from .cost import Cost, cost
 from .fold import fold_batchnorm_
-from .graph import call, evaluating, users_of_weights
+from .graph import inputs_of, users_of_weights
 from .notes import absent
 from .plan import wrap
 from .report import Report
 from .select import select
 from .settings import Settings
 from .swap import swap_
+from .timing import device_name
 
 logger = logging.getLogger("smart_kernels")
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -71,7 +70,7 @@ def compress_(
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
     groups, selected, kernels = _weights(model), {}, set()
-    inputs = _captured(model, [layers[0] for layers in groups.values()], example_input)
+    inputs = inputs_of(model, [layers[0] for layers in groups.values()], example_input)
     for names, layers in groups.items():
         zeros = Zeros.of(layers[0], pattern)
         selected[names] = select(names, zeros, inputs.get(layers[0]), settings)
@@ -79,7 +78,7 @@ def compress_(
     before, after = _swapped(model, selected, example_input, settings)
     return Report(
         tuple(each.row for each in selected.values()),
-        timing.device_name(device),
+        device_name(device),
         absent=absent(settings.tried, device, kernels),
         settings=settings.to_dict(),
         before=before,
@@ -95,21 +94,8 @@ def _swapped(model: nn.Module, selected: dict, example_input, settings: Settings
             if form is not None:
                 layers = [net.get_submodule(name) for name in names]
                 swap_(net, {layer: wrap(form, layer) for layer in layers})
-    runs = {"dense": partial(call, rival, example_input), "now": partial(call, model, example_input)}
-    with evaluating(rival), evaluating(model), torch.inference_mode():
-        times = _measured(runs, next(model.parameters()).device, settings)
-    ms = {name: 1e3 * median(times[name]) for name in runs}
-    return replace(before, ms=ms["dense"]), replace(cost(model, example_input), ms=ms["now"])
-
-
-def _measured(runs: dict, device: torch.device, settings: Settings) -> dict[str, list[float]]:
-    try:
-        return timing.measure(runs, tuple(runs), device, settings.seconds, settings.cuda_graph)
-    except RuntimeError as error:
-        if not settings.cuda_graph:
-            raise
-        logger.warning("the whole model is timed without a CUDA graph, which cannot hold it: %s", error)
-        return timing.measure(runs, tuple(runs), device, settings.seconds)
+    times = compare(rival, model, example_input, settings.seconds, settings.cuda_graph)
+    return replace(before, ms=times.dense_ms), replace(cost(model, example_input), ms=times.sparse_ms)
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -129,27 +115,6 @@ def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
         logger.warning("the weight of %s stays dense: it has users of several kinds", ", ".join(names))
         del groups[names]
     return groups
-
-
-def _captured(model: nn.Module, layers: list[nn.Module], example_input) -> dict[nn.Module, Tensor]:
-    """The largest input each layer gets in one forward."""
-    inputs: dict[nn.Module, Tensor] = {}
-
-    def keep(module, args):
-        if module not in inputs or args[0].numel() > inputs[module].numel():
-            inputs[module] = args[0].detach().clone()
-
-    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without calling the layers
-    try:
-        with torch.no_grad(), evaluating(model):
-            call(model, example_input)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
-    return inputs
 
 
 def _check(model: nn.Module) -> None:

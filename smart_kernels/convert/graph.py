@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -57,3 +57,24 @@ def call(model: nn.Module, example_input):
     if isinstance(example_input, dict):
         return model(**example_input)
     return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)
+
+
+def inputs_of(model: nn.Module, layers: list[nn.Module], example_input) -> dict[nn.Module, Tensor]:
+    """The largest input each layer gets in one forward."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module, args):
+        if module not in inputs or args[0].numel() > inputs[module].numel():
+            inputs[module] = args[0].detach().clone()
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without calling the layers
+    try:
+        with torch.no_grad(), evaluating(model):
+            call(model, example_input)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+    return inputs

@@ -13,6 +13,7 @@ from smart_kernels.nn.sparse_base import matrix
 from . import timing
 from .agree import agrees
 from .candidates import DENSE, Zeros, candidates
+from .choice import Choice, Times, choose
 from .notes import left_dense
 from .plan import weight_shape
 from .report import Row
@@ -50,12 +51,12 @@ def select(names: tuple[str, ...], zeros: Zeros, x: Tensor | None, settings: Set
     row = replace(row, note="; ".join(filter(None, [*notes, left_dense(zeros.layer, settings.pattern)])))
     if not times:
         return Selected(row)
-    choice = timing.choose(times, DENSE, settings.policy)
+    choice = choose(times, DENSE, settings.policy)
     winner, rival = (getattr(modules[name], "format", None) for name in (choice.name, choice.baseline))
     return Selected(_measured(row, times, choice, winner), winner, rival)
 
 
-def _measured(row: Row, times, choice, winner: Format | None) -> Row:
+def _measured(row: Row, times: Times, choice: Choice, winner: Format | None) -> Row:
     return replace(
         row,
         choice=choice.name.split()[0],

@@ -1,74 +1,22 @@
-"""How a backend is chosen: interleaved timings, and a rule that noise cannot talk into a loss."""
+"""Interleaved timings."""
 
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import torch
 
+from .choice import Times, pair_ratio
+
 PAIRS = 30  # fewest interleaved rounds behind a choice
 STEADY = 0.05  # spread below which more rounds are not needed
-MARGIN = 0.02  # a smaller win may be none when it is measured again, in other memory
-TIE = 0.01  # dense forms closer than this are equal, and the plain layer is the simpler one
 SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
 FINALISTS = 2  # sparse candidates that get the full number of rounds
 
-Times = dict[str, list[float]]
 Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for the device and gives the seconds per call
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The outcome of a comparison.
-
-    Attributes:
-        name: the winner.
-        baseline: the fastest dense candidate.
-        ratio: median over the pairs of winner / baseline time.
-        spread: interquartile range of those pairs' ratios, as a fraction of their median.
-    """
-
-    name: str
-    baseline: str
-    ratio: float
-    spread: float
-
-
-def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choice:
-    """Pick a winner from interleaved timings.
-
-    A sparse candidate must beat the fastest dense one: have a median pair ratio below 1 by more than its spread. Among
-    the dense ones the median alone decides: to stay with the slower one for a spread would break the promise.
-
-    Args:
-        times: candidate -> seconds of each round; the first dense name is the plain layer.
-        dense: names of the dense candidates, simplest first.
-        policy: ``"speed"``, or ``"size"``: the fastest sparse candidate, whether it wins or not.
-    """
-    present = [name for name in dense if name in times]
-    plain, baseline = present[0], min(present, key=lambda name: median(times[name]))
-    for name in sorted(times.keys() - set(present), key=lambda name: median(times[name])):
-        if policy == "size" or wins(times[name], times[baseline]):
-            return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
-    name = baseline if pair_ratio(times[baseline], times[plain])[0] < 1 - TIE else plain
-    return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
-
-
-def wins(candidate: list[float], incumbent: list[float]) -> bool:
-    """Faster by more than the spread, both as fractions of the incumbent's time."""
-    ratio, spread = pair_ratio(candidate, incumbent)
-    return ratio + max(ratio * spread, MARGIN) < 1
-
-
-def pair_ratio(candidate: list[float], incumbent: list[float]) -> tuple[float, float]:
-    """Median of the rounds' candidate / incumbent ratios, and their interquartile range over that median."""
-    ratios = [a / b for a, b in zip(candidate, incumbent, strict=True)]
-    low, middle, high = quantiles(ratios, n=4)
-    return middle, (high - low) / middle
 
 
 def measure(
