@@ -70,15 +70,19 @@ def encoders(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
 
 def prune(model: nn.Module, block: tuple[int, int], sparsity: float) -> None:
     """Random blocks of every Linear to 0."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            N, K = layer.weight.shape
-            shape = Shape("", 0, N, K, "")
-            layer.weight.data.mul_(expand(random_mask(shape, block, sparsity, "cpu"), block, shape))
+    for layer in _linears(model):
+        N, K = layer.weight.shape
+        shape = Shape("", 0, N, K, "")
+        layer.weight.data.mul_(expand(random_mask(shape, block, sparsity, "cpu"), block, shape))
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
 
 
 def sides(subject: Subject, seconds: float) -> Iterator[Case]:
-    models, chosen, made = {"dense": subject.model}, {"dense": ""}, {}
+    models, chosen = {"dense": subject.model}, {"dense": ""}
+    made = {(("dense",),) * len(_linears(subject.model)): subject.model}
     for name, backends in SIDES.items():
         model = copy.deepcopy(subject.model)
         report = compress_(model, subject.x, backends=backends, seconds=seconds)
@@ -102,9 +106,9 @@ def summary(choices: list[str]) -> str:
 
 def needs(subject: Subject) -> tuple[float, float]:
     """FLOPs and bytes of the linear layers: live weights only."""
-    layers = [layer.weight for layer in subject.model.modules() if isinstance(layer, nn.Linear)]
-    live = sum(int(weight.count_nonzero()) for weight in layers)
-    activations = subject.shape.M * sum(sum(weight.shape) for weight in layers)
+    weights = [layer.weight for layer in _linears(subject.model)]
+    live = sum(int(weight.count_nonzero()) for weight in weights)
+    activations = subject.shape.M * sum(sum(weight.shape) for weight in weights)
     return 2.0 * subject.shape.M * live, float(subject.x.element_size() * (live + activations))
 
 
