@@ -6,15 +6,15 @@ from smart_kernels.ops._library import TRITON_DEVICES
 from smart_kernels.ops._tile_matmul import FEW_ROWS
 from smart_kernels.ops.block_sparse_conv2d import block_sparse_conv2d
 from smart_kernels.ops.block_sparse_linear import block_sparse_linear
-from smart_kernels.ops.bsr_indices import block_index, check_indices, conv_index
+from smart_kernels.ops.bsr_indices import check_indices
 from smart_kernels.reference import tiles
-from smart_kernels.reference.conv import Conv
 
-from .base import Format, eager_inference, version
+from .base import Format, eager_inference
+from .indexed import Indexed, names
 from .union import unite
 
 
-class BSR(Format):
+class BSR(Indexed, Format):
     """Block compressed sparse rows, with the names of ``torch.sparse_bsr_tensor``. Trains; the saved form.
 
     Block columns count through the taps: column ``tap * ceil(C / tile_c) + i`` is tile ``i`` of that tap.
@@ -26,15 +26,10 @@ class BSR(Format):
         values: (nnz, tile_n, tile_c) Parameter, zeros beyond the edge of the weight.
         crow_indices: (ceil(N / tile_n) + 1,) int32, where each block row starts.
         col_indices: (nnz,) int32, ascending in each block row.
-        index: what the kernels derive from the indices, or None where there are none. Not saved. A buffer, so that
-            compiled code reads it as well; that cannot see indices which were changed in place, the next call in eager
-            mode does.
     """
 
     name = "bsr"
     union = 1
-    _conv: Conv | None = None  # the convolution that ``index`` is for
-    _version = None  # of the indices that it was made of
 
     def __init__(
         self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
@@ -99,40 +94,13 @@ class BSR(Format):
             tiles, index = self.prepared(lambda: unite(self.values.detach(), *tiles[1:], self.union)), None
         return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0], index=index)
 
-    def expect(self, conv):
-        self._remember(None if conv.pointwise else conv)
-
-    def _index(self, conv: Conv | None = None) -> Tensor | None:
-        if torch.compiler.is_compiling():
-            return self.index if self._conv == conv else None
-        self._remember(conv)
-        return self.index
-
-    def _remember(self, conv: Conv | None) -> None:
-        """Make ``index`` anew, if the indices have changed or it is for another convolution (None: a linear layer)."""
-        indices, known = (self.crow_indices, self.col_indices), self._version if self._conv == conv else None
-        self._conv = conv
-        if indices[0].device.type in TRITON_DEVICES and known != version(*indices):
-            with torch.inference_mode(False):  # it may be needed for a backward
-                self.index, self._version = self._derived(*indices), version(*indices)
-
-    def _derived(self, *indices: Tensor) -> Tensor:
-        if self._conv is None:
-            return block_index(*indices, self.grid[1] * self.grid[2])
-        channels = self.shape[0], self.shape[1] // self.taps
-        return conv_index(*indices, self.tile, channels, **_names(self._conv))
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._remember(self._conv)
-        return self
-
     def conv2d(self, x, bias, conv):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
             return super().conv2d(x, bias, conv)
-        indices, shape = (self.crow_indices, self.col_indices, bias), {"out_channels": self.shape[0], **_names(conv)}
-        return block_sparse_conv2d(x, self.values, *indices, **shape, index=self._index(conv))
+        stored = self.values, self.crow_indices, self.col_indices
+        shape = {**names(conv), "out_channels": self.shape[0]}
+        return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv))
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid
@@ -150,10 +118,6 @@ class BSR(Format):
     def extra_repr(self) -> str:
         tile_n, tile_c = self.tile
         return f"{super().extra_repr()}, {self.values.shape[0]} tiles of {tile_n}x{tile_c}"
-
-
-def _names(conv: Conv) -> dict[str, tuple[int, int]]:
-    return dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
 
 
 def _blocks(matrix: Tensor, tile: tuple[int, int], taps: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smart_kernels import Block, SparseConv2d, SparseLinear
-from smart_kernels.formats import bsr
+from smart_kernels.formats import indexed
 from smart_kernels.ops import _conv_index, _matmul
 from smart_kernels.ops._library import TRITON_DEVICES
 from tests.util import assert_close
@@ -43,8 +43,8 @@ def no_lists(monkeypatch):
 
     def forbid():
         monkeypatch.setattr(_matmul.BlockRows, "transposed", refuse)
-        monkeypatch.setattr(bsr, "block_index", refuse)
-        monkeypatch.setattr(bsr, "conv_index", refuse)
+        monkeypatch.setattr(indexed, "block_index", refuse)
+        monkeypatch.setattr(indexed, "conv_index", refuse)
         monkeypatch.setattr(_conv_index.ConvBlocks, "_slots", refuse)
 
     return forbid
