@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Subject:
 
 def cases(dtype: torch.dtype, dry_run: bool, pattern: str, seconds: float) -> Iterator[Case]:
     """The plain model and each of ``SIDES``, subject after subject."""
-    for subject in (*layers(dtype, dry_run), *encoders(dtype, dry_run)):
+    for subject in chain(layers(dtype, dry_run), encoders(dtype, dry_run)):
         if re.search(pattern, str(subject)):
             yield from sides(subject, 0.0 if dry_run else seconds)
 

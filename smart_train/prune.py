@@ -1,6 +1,5 @@
 """From a recipe to a pruned, compressed, measured and saved model; and back from its files."""
 
-import copy
 import json
 import platform
 from pathlib import Path
@@ -10,17 +9,15 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 import smart_kernels
-from smart_kernels import Pattern, WeightShape
-from smart_kernels.patterns import allowed_weights
 from smart_train import data as datasets
-from smart_train import plots
+from smart_train import kept, plots
+from smart_train.compressed import compressed, layer_rows
 from smart_train.evaluate import accuracy, agreement
 from smart_train.recipe import Recipe
 from smart_train.report import markdown
 from smart_train.stages import Stages
 
 PATIENCE = 0.3  # seconds to go on measuring a layer whose times have not settled
-EXAMPLE = 32  # images in the batch for which backends are chosen and latency is measured
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
 
 
@@ -90,16 +87,14 @@ def _write(path: Path, content: dict) -> None:
 
 
 def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
-    """Compress, measure, save and report; ``last`` is the pruner's report."""
-    out, pattern = stages.out, stages.pattern
-    example = next(stages.data.test_batches(EXAMPLE))[0].to(stages.device)
+    """Slim, compress, measure, save and report; ``last`` is the pruner's report."""
+    out, pattern, example = stages.out, stages.pattern, stages.example
     for model in models.values():
         model.eval()
-    masks = _kept_blocks(models["smart"], last["layers"], pattern)
-    budget = _budget(models["smart"], masks, last, pattern)
-    dense = copy.deepcopy(models["dense"])  # compress_ works in place
-    smart_kernels.compress_(dense, example, backends=smart_kernels.DENSE, seconds=PATIENCE)
-    chosen = smart_kernels.compress_(models["smart"], example, pattern, seconds=PATIENCE)
+    masks = kept.tiles(models["smart"], last["layers"], pattern)
+    budget = kept.budget(models["smart"], masks, last, pattern)
+    results = compressed(models, example, pattern, PATIENCE)
+    chosen = results["smart"].report
     smart_kernels.save(models["smart"], out, chosen)
     report = {
         "recipe": stages.recipe.to_dict(),
@@ -108,8 +103,9 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
         **_agreement(stages, models),
         "budget": budget,
         "sparse_share": chosen.totals["pruned_on_sparse"],
-        "layers": [row for row in chosen.to_dict()["rows"] if row["name"] in masks],
-        "latency": _latency(dense, models["smart"], example),
+        "cost": {name: result.cost for name, result in results.items()},
+        "layers": layer_rows(results, list(masks)),
+        "latency": _latency(results["dense"].model, models["smart"], example),
         "bytes": {"dense": len(serialise(models["dense"].state_dict())), "sparse": (out / FILES[0]).stat().st_size},
         "device": chosen.device,
         "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
@@ -129,24 +125,3 @@ def _agreement(stages: Stages, models: dict[str, nn.Module]) -> dict:
     if not stages.recipe.distill:
         return {}
     return {"agreement": {n: agreement(models["dense"], m, stages.data, stages.device) for n, m in models.items()}}
-
-
-def _matrix(layer: nn.Module) -> Tensor:
-    """(N, taps, C) view of the weight of a plain Linear or Conv2d."""
-    return layer.weight.flatten(2).transpose(1, 2) if layer.weight.dim() > 2 else layer.weight.unsqueeze(1)
-
-
-def _kept_blocks(model: nn.Module, names: list[str], pattern: Pattern) -> dict[str, Tensor]:
-    """(rows, cols) bool per layer: which blocks of a finalized model hold anything but zeros."""
-    return {name: pattern.importance(_matrix(model.get_submodule(name))).cpu() > 0 for name in names}
-
-
-def _budget(model: nn.Module, masks: dict[str, Tensor], last: dict, pattern: Pattern) -> dict:
-    """Weights there were, asked for and kept, the last counted in the finalized model."""
-    weights = sum(layer["weights"] for layer in last["layers"].values())
-    kept, largest = 0, 0
-    for name, mask in masks.items():
-        cost = pattern.cost(WeightShape(*_matrix(model.get_submodule(name)).shape))
-        kept, largest = kept + int(cost[mask].sum()), max(largest, int(cost.max()))
-    asked = allowed_weights(last["asked_sparsity"], weights)
-    return {"prunable": weights, "asked": asked, "kept": kept, "largest_block": largest}

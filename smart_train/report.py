@@ -19,25 +19,31 @@ def _line(row: tuple, widths: list[int]) -> str:
 
 
 def layer_table(report: dict) -> str:
-    """One row per pruned layer: shape, kept, backend chosen, dense and sparse time."""
+    """One row per pruned layer: shape, before and after where it was slimmed, kept, backend, dense and sparse time."""
     rows = [
-        (row["name"], _shape(row["shape"]), f"{row['kept']:.1%}", row["choice"], _ms(row["dense_ms"]), _ms(row["ms"]))
+        (row["name"], _shapes(row), f"{row['kept']:.1%}", row["choice"], _ms(row["dense_ms"]), _ms(row["ms"]))
         for row in report["layers"]
     ]
     return table(LAYER_COLUMNS, rows)
 
 
 def summary_table(report: dict) -> str:
-    """Accuracy, agreement with the dense model, file size and latency of the dense and the pruned model."""
+    """Accuracy, agreement with the dense model, MACs an image, parameters, file size and latency per model."""
     accuracy, size, latency, steps = (report[name] for name in ("accuracy", "bytes", "latency", "steps"))
     after = f"+{steps['pruned']}"
     dense, sparse = (f"{latency[f'{kind}_ms']:.2f} ms" for kind in ("dense", "sparse"))
-    rows = [("dense", steps["dense"], *_quality(report, "dense"), _size(size["dense"]), dense)]
+    rows = [("dense", steps["dense"], *_measured(report, "dense"), _size(size["dense"]), dense)]
     if "oneshot" in accuracy:
-        rows.append(("one-shot magnitude", after, *_quality(report, "oneshot"), "", ""))
-    rows.append(("SMART", after, *_quality(report, "smart"), _size(size["sparse"]), sparse))
+        rows.append(("one-shot magnitude", after, *_measured(report, "oneshot"), "", ""))
+    rows.append(("SMART", after, *_measured(report, "smart"), _size(size["sparse"]), sparse))
     agreement = ("as dense", "KL, nats") if "agreement" in report else ()
-    return table(("model", "steps", "accuracy", *agreement, "file", "latency"), rows)
+    return table(("model", "steps", "accuracy", *agreement, "MACs an image", "parameters", "file", "latency"), rows)
+
+
+def _measured(report: dict, name: str) -> tuple[str, ...]:
+    cost = report["cost"].get(name)
+    counts = (f"{cost['macs']:,}", f"{cost['parameters']:,}") if cost else ("", "")
+    return *_quality(report, name), *counts
 
 
 def _quality(report: dict, name: str) -> tuple[str, ...]:
@@ -46,6 +52,10 @@ def _quality(report: dict, name: str) -> tuple[str, ...]:
         return (accuracy,)
     agreement = report["agreement"].get(name)
     return (accuracy, f"{agreement['same']:.2f} %", f"{agreement['kl']:.3f}") if agreement else (accuracy, "", "")
+
+
+def _shapes(row: dict) -> str:
+    return " -> ".join(_shape(row[when]) for when in ("shape", "slimmed") if when in row)
 
 
 def _shape(shape: list[int]) -> str:
@@ -70,8 +80,16 @@ def verdict(report: dict) -> str:
         f"{latency['speedup']:.2f}x the speed of the best dense baseline ({latency['batch']} images, median of "
         f"{latency['pairs']} interleaved pairs, spread {latency['spread']:.0%}{busy}).\n"
         f"Kept {budget['kept']:,} of {budget['prunable']:,} prunable weights; asked for at most {budget['asked']:,}.\n"
-        f"{report['sparse_share']:.0%} of the pruned weights are in layers that run on a sparse backend."
+        f"{_where(report)}"
     )
+
+
+def _where(report: dict) -> str:
+    """What has become of the pruned weights."""
+    slimmed = sum("slimmed" in row for row in report["layers"])
+    if slimmed:
+        return f"{slimmed} layers are smaller now; with a channel go its columns in the layers that read it."
+    return f"{report['sparse_share']:.0%} of the pruned weights are in layers that run on a sparse backend."
 
 
 def markdown(report: dict, pictures: list[str]) -> str:

@@ -4,9 +4,9 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from smart_kernels import Pattern, parse
+from smart_kernels import Channel, Pattern, parse
 from smart_train import checkpoint, models
 from smart_train.data import Data
 from smart_train.loop import Training, fit
@@ -15,6 +15,7 @@ from smart_train.recipe import Recipe
 
 # The stronger baseline: a budget per layer leaves small layers one block, and some nets died of it.
 ONE_SHOT_SCOPE = "global"
+EXAMPLE = 32  # images in the batch for which backends are chosen and latency is measured
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Stages:
     def pattern(self) -> Pattern:
         return parse(self.recipe.pattern)
 
+    @property
+    def example(self) -> Tensor:
+        """The first test images."""
+        return next(self.data.test_batches(EXAMPLE))[0].to(self.device)
+
     def model(self) -> nn.Module:
         """The untrained model of the recipe."""
         recipe, data = self.recipe, self.data
@@ -48,7 +54,9 @@ class Stages:
         return model
 
     def smart(self, dense: nn.Module) -> tuple[nn.Module, dict]:
-        """A plain model with exact zeros, pruned by SMART from a copy of ``dense``; and the pruner's last report."""
+        """A plain model with exact zeros, pruned by SMART from a copy of ``dense``; and the pruner's last report, with
+        the number of weights that the largest score stands for.
+        """
         model = copy.deepcopy(dense)
         pruner = self._pruner(model, self.recipe.scope)
         return self._pruned("smart", model, pruner, dense)
@@ -69,12 +77,14 @@ class Stages:
         schedule = {"lr": recipe.lr_pruned, "flat": recipe.search_steps, "seen": recipe.dense_steps}
         teacher = copy.deepcopy(dense).eval() if recipe.distill else None
         self._fit(name, model, recipe.pruned_steps, pruner=pruner, teacher=teacher, **schedule)
-        return model, pruner.finalize()
+        largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
+        return model, pruner.finalize() | {"largest": largest}
 
     def _pruner(self, model: nn.Module, scope: str) -> SmartPruner:
         recipe = self.recipe
         settings = {"search_steps": recipe.search_steps, "temperature": recipe.temperature, "warmup": recipe.warmup}
-        return SmartPruner(model, self.pattern, recipe.sparsity, scope=scope, **settings)
+        coupling = {"example_input": self.example} if isinstance(self.pattern, Channel) else {}
+        return SmartPruner(model, self.pattern, recipe.sparsity, scope=scope, **settings, **coupling)
 
     def _fit(self, name: str, model: nn.Module, steps: int, **schedule) -> None:
         training = Training(model, self.data, self.recipe, steps, device=self.device, **schedule)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed, bsr
-from smart_kernels.formats.ell import split
+from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed, indexed
+from smart_kernels.formats.buckets import split
 from smart_kernels.formats.union import union_factor, unite, worth_uniting
 from tests.util import assert_close
 
@@ -288,9 +288,9 @@ def test_says_what_it_cannot_hold():
 
 
 def test_bsr_sorts_once_per_change_of_the_indices(monkeypatch):
-    made, index = [], bsr.block_index
-    monkeypatch.setattr(bsr, "TRITON_DEVICES", ("cpu",))
-    monkeypatch.setattr(bsr, "block_index", lambda *args: made.append(1) or index(*args))
+    made, index = [], indexed.block_index
+    monkeypatch.setattr(indexed, "TRITON_DEVICES", ("cpu",))
+    monkeypatch.setattr(indexed, "block_index", lambda *args: made.append(1) or index(*args))
     stored = BSR.from_dense(pruned(64, 48, (16, 16)), (16, 16))
     optimizer = torch.optim.SGD(stored.parameters(), 0.1)
     for _ in range(3):

@@ -1,7 +1,10 @@
 """The compiled products: every vector width, every number of rows and threads, and what the processor is given."""
 
+import gc
 import importlib.util
 import re
+from functools import lru_cache
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -82,6 +85,27 @@ def test_strided_input_and_sizes_forgotten(monkeypatch):
             x = torch.randn(16, M).T
             assert_close(f"M={M}", stored.linear(x), x.double() @ weight.double().T, x.dtype)
         assert stored.linear(torch.randn(0, 16)).shape == (0, 32)
+
+
+@needs_llvm
+def test_code_is_freed_with_the_last_layer_that_runs_it(monkeypatch):
+    monkeypatch.setattr(simd, "_live", WeakValueDictionary())
+    monkeypatch.setattr(simd, "_compiled", lru_cache(1)(simd._compiled.__wrapped__))  # what may stay without a layer
+    weights = [uneven(32, K, (16, 8)) for K in (16, 24, 32, 16)]
+    layers = [JIT.from_dense(weight, (16, 8)) for weight in weights]
+
+    def check(layer, weight):
+        x = torch.randn(2, weight.shape[1])
+        with torch.no_grad():
+            assert_close("y", layer.linear(x), x.double() @ weight.double().T, x.dtype)
+
+    list(map(check, layers, weights))
+    assert len(simd._live) == 3  # the first and the last share theirs
+    del layers[:3]
+    gc.collect()
+    assert len(simd._live) == 1
+    check(layers[0], weights[3])
+    check(JIT.from_dense(weights[1], (16, 8)), weights[1])
 
 
 @needs_llvm

@@ -180,6 +180,7 @@ CASES: dict[str, Callable[[], None]] = {
     "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
     "block_sparse_conv2d 128x64 bf16": partial(_conv, (128, 64)),
     "block_sparse_conv2d 128x64 interior bf16": partial(_conv, (128, 64), padding=0),
+    "block_sparse_conv2d 128x128 bf16": partial(_conv, (128, 128)),
     "block_sparse_conv2d 64x64 stride 2 bf16": partial(_conv, (64, 64), stride=2),
     "block_sparse_conv2d 32x32 bf16": partial(_conv, (32, 32)),
     "masked_conv2d 128x64 bf16": partial(_masked_conv, (128, 64)),

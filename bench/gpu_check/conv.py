@@ -10,13 +10,14 @@ from torch import Tensor
 
 from smart_kernels.formats import BSR, Conv
 from smart_kernels.ops import block_sparse_conv2d, masked_conv2d
+from smart_kernels.ops.bsr_indices import conv_index
 from smart_kernels.patterns import Block, WeightShape
 
 from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel
 from . import speed
 from .check import Check, Context, compare
 
-TILES = ((64, 64), (128, 64), (32, 32), (24, 40))
+TILES = ((64, 64), (128, 128), (32, 32), (24, 40))
 GEOMETRIES = {
     "3x3": Conv((3, 3), (1, 1), (1, 1)),
     "3x3 interior": Conv((3, 3)),
@@ -49,9 +50,10 @@ def correct(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dt
     x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
     bias, indices = torch.randn(N, device=context.device, dtype=dtype), (bsr.crow_indices, bsr.col_indices)
     geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+    index = conv_index(*indices, tile, (N, C), **geometry)
 
     def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return block_sparse_conv2d(x, values, *indices, bias, **geometry, out_channels=N)
+        return block_sparse_conv2d(x, values, *indices, bias, **geometry, out_channels=N, index=index)
 
     def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, to_kernel(values, bsr, conv), bias, *conv[1:])

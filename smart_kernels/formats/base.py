@@ -63,6 +63,9 @@ class Format(nn.Module, ABC):
             return self.linear(pixels(x, conv), bias).movedim(-1, -3)
         return F.conv2d(x, kernel(self.to_dense(), conv), bias, *conv[1:])
 
+    def expect(self, conv: Conv) -> None:
+        """The weight will be that of this convolution: what follows from that can be made now."""
+
     @property
     def nbytes(self) -> int:
         """Bytes of what is stored."""

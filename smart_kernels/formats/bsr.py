@@ -6,14 +6,15 @@ from smart_kernels.ops._library import TRITON_DEVICES
 from smart_kernels.ops._tile_matmul import FEW_ROWS
 from smart_kernels.ops.block_sparse_conv2d import block_sparse_conv2d
 from smart_kernels.ops.block_sparse_linear import block_sparse_linear
-from smart_kernels.ops.bsr_indices import block_index, check_indices
+from smart_kernels.ops.bsr_indices import check_indices
 from smart_kernels.reference import tiles
 
-from .base import Format, eager_inference, version
+from .base import Format, eager_inference
+from .indexed import Indexed, names
 from .union import unite
 
 
-class BSR(Format):
+class BSR(Indexed, Format):
     """Block compressed sparse rows, with the names of ``torch.sparse_bsr_tensor``. Trains; the saved form.
 
     Block columns count through the taps: column ``tap * ceil(C / tile_c) + i`` is tile ``i`` of that tap.
@@ -29,7 +30,6 @@ class BSR(Format):
 
     name = "bsr"
     union = 1
-    _derived = None
 
     def __init__(
         self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
@@ -38,7 +38,9 @@ class BSR(Format):
         self.values = values if isinstance(values, nn.Parameter) else nn.Parameter(values)
         self.register_buffer("crow_indices", crow_indices)
         self.register_buffer("col_indices", col_indices)
+        self.register_buffer("index", None, persistent=False)
         self._check(crow_indices, col_indices)
+        self._remember(None)
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, union=1):
@@ -86,32 +88,19 @@ class BSR(Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
-        tiles, index = (self.values, self.crow_indices, self.col_indices), self._index(x)
+        tiles, index = (self.values, self.crow_indices, self.col_indices), self._index()
         many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
         if self.union > 1 and many and eager_inference(x, self.values, bias):
             tiles, index = self.prepared(lambda: unite(self.values.detach(), *tiles[1:], self.union)), None
         return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0], index=index)
 
-    def _index(self, x: Tensor) -> Tensor | None:
-        """What the kernels derive from the indices, kept until those change."""
-        if x.device.type not in TRITON_DEVICES or torch.compiler.is_compiling():
-            return None
-        indices = self.crow_indices, self.col_indices
-        if self._derived is None or self._derived[0] != version(*indices):
-            _, taps, cols = self.grid
-            self._derived = version(*indices), block_index(*indices, taps * cols)
-        return self._derived[1]
-
-    def __getstate__(self):
-        return {**super().__getstate__(), "_derived": None}
-
     def conv2d(self, x, bias, conv):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
             return super().conv2d(x, bias, conv)
-        names = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
-        indices = self.crow_indices, self.col_indices
-        return block_sparse_conv2d(x, self.values, *indices, bias, **names, out_channels=self.shape[0])
+        stored = self.values, self.crow_indices, self.col_indices
+        shape = {**names(conv), "out_channels": self.shape[0]}
+        return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv))
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid
@@ -124,6 +113,7 @@ class BSR(Format):
         if crow is not None and col is not None:
             self._check(crow, col)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._remember(self._conv)
 
     def extra_repr(self) -> str:
         tile_n, tile_c = self.tile

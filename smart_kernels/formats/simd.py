@@ -3,11 +3,13 @@
 import ctypes
 import importlib.util
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from .vector_code import Code, Spec
 
+KEPT = 64  # pieces of code, a megabyte each, that stay though no layer runs them: llvmlite leaks when it makes one
 MOST_ROWS = 12  # more read more lines at once than one set of the first cache holds, where the stride is 4096 bytes
 
 
@@ -36,9 +38,8 @@ def machine() -> Machine:
 
 
 def compiled(spec: Spec, threads: int) -> Callable:
-    """The code as a function of ``CALL``, on so many threads."""
-    call, together = _compiled(spec)
-    return call if threads == 1 or not shared() else partial(_parallel(), together, threads)
+    """The code as a function of ``CALL``, on so many threads; it lives as long as the function."""
+    return partial(_compiled(spec), threads)
 
 
 def assembly(spec: Spec) -> str:
@@ -46,16 +47,34 @@ def assembly(spec: Spec) -> str:
     return _target().emit_assembly(_optimised(spec))
 
 
-@cache
-def _compiled(spec: Spec) -> tuple[Callable, int]:
-    """The code on this thread, and the address of the one for all threads."""
-    import llvmlite.binding as llvm
+class Engine:
+    """Machine code in memory, which is freed with this object."""
 
-    engine = llvm.create_mcjit_compiler(_optimised(spec), _target())
-    engine.finalize_object()
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(engine.get_function_address("alone"))
-    call.engine = engine  # the code lives as long as its engine
-    return call, engine.get_function_address("together")
+    def __init__(self, spec: Spec):
+        import llvmlite.binding as llvm
+
+        # an engine owns its target machine: two with the same one would free it twice
+        self._engine = llvm.create_mcjit_compiler(_optimised(spec), _target())
+        self._engine.finalize_object()
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address("alone"))
+        self._together = self._engine.get_function_address("together")
+
+    def __call__(self, threads: int, call) -> None:
+        if threads == 1 or not shared():
+            self._alone(call)
+        else:
+            _parallel()(self._together, threads, call)
+
+
+_live: WeakValueDictionary[Spec, Engine] = WeakValueDictionary()
+
+
+@lru_cache(KEPT)
+def _compiled(spec: Spec) -> Engine:
+    code = _live.get(spec)
+    if code is None:
+        code = _live[spec] = Engine(spec)
+    return code
 
 
 @cache
@@ -75,7 +94,6 @@ def shared() -> bool:
         return False
 
 
-@cache
 def _target():
     import llvmlite.binding as llvm
 

@@ -3,7 +3,8 @@
 from .attention import SplitAttention
 from .batchnorm import MaskedBatchNorm1d, MaskedBatchNorm2d
 from .gates import GroupGate, HardGate, SoftGate
-from .masked import Masked, MaskedConv2d, MaskedLinear
+from .masked import Masked
+from .masked_layers import MaskedConv2d, MaskedLinear
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear
 

@@ -122,6 +122,10 @@ class SparseConv2d(Sparse):
         self._store(format, bias)
         return self
 
+    def _store(self, format, bias, live=None):
+        super()._store(format, bias, live)
+        format.expect(self.conv)
+
     def _shaped(self, conv: nn.Conv2d) -> None:
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.conv = geometry(conv)

@@ -37,11 +37,38 @@ def backward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
 
 def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
     """(nnz, bn, bk) -> (n.parts * nnz * k.parts, n.block, k.block), a view where nothing is cut or padded."""
-    nnz, bn, bk = values.shape
-    if (bn, bk) != (n.parts * n.block, k.parts * k.block):
-        values = F.pad(values, (0, k.parts * k.block - bk, 0, n.parts * n.block - bn))
-    parts = values.reshape(nnz, n.parts, n.block, k.parts, k.block).permute(1, 0, 3, 2, 4)
-    return parts.reshape(n.parts * nnz * k.parts, n.block, k.block)
+    values = filled(values, n, k)
+    parts = values.view(len(values), n.parts, n.block, k.parts, k.block).permute(1, 0, 3, 2, 4)
+    return parts.reshape(n.parts * len(values) * k.parts, n.block, k.block)
+
+
+def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
+    """(nnz, bn, bk) -> (S, n.block, k.block), a view where nothing is padded: kernel blocks are at ``slots`` of it.
+
+    Where a stored block is cut, its parts are not next to each other, so the windows overlap: one starts every
+    ``k.block`` elements.
+    """
+    values = filled(values, n, k)
+    if n.parts * k.parts == 1:
+        return values
+    count = max(0, (len(values) * n.parts - 1) * n.block * k.parts + k.parts)
+    return values.contiguous().as_strided((count, n.block, k.block), (k.block, k.parts * k.block, 1))
+
+
+def slots(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
+    """The window of each kernel block, in the order of ``cut``."""
+    options = {"device": col_indices.device, "dtype": torch.int32}
+    part_n, block, part_k = (torch.arange(size, **options) for size in (n.parts, len(col_indices), k.parts))
+    rows = (block * n.parts + part_n[:, None]) * (n.block * k.parts)
+    return (rows[..., None] + part_k).flatten()
+
+
+def filled(values: Tensor, n: Axis, k: Axis) -> Tensor:
+    """Stored blocks with zeros up to whole kernel blocks."""
+    _, bn, bk = values.shape
+    if (bn, bk) == (n.parts * n.block, k.parts * k.block):
+        return values
+    return F.pad(values, (0, k.parts * k.block - bk, 0, n.parts * n.block - bn))
 
 
 def cut_scale(scale: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
@@ -124,9 +151,9 @@ def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> tuple
 
 
 def block_rows(crow_indices: Tensor, nnz: int) -> Tensor:
-    """(rows + 1,) -> (nnz,): the block row of each block."""
-    rows = torch.arange(len(crow_indices) - 1, device=crow_indices.device, dtype=torch.int32)
-    return rows.repeat_interleave(crow_indices.diff(), output_size=nnz)
+    """(rows + 1,) -> (nnz,) int32: the block row of each block."""
+    blocks = torch.arange(nnz, device=crow_indices.device, dtype=crow_indices.dtype)
+    return torch.searchsorted(crow_indices[1:], blocks, right=True, out_int32=True)
 
 
 def columns(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:

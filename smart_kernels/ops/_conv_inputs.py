@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops._conv_index import ConvBlocks
 from smart_kernels.ops._inputs import autocast
 from smart_kernels.reference.conv import Conv
 from smart_kernels.reference.tiles import grid
@@ -59,6 +60,25 @@ def check_conv(
         expected_shape = (x.shape[0], out_channels, *size)
         raise ValueError(f"residual must have the shape of the result, {expected_shape}, got {tuple(residual.shape)}")
     _check_alike([t for t in (x, values, bias, residual) if t is not None], (crow_indices, col_indices))
+
+
+def check_conv_index(
+    index: Tensor | None,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    values: Tensor,
+    channels: tuple[int, int],
+    conv: Conv,
+) -> None:
+    """Raise ``ValueError`` unless ``index`` has the size of one made of such indices."""
+    if index is None:
+        return
+    size = sum(ConvBlocks.of(crow_indices, col_indices, values.shape[1:], channels, conv).sizes)
+    if index.shape != (size,) or index.dtype != torch.int32 or index.device != values.device:
+        raise ValueError(
+            f"index must be ({size},) int32 on {values.device}, as conv_index makes it of these indices, got "
+            f"{tuple(index.shape)} {index.dtype} on {index.device}"
+        )
 
 
 def _check_alike(floating: list[Tensor], indices: tuple[Tensor, ...]) -> None:

@@ -37,7 +37,7 @@ def masked_conv(
     conv, tiles = Conv.of(geometry), TileMask(mask, (tile_n, tile_k), eps)
     n, k, columns = _axes(tiles, weight, x.shape[3])
     rows = live_blocks(tiles, n, columns)
-    packed, _ = pack(weight, tiles, rows, n, columns, x.dtype)
+    packed = pack(weight, tiles, rows, n, columns, x.dtype)
     size = conv.output_size(*x.shape[1:3])
     return conv_matmul(
         x, packed, rows, Walk.forward(conv), size, n, k, None if bias is None else bias.contiguous()
@@ -64,7 +64,7 @@ def masked_conv_dx(
     conv, tiles = Conv.of(geometry), TileMask(mask, (tile_n, tile_k), eps)
     n, k, columns = _axes(tiles, weight, channels)
     rows = live_blocks(tiles, n, columns)
-    packed, _ = pack(weight, tiles, rows, n, columns, dy.dtype)
+    packed = pack(weight, tiles, rows, n, columns, dy.dtype)
     back = transposed(*_places(rows), conv, n, k)
     return conv_matmul(dy, packed.mT, back, Walk.transposed(conv), (height, width), k, n)
 

@@ -16,20 +16,23 @@ def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Te
     """``x @ (weight * mask).T + bias``: list the live blocks, pack them and order their rows, multiply."""
     n, k = mask.axes(weight.shape)
     rows = live_blocks(mask, n, k)
-    packed, order = pack(weight, mask, rows, n, k, x.dtype)
+    order = torch.empty_like(rows.end)
+    packed = pack(weight, mask, rows, n, k, x.dtype, order)
     return block_matmul(x, packed, replace(rows, order=order), bias, n, k)
 
 
 def pack(
-    weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """``weight * mask`` of the listed blocks, each where its entry is, and the rows in the order of their length.
+    weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype, order: Tensor | None = None
+) -> Tensor:
+    """``weight * mask`` of the listed blocks, each where its entry is.
+
+    Args:
+        order: (n.blocks,) int32, gets the rows by falling length; None where nobody wants them.
 
     Returns:
-        (n.blocks * k.blocks, n.block, k.block) and (n.blocks,) int32, longest first.
+        (n.blocks * k.blocks, n.block, k.block).
     """
     packed = weight.new_empty(n.blocks * k.blocks, n.block, k.block, dtype=dtype)
-    order = torch.empty_like(rows.end)
     pack_kernel[(len(packed),)](
         weight, *mask.tensors, rows.end, rows.cols, packed, order,
         *weight.shape, n.blocks, k.blocks, *mask.groups,
@@ -37,7 +40,7 @@ def pack(
         mask.eps,
         **cut(n, k), EVEN_N=n.even, EVEN_K=k.even, ROWS=min(1024, triton.next_power_of_2(n.blocks)),
     )  # fmt: skip
-    return packed, order
+    return packed
 
 
 def weight_grad(

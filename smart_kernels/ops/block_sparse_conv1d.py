@@ -19,6 +19,7 @@ def block_sparse_conv1d(
     out_channels: int,
     activation: str | None = None,
     residual: Tensor | None = None,
+    index: Tensor | None = None,
 ) -> Tensor:
     """:func:`block_sparse_conv2d` of images one pixel high.
 
@@ -37,6 +38,6 @@ def block_sparse_conv1d(
         x.unsqueeze(2), values, crow_indices, col_indices, bias,
         kernel_size=(1, kernel_size), stride=(1, stride), padding=(0, padding), dilation=(1, dilation),
         out_channels=out_channels, activation=activation,
-        residual=None if residual is None else residual.unsqueeze(2),
+        residual=None if residual is None else residual.unsqueeze(2), index=index,
     )  # fmt: skip
     return y.squeeze(2)

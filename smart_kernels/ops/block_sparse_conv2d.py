@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops._conv_inputs import autocast_all, check_conv, nhwc, pair
+from smart_kernels.ops._conv_inputs import autocast_all, check_conv, check_conv_index, nhwc, pair
 from smart_kernels.ops._conv_ops import block_conv
 from smart_kernels.ops._inputs import no_autocast
 from smart_kernels.reference.conv import Conv
@@ -26,6 +26,7 @@ def block_sparse_conv2d(
     out_channels: int,
     activation: str | None = None,
     residual: Tensor | None = None,
+    index: Tensor | None = None,
 ) -> Tensor:
     """``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) in block compressed sparse rows.
 
@@ -43,6 +44,7 @@ def block_sparse_conv2d(
         out_channels: N.
         activation: None, "relu", "relu6", "gelu", "gelu_tanh" or "silu".
         residual: shape of the result, or None.
+        index: what :func:`.bsr_indices.conv_index` made of these indices; without it each backward sorts them anew.
 
     Returns:
         (B, N, H', W') in channels_last, dtype of ``x``, accumulated in fp32 (fp64 for fp64).
@@ -54,9 +56,10 @@ def block_sparse_conv2d(
     check_activation(activation)
     x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_conv(x, values, crow_indices, col_indices, bias, out_channels, conv, residual)
+    check_conv_index(index, crow_indices, col_indices, values, (out_channels, x.shape[1]), conv)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
     after = (None, None) if wanted else (None if residual is None else nhwc(residual), activation)
     with no_autocast(x):
         args = nhwc(x), values, crow_indices, col_indices, bias, after[0], conv.numbers, out_channels, after[1]
-        y = block_conv(*args).movedim(3, 1)
+        y = block_conv(*args, index).movedim(3, 1)
         return finish(y, None, residual, activation) if wanted else y

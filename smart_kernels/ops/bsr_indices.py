@@ -3,6 +3,11 @@
 from torch import Tensor
 
 from smart_kernels.ops import _bsr
+from smart_kernels.ops._conv_index import ConvBlocks
+from smart_kernels.ops._conv_inputs import pair
+from smart_kernels.reference.conv import Conv
+
+Size = int | tuple[int, int]
 
 
 def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, int]) -> None:
@@ -41,3 +46,29 @@ def block_index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
         (rows + 2 * cols + 2 * nnz,) int32.
     """
     return _bsr.index(crow_indices, col_indices, cols)
+
+
+def conv_index(
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    tile: tuple[int, int],
+    channels: tuple[int, int],
+    *,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+) -> Tensor:
+    """The same for ``block_sparse_conv2d`` and its relatives, which depends on the geometry, too.
+
+    Args:
+        crow_indices, col_indices: as there.
+        tile: (tile_n, tile_c) of the stored blocks.
+        channels: (N, C) of the convolution; (C, N) of the transposed one, which has the blocks of its gradient.
+        kernel_size, stride, padding, dilation: as there.
+
+    Returns:
+        (L,) int32: block rows with their start, end and columns, for the convolution and for the gradient of ``x``.
+    """
+    conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
+    return ConvBlocks.of(crow_indices, col_indices, tile, channels, conv).pack()

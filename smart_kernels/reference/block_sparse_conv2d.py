@@ -20,8 +20,9 @@ def block_sparse_conv2d(
     geometry: list[int],
     out_channels: int,
     activation: str | None,
+    index: Tensor | None = None,
 ) -> Tensor:
-    """(B, H, W, C) and (nnz, tile_n, tile_c) -> (B, H', W', N)."""
+    """(B, H, W, C) and (nnz, tile_n, tile_c) -> (B, H', W', N); ``index`` only saves time elsewhere."""
     conv = Conv.of(geometry)
     weight = kernel(wide(values), crow_indices, col_indices, (out_channels, x.shape[3]), conv)
     y = F.conv2d(wide(x).movedim(3, 1), weight, None, *conv[1:]).movedim(1, 3)
@@ -38,6 +39,7 @@ def block_sparse_conv2d_dx(
     height: int,
     width: int,
     channels: int,
+    index: Tensor | None = None,
 ) -> Tensor:
     """(B, H', W', N) and (nnz, tile_n, tile_c) -> (B, H, W, C)."""
     conv = Conv.of(geometry)
@@ -48,7 +50,14 @@ def block_sparse_conv2d_dx(
 
 
 def block_sparse_conv2d_dvalues(
-    dy: Tensor, x: Tensor, crow_indices: Tensor, col_indices: Tensor, geometry: list[int], tile_n: int, tile_c: int
+    dy: Tensor,
+    x: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    geometry: list[int],
+    tile_n: int,
+    tile_c: int,
+    index: Tensor | None = None,
 ) -> Tensor:
     """(B, H', W', N) and (B, H, W, C) -> (nnz, tile_n, tile_c)."""
     conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]

@@ -10,8 +10,10 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 from smart_kernels.formats import BSR
 from smart_kernels.nn import SparseConv2d
-from smart_kernels.ops import _conv, block_sparse_conv1d, block_sparse_conv2d, block_sparse_conv_transpose2d
+from smart_kernels.ops import _bsr, _conv, block_sparse_conv1d, block_sparse_conv2d, block_sparse_conv_transpose2d
+from smart_kernels.ops._conv_index import ConvBlocks
 from smart_kernels.ops._conv_ops import block_conv, block_conv_dx
+from smart_kernels.ops.bsr_indices import conv_index
 from smart_kernels.patterns import Block
 from smart_kernels.reference.block_sparse_conv2d import kernel
 from smart_kernels.reference.conv import Conv
@@ -28,6 +30,7 @@ CASES = [  # images, C, H, W, N, geometry, tile
     pytest.param(2, 16, 7, 7, 16, Conv((1, 1), (2, 2)), (16, 16), id="pointwise-stride"),
     pytest.param(1, 16, 7, 7, 16, Conv((7, 7), (2, 2), (3, 3)), (16, 16), id="more-taps-than-bits"),
     pytest.param(1, 72, 3, 3, 136, Conv((1, 2), (1, 1), (0, 1)), (136, 72), id="several-parts"),
+    pytest.param(1, 128, 2, 3, 128, Conv((1, 2), (1, 2), (0, 1)), (128, 128), id="cut"),
     pytest.param(1, 3, 6, 6, 8, Conv((3, 3), (1, 1), (1, 1)), (8, 4), id="small"),
 ]
 
@@ -76,6 +79,48 @@ def test_matches_torch(B, C, H, W, N, conv, tile, dtype, device):
     check(make(B, C, H, W, N, conv, tile, dtype, device), conv, dtype)
 
 
+@pytest.mark.parametrize(
+    "B, C, H, W, N, conv, tile", [case for case in CASES if case.id in ("ragged", "several-parts", "cut")]
+)
+def test_index_changes_nothing(B, C, H, W, N, conv, tile, device):
+    x, values, crow, col, bias = make(B, C, H, W, N, conv, tile, device=device)
+    options = {**names(conv), "out_channels": N}
+    index = conv_index(crow, col, tile, (N, C), **names(conv))
+    plain, indexed = (block_sparse_conv2d(x, values, crow, col, bias, **options, index=i) for i in (None, index))
+    dy = torch.randn_like(plain)
+    grads = (torch.autograd.grad(y, (x, values, bias), dy) for y in (plain, indexed))
+    for a, b in zip((plain, *next(grads)), (indexed, *next(grads)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("tile", [(16, 16), (128, 128), (24, 40), (136, 72)])
+def test_an_index_holds_the_lists_that_would_be_made(tile):
+    conv, N, C = Conv((3, 2), (2, 1), (1, 0)), 200, 150
+    _, _, crow, col, _ = make(1, C, 4, 4, N, conv, tile)
+    new = ConvBlocks.of(crow, col, tile, (N, C), conv)
+    index = new.pack()
+    kept = ConvBlocks.of(crow, col, tile, (N, C), conv, index)
+    assert len(index) == sum(new.sizes)
+    lists = zip((new.forward(), new.backward()), (kept.forward(), kept.backward()), strict=True)
+    for made, read in lists:
+        for name in ("start", "end", "cols", "slots"):
+            a, b = getattr(made, name), getattr(read, name)
+            assert a is b is None or torch.equal(a, b)
+    assert all(map(torch.equal, new.places(), kept.places()))
+
+
+@pytest.mark.parametrize("tile", [(16, 16), (128, 128), (24, 40), (136, 72)])
+def test_blocks_that_are_cut_are_not_copied(tile):
+    values, col = torch.randn(3, *tile), torch.zeros(3).int()
+    n, k = _bsr.axes(tile, (300, 300))
+    windows = _bsr.windows(values, n, k)
+    slots = slice(None) if n.parts * k.parts == 1 else _bsr.slots(col, n, k).long()
+    assert torch.equal(windows[slots], _bsr.cut(values, n, k))
+    whole = tile == (n.parts * n.block, k.parts * k.block)
+    assert (windows.data_ptr() == values.data_ptr()) == whole
+    assert len(_bsr.windows(values[:0], n, k)) == 0
+
+
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
@@ -121,6 +166,9 @@ def test_transposed(stride, padding, extra, dilation, dtype, device):
     y = block_sparse_conv_transpose2d(x, values, *indices, bias, kernel_size=(3, 2), **geometry, out_channels=N)
     dy = torch.randn_like(y)
     grads = torch.autograd.grad(y, (x, values, bias), dy)
+    index = conv_index(*indices, tile, (C, N), kernel_size=(3, 2), stride=stride, padding=padding, dilation=dilation)
+    options = {**geometry, "kernel_size": (3, 2), "out_channels": N, "index": index}
+    assert torch.equal(block_sparse_conv_transpose2d(x, values, *indices, bias, **options), y)
     weight = BSR(values.detach().double(), *indices, (C, 6 * N), 6)
     inputs = x.detach().double().requires_grad_(), weight.values, bias.detach().double().requires_grad_()
     ref = F.conv_transpose2d(inputs[0], dense(weight, Conv((3, 2))), inputs[2], **geometry)
@@ -227,6 +275,7 @@ def test_reference_kernel_is_the_format():
         ({"kernel_size": 9}, "the output must have a pixel"),
         ({"stride": 0}, "must be positive pairs"),
         ({"residual": torch.zeros(1, 32, 3, 3)}, "residual must have the shape of the result"),
+        ({"index": torch.zeros(5).int()}, r"index must be \(\d+,\) int32 on cpu, as conv_index makes it"),
         ({"activation": "tanh"}, "activation must be None or one of"),
     ],
 )

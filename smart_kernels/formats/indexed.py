@@ -1,0 +1,55 @@
+"""What kernels derive from the indices of stored blocks, kept beside them."""
+
+import torch
+from torch import Tensor
+
+from smart_kernels.ops._library import TRITON_DEVICES
+from smart_kernels.ops.bsr_indices import block_index, conv_index
+from smart_kernels.reference.conv import Conv
+
+from .base import version
+
+
+class Indexed:
+    """Mixin of ``BSR``, which has the indices.
+
+    Attributes:
+        index: made of the indices, or None where there are no kernels. Not saved. A buffer, so that compiled code reads
+            it as well; that cannot see indices which were changed in place, the next call in eager mode does.
+    """
+
+    _conv: Conv | None = None  # the convolution that ``index`` is for
+    _version = None  # of the indices that it was made of
+
+    def expect(self, conv):
+        self._remember(None if conv.pointwise else conv)
+
+    def _index(self, conv: Conv | None = None) -> Tensor | None:
+        if torch.compiler.is_compiling():
+            return self.index if self._conv == conv else None
+        self._remember(conv)
+        return self.index
+
+    def _remember(self, conv: Conv | None) -> None:
+        """Make ``index`` anew, if the indices have changed or it is for another convolution (None: a linear layer)."""
+        indices, known = (self.crow_indices, self.col_indices), self._version if self._conv == conv else None
+        self._conv = conv
+        if indices[0].device.type in TRITON_DEVICES and known != version(*indices):
+            with torch.inference_mode(False):  # it may be needed for a backward
+                self.index, self._version = self._derived(*indices), version(*indices)
+
+    def _derived(self, *indices: Tensor) -> Tensor:
+        if self._conv is None:
+            return block_index(*indices, self.grid[1] * self.grid[2])
+        channels = self.shape[0], self.shape[1] // self.taps
+        return conv_index(*indices, self.tile, channels, **names(self._conv))
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._remember(self._conv)
+        return self
+
+
+def names(conv: Conv) -> dict[str, tuple[int, int]]:
+    """The geometry as operators take it."""
+    return dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
