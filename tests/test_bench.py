@@ -190,6 +190,20 @@ MOVED = """
 """
 
 
+SPILLED = """
+        /*0100*/                   STL [R1], R4 ; /* 0x0 */
+        /*0110*/                   FFMA R5, R6, R7, R5 ; /* 0x0 */
+        /*0120*/              @P0  BRA 0x110 ; /* 0x0 */
+        /*0130*/                   LDL.LU R4, [R1] ; /* 0x0 */
+        /*0140*/                   EXIT ; /* 0x0 */
+"""
+
+
+def test_spills_are_looked_for_inside_of_loops():
+    code = sass.parse(SPILLED)
+    assert [[code[i][1] for i in sorted(body)] for body in sass.inner_loops(code)] == [["FFMA", "BRA"]]
+
+
 def test_a_branch_back_from_moved_code_is_no_loop():
     loop = sass.matrix_loop(sass.parse(MOVED))
     assert [op.split(".")[0] for op, _ in loop] == ["SYNCS", "BRA", "HGMMA", "BRA"]
@@ -220,7 +234,10 @@ def test_budgets_know_edges_and_exact_fp32():
     ("change", "fault"),
     [
         ({}, None),
-        ({"spill": 8}, "spilled"),
+        ({"spill": 8}, "8 bytes spilled"),
+        ({"spill": 8, "target": "sm_120"}, None),
+        ({"spill": 8, "target": "sm_120", "spill_in_loop": 1}, "1 accesses in a loop"),
+        ({"spill": 32, "target": "sm_120"}, "32 bytes spilled"),
         ({"serialised": True}, "serialised"),
         ({"shared": 300000}, "shared memory"),
         ({"tensor_core": 0, "loop": 0}, "tensor-core"),

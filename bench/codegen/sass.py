@@ -46,7 +46,8 @@ def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", log)]
     if not registers or not spills:
         raise ValueError(f"ptxas must report registers and spills, got {log[:200]!r}")
-    main = matrix_loop(parse(disassemble(cubin)))
+    code = parse(disassemble(cubin))
+    main = matrix_loop(code)
     kinds = Counter(kind for op, _ in main for kind, pattern in KINDS.items() if re.match(pattern + r"(\.|\b)", op))
     macs = sum(macs_per_warp(op) for op, _ in main)
     # ptxas unrolls: what each step does once, wait for its copies, and its products both come that many times
@@ -57,6 +58,7 @@ def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
     return {
         "registers": int(registers[1]),
         "spill": sum(spills),
+        "spill_in_loop": sum(code[i][1].startswith(("LDL", "STL")) for body in inner_loops(code) for i in body),
         "serialised": bool(SERIALISED.search(log)),
         "steps": steps,
         "loop": -(-loop // steps),
@@ -85,11 +87,16 @@ def parse(text: str) -> list[tuple[int, str, str]]:
 
 def matrix_loop(code: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
     """The innermost loop with the most tensor-core instructions (not that of a remainder); empty when none has one."""
-    before, matrix = predecessors(code), {i for i, (_, op, _) in enumerate(code) if macs_per_warp(op)}
+    matrix = {i for i, (_, op, _) in enumerate(code) if macs_per_warp(op)}
+    return max(([code[i][1:] for i in sorted(body)] for body in inner_loops(code, matrix)), key=_main, default=[])
+
+
+def inner_loops(code: list[tuple[int, str, str]], having: set[int] | None = None) -> list[set[int]]:
+    """The loops without a loop inside, as instructions; of those that have one of ``having``."""
+    before = predecessors(code)
     edges = [(start, end) for start, ends in enumerate(before) for end in ends if start < end]
-    work = [body for edge in edges if matrix & (body := loop_of(*edge, before))]
-    inner = [body for body in work if not any(other < body for other in work)]
-    return max(([code[i][1:] for i in sorted(body)] for body in inner), key=_main, default=[])
+    loops = [body for edge in edges if (body := loop_of(*edge, before)) and (having is None or having & body)]
+    return [body for body in loops if not any(other < body for other in loops)]
 
 
 def predecessors(code: list[tuple[int, str, str]]) -> list[list[int]]:

@@ -17,7 +17,7 @@ import triton.language as tl
 from smart_kernels.kernels.block_gather import columns_of, in_step, listed, rows_of_tile
 from smart_kernels.kernels.block_sparse_linear import block_limit, block_start
 from smart_kernels.kernels.epilogue import activate
-from smart_kernels.kernels.tuning import autotune
+from smart_kernels.kernels.tuning import autotune, shared_memory
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({}, num_warps=4, num_stages=2),
@@ -31,11 +31,12 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 
 
 def worth_trying(configs, args, **kwargs):
-    """No more sums in a thread than it has registers for, no fewer warps where they would exchange masks, and no more
-    stages than every GPU has shared memory for."""
+    """No more sums in a thread than it has registers for, no fewer warps where they would exchange masks, and as many
+    stages as fit, but two only where that is all: what few rows wait for is memory."""
     warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 1024, 1 if kwargs["EVEN_K"] else 4)
-    stages = 6 if kwargs["BLOCK_M"] <= 32 else 4
-    return [config for config in configs if config.num_warps >= warps and config.num_stages <= stages]
+    step = (kwargs["BLOCK_M"] + kwargs["BLOCK_N"]) * kwargs["BLOCK_K"] * args["x_ptr"].element_size()
+    stages = min(6 if kwargs["BLOCK_M"] <= 32 else 4, shared_memory() // step)
+    return [c for c in configs if c.num_warps >= warps and 2 < c.num_stages <= stages] or configs[:1]
 
 
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})

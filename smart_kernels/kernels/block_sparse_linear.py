@@ -25,6 +25,7 @@ CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=4),
     triton.Config({"BLOCK_M": 32, "TMA": False}, num_warps=4, num_stages=4),
     triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),

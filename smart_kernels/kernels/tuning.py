@@ -41,7 +41,7 @@ def holds(
     """
     rows, columns, depth = step
     exact = itemsize == 4 and precision == "ieee"
-    if rows * columns > (min(32, sums) if exact else sums) * 32 * config.num_warps or (exact and config.num_stages > 2):
+    if rows * columns > (min(16, sums) if exact else sums) * 32 * config.num_warps or (exact and config.num_stages > 2):
         return False
     if not wgmma() and (rows * columns * depth > PRODUCTS * PRODUCT * config.num_warps or (transposed and depth > 64)):
         return False
