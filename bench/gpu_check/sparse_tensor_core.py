@@ -14,6 +14,7 @@ from triton.runtime.errors import OutOfResources
 
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
+from smart_kernels.patterns import NM, WeightShape
 
 from .. import timing
 from ..case import GPU_SHAPES, Shape
@@ -90,16 +91,25 @@ def selectors(device: str, kernel: str) -> dict:
 
 
 def layer(device: str, kernel: str) -> dict:
-    """As ``compress_`` builds it: inference on the kernel, training on the saved form, the weight as it was."""
+    """As ``compress_`` builds it: the weight as it was, inference and training on the kernel, both ways 2:4 or not."""
     if reason := sparse_tensor_core.verified(device, kernel):
         return {"ok": True, "skipped": reason}
     x, values, indices, *_ = sparse_tensor_core.integers((300, 456, 1096), torch.bfloat16, torch.device(device))
-    weight = dense(values, indices)
-    stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel)
-    with torch.inference_mode():
-        y = stored.linear(x)
-    same = torch.equal(stored.to_dense(), weight) and torch.equal(y, (x.double() @ weight.double().T).to(x.dtype))
-    return {"ok": same and torch.equal(stored.linear(x), y)}
+    weight, ok = dense(values, indices), []
+    both_ways = NM(2, 4, transposable=True).hard_mask(weight.abs(), WeightShape(456, 1, 1096))
+    for transposable, kept in ((False, weight), (True, weight * both_ways.bool())):
+        stored = SemiStructured.from_dense(kept, (1, 1), layout=kernel, transposable=transposable)
+        with torch.inference_mode():
+            ok += [torch.equal(stored.linear(x), (x.double() @ kept.double().T).to(x.dtype))]
+        x_, dy = x.clone().requires_grad_(), torch.randint_like(x[:, :1], -3, 4).expand(-1, 456)
+        stored.linear(x_).backward(dy)
+        dweight = torch.where(kept != 0, (dy.double().T @ x.double()).to(x.dtype), 0)
+        with torch.no_grad():
+            ok += [torch.equal(stored.to_dense(), kept), stored._on_tensor_cores(x_, None)]
+            stored.values.copy_(stored.values.grad)
+        ok += [torch.equal(x_.grad, (dy.double() @ kept.double()).to(x.dtype))]
+        ok += [torch.equal(torch.where(kept != 0, stored.to_dense(), 0), dweight)]
+    return {"ok": all(ok), "right": ok}
 
 
 def dense(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

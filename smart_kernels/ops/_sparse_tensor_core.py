@@ -12,7 +12,9 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
+from smart_kernels.ops._sparse_tensor_gather import turned_metadata
 from smart_kernels.ops._sparse_tensor_launch import forced, matmul, supported, tuner
+from smart_kernels.ops._sparse_tensor_linear import linear
 from smart_kernels.ops._sparse_tensor_packing import KERNELS, TYPES, PackedWeight, pack, unpack
 
 __all__ = [
@@ -20,10 +22,12 @@ __all__ = [
     "PackedWeight",
     "forced",
     "integers",
+    "linear",
     "matmul",
     "pack",
     "supported",
     "tuner",
+    "turned_metadata",
     "unpack",
     "verified",
 ]

@@ -74,6 +74,12 @@ def arrange(values: Tensor, kernel: str) -> Tensor:
     return values.reshape(n, 2, 8, k, 2, 4, 2).permute(0, 3, 2, 5, 4, 1, 6).reshape(n, k, 32, 8)
 
 
+def arranged_shape(metadata: Tensor, kernel: str) -> tuple[int, ...]:
+    """Of the values that belong to this metadata."""
+    rows, columns = 64 * metadata.shape[0], 64 * metadata.shape[1]
+    return (rows, columns // 2) if kernel == "wgmma_ss" else (rows // 16, columns // 32, 32, 8)
+
+
 def restore(weight: Tensor, kernel: str, N: int, groups: int) -> Tensor:
     """The inverse of ``arrange``: (N, 2 G)."""
     if kernel != "wgmma_ss":
