@@ -5,7 +5,7 @@ Instructions per 64 columns, written down before the kernels, from a first versi
     mma.sp     products + an LDSM.x4 for four of them and one for the metadata + 8 LDS.128 of W + copies + 36
     wgmma.sp   41 with W from shared memory, 57 with W from registers
 
-    int8, fp8  per 128 columns: an LDS.128 of metadata and copies of 8 bytes a row of W more; 4 additions per fp8 product
+    int8, fp8  per 128 columns: an LDS.128 of metadata and 8 bytes a row of W more, and 4 additions per product of fp8
 
 plus the margin of ``budget``. A term of 2 for GELU, added when 45 instructions were seen where 43 were allowed, is
 taken back: it was for the erf beside 256 rows of x, which spills with triton 3.9 and is not offered any more.
@@ -28,7 +28,8 @@ INSTRUCTION = {"sparse_mma_kernel": "HMMA.SP", "sparse_wgmma_kernel": "HGMMA.SP"
 BYTES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 WGMMA, MMA_FIXED, PADDING = {"True": 41, "False": 57}, 36, {"sm_100": 0.8, "sm_120": 0.8}
 
-OLD = ("sm_80", "sm_86")  # without fp8
+# elsewhere ptxas converts fp8 to fp16 first
+MULTIPLIES = {"int8": tuple(TARGETS), "fp8": ("sm_89", "sm_120")}
 K_TAIL = 6  # what is left of K, compared with the columns a thread copies; 6 more in each of nine configurations
 
 
@@ -68,8 +69,8 @@ def applies(case: str, target: str, everywhere: Mapping[str, int]) -> bool:
     """Whether a case is compiled for a target; ``everywhere`` are the targets of all other cases."""
     if case not in CASES:
         return target in everywhere
-    if eight_bits(case):  # sm_100 multiplies them with other instructions
-        return target in TARGETS and target != "sm_100" and (eight_bits(case) == "int8" or target not in OLD)
+    if eight := eight_bits(case):
+        return target in MULTIPLIES[eight]
     return target == "sm_90" if "wgmma" in case else target in TARGETS
 
 

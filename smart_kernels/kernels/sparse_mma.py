@@ -10,8 +10,8 @@ words, so that one instruction is one call of inline assembly on 4 words of each
 
 Of int8 (summed in int32) and fp8 e4m3 (sm_89 and later), two columns count as one: the words are the same but for
 
-    meta   int32 (N / 64, K / 64, 2, 4, 32 lanes)  one word serves 32 columns, twice that of a row of W: lanes 4g, 4g + 1
-                                                   rows g and g + 8, lanes 4g + 2, 4g + 3 the next 32 columns of them
+    meta   int32 (N / 64, K / 64, 2, 4, 32 lanes)  one word serves 32 real columns of a row: lanes 4g, 4g + 1 of rows g
+                                                   and g + 8, lanes 4g + 2, 4g + 3 the next 32 of these
 
 An fp8 product is summed by itself and then added in fp32: tensor cores keep fewer bits while they add up.
 
@@ -53,11 +53,16 @@ def worth_trying(configs, args, **kwargs):
         c.kwargs["STAGES"] * (row * c.kwargs["BLOCK_N"] + 128 * c.kwargs["BLOCK_M"]) <= (1 if little else 1.6) * SHARED
         and c.kwargs["BLOCK_M"] <= args["M_CLASS"]
         and args["N_PACKED"] % c.kwargs["BLOCK_N"] == 0
-        # erf beside 128 sums a thread would spill
-        and (kwargs["ACTIVATION"] != "gelu" or c.kwargs["BLOCK_M"] <= 32 * c.kwargs["WARPS_M"])
+        # erf, or the second sums of fp8, beside 128 sums a thread would spill
+        and (few_sums(c) or (kwargs["ACTIVATION"] != "gelu" and kwargs["TYPE"] != "e4m3"))
         for c in configs
     ]
     return [config for config, fit in zip(configs, fits, strict=True) if fit]
+
+
+def few_sums(config):
+    """At most 64 in each thread."""
+    return config.kwargs["BLOCK_M"] <= 32 * config.kwargs["WARPS_M"]
 
 
 @gluon.constexpr_function
@@ -232,8 +237,9 @@ def sparse_mma_kernel(
         rows = m0 + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, y.type.layout))
         cols = gl.arange(0, 16 * WARPS_N, layout=gl.SliceLayout(0, y.type.layout))
         cols = n0 + cols // 16 * 64 + tile * 16 + cols % 16
+        y = y.to(gl.float32)
         if scale_ptr is not None:
-            y = y.to(gl.float32) * gl.load(scale_ptr + cols * stride_s, mask=cols < N, other=0.0)[None, :]
+            y *= gl.load(scale_ptr + cols * stride_s, mask=cols < N, other=0.0)[None, :]
         y = finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION)
         tiles += (y.to(y_ptr.dtype.element_ty),)
     y = gl.join(gl.join(tiles[0], tiles[1]), gl.join(tiles[2], tiles[3]))     # (m, warp_n 16, tile % 2, tile // 2)

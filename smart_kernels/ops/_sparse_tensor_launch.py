@@ -59,6 +59,21 @@ def matmul(
         return _wgmma(x, packed, bias, residual, activation)
 
 
+def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
+    """Why mma.sp of this dtype is no instruction of ``device``, which has that of 16 bits; None when it is."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if dtype != torch.float8_e4m3fn or (major, minor) == (8, 9) or major == 12:
+        return None
+    return f"mma.sp of fp8 needs sm_89 or sm_12x, others convert it to fp16, this is sm_{major}{minor}"
+
+
+def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
+    """The configurations that may be chosen for some shape."""
+    from smart_kernels.kernels.sparse_mma import few_sums
+
+    return [c for c in tuner(kernel).configs if dtype != torch.float8_e4m3fn or few_sums(c)]
+
+
 @contextlib.contextmanager
 def forced(kernel: str, config: triton.Config) -> Iterator[None]:
     """Launch ``kernel`` with this configuration, untuned."""
