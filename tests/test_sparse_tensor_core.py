@@ -396,3 +396,21 @@ def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):
         assert "mma is wrong with triton" in verified(CPU)
     with emulated("sm_80", Machine(change=lambda ptx: ptx.replace("mma.sp", "mma.dense"))):
         assert "does not run" in verified(CPU)
+
+
+@pytest.mark.parametrize("kernel", ["mma", "wgmma_ss"])
+def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
+    """Triton stores none where a configuration has a pre_hook."""
+    tuned, timed = sparse_tensor_core.tuner(kernel), []
+
+    def bench():
+        timed.append(kernel)
+        tuned.configs_timings = {config: -float(i) for i, config in enumerate(tuned.configs)}
+
+    monkeypatch.setattr(tuned, "configs_timings", None, raising=False)
+    monkeypatch.setattr(tuned, "cache", {})
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    with emulated("sm_90", Machine()):
+        for _ in range(2):
+            tuned.check_disk_cache(("a shape",), tuned.configs, bench)
+    assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs

@@ -85,8 +85,6 @@ def record_compiles(found: dict) -> None:
     def compile_each(self, *args, **kwargs):
         self.nargs = dict(zip(self.arg_names, args, strict=False))
         for config in self.prune_configs(kwargs):
-            if config.pre_hook:
-                config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
             self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     JITFunction.run, Autotuner.run = compile_only, compile_each

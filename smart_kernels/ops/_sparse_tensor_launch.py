@@ -136,16 +136,16 @@ def _wgmma(x, packed, bias, residual, activation) -> Tensor:
         return y[:, :N]
     shared = packed.kernel == "wgmma_ss"
     wide, narrow = NVMMASharedLayout(128, 16, 2), NVMMASharedLayout(64, 16, 2)
-    y_rows = TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide)
     programs = _processors(x.device)
     grid = lambda meta: (min(programs, triton.cdiv(M, meta["BLOCK_M"]) * (rows // 128)),)  # noqa: E731
     sparse_wgmma_kernel[grid](
-        TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
         TensorDescriptor.from_tensor(packed.weight, [128, 32], narrow) if shared else None,
-        None if shared else packed.weight.view(torch.int32), packed.metadata, bias, residual, y_rows,
+        None if shared else packed.weight.view(torch.int32), packed.metadata, bias, residual,
         M, N, K, rows, columns,
         *_strides(residual),
         m_class(M),
+        x_desc=TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
+        y_desc=TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide),
         TYPE=TYPES[x.dtype], ACTIVATION=activation, W_SHARED=shared,
     )  # fmt: skip
     return y[:, :N]
