@@ -58,11 +58,11 @@ class SemiStructured(Format):
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
         if m not in GROUPS or not 0 < n < m:
             raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUPS}, got {n}:{m}")
-        weight, keep = weight.detach(), weight != 0 if keep is None else keep
-        weight_, keep_ = _padded(weight, taps, m), _padded(keep, taps, m)
+        keep = _padded(weight != 0 if keep is None else keep, taps, m)
+        matrix = _padded(weight.detach(), taps, m)
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
-            keep_ = _filled_both_ways(weight_, keep_)
-        values, indices = compress(weight_, keep_, n, m)
+            keep = _filled_both_ways(matrix, keep)
+        values, indices = compress(matrix, keep, n, m)
         kept = torch.tensor([n, m]).to(indices.device)
         self = cls(values, indices, kept, weight.shape, taps, layout, transposable)
         if self._arranged and (reason := tensor_core.verified(weight.device, layout, weight.dtype)):
@@ -154,6 +154,8 @@ def _padded(matrix: Tensor, taps: int, m: int) -> Tensor:
 
 def _filled_both_ways(weight: Tensor, keep: Tensor) -> Tensor:
     """What to keep with two in every four of the columns, too: zeros are added, the negative ones first."""
+    if (keep.unflatten(1, (-1, 4)).sum(-1) == 2).all() and (keep.unflatten(0, (-1, 4)).sum(1) == 2).all():
+        return keep
     scores = 16 * keep.float() + (weight.signbit() & (weight == 0))
     values, indices, *_ = semi_structured_prune(torch.ones_like(scores), scores, transposable=True)
     filled = expand(values, indices, 2, 4, weight.shape[1]).bool()
