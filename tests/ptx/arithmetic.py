@@ -44,9 +44,19 @@ def unary(warp, i):
 def binary(warp, i):
     if i.type == "f32x2":
         return packed(warp, i, BINARY[i.parts[0]])
-    a, b = (warp.get(operand, i.type) for operand in i.operands[1:3])
+    if i.parts[-2:] == ("f32", i.type):  # the first operand is narrower
+        a, b = widened(warp.get(i.operands[1], i.type), i.type), warp.get(i.operands[2], "f32")
+    elif i.type == "bf16":
+        raise Fault("arithmetic of bf16 is not supported")
+    else:
+        a, b = (warp.get(operand, i.type) for operand in i.operands[1:3])
     with np.errstate(all="ignore"):
         warp.put(i.operands[0], BINARY[i.parts[0]](a, b))
+
+
+def widened(values: np.ndarray, type: str) -> np.ndarray:
+    """fp16 or the bits of bf16 -> fp32."""
+    return bf16_to_f32(values) if type == "bf16" else values.astype(np.float32)
 
 
 def packed(warp, i, function):
@@ -60,6 +70,8 @@ def packed(warp, i, function):
 def multiply(warp, i):
     """lo, wide and hi of integers; floats with one rounding."""
     a, b, *c = i.operands[1:]
+    if i.type == "bf16":
+        raise Fault("arithmetic of bf16 is not supported")
     if i.type == "f32x2":
         return packed(warp, i, lambda a, b, c=0: (a.astype(np.float64) * b + c).astype(np.float32))
     if i.type.startswith("f"):
