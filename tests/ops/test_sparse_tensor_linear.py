@@ -166,6 +166,28 @@ def test_one_way_only_the_input_gradient_is_portable(trusted, monkeypatch):
 
 
 @compiled
+@each_kernel
+def test_steps_of_an_optimizer_are_those_of_the_saved_form(kernel, trusted):
+    """W.T follows W; on a CPU the op is its reference."""
+    dense, first = layer(kernel, 24, 32, transposable=True, dtype=torch.float64)
+    second = SemiStructured.from_dense(dense, (1, 1), transposable=True, keep=dense != 0)
+    first.load_state_dict(second.state_dict())
+    ends = []
+    for stored in (first, second):
+        torch.manual_seed(1)
+        before = torch.nn.Parameter(torch.randn(32, 32).double())
+        optimizer = torch.optim.AdamW([before, stored.values], lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            stored.linear(torch.randn(5, 32).double() @ before).square().sum().backward()
+            optimizer.step()
+        ends.append((stored.to_dense(), before))
+    assert_close("W", ends[0][0], ends[1][0], torch.float64)
+    assert_close("layer before", ends[0][1], ends[1][1], torch.float64)
+    assert first.values.count_nonzero() <= 24 * 32 // 2, "the padding stays zero"
+
+
+@compiled
 def test_metadata_of_the_transpose_stays_while_values_change(trusted):
     _, stored = layer("mma", 16, 24, transposable=True)
     x = torch.randn(3, 24).bfloat16().requires_grad_()
