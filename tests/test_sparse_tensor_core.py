@@ -5,12 +5,14 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 import triton
 from torch.sparse import _semi_structured_conversions as conversions
 
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
 from smart_kernels.ops._sparse_tensor_launch import _aligned
 from smart_kernels.reference.epilogue import ACTIVATIONS, finish
+from smart_kernels.reference.semi_structured import compress
 from tests.ptx.launch import Machine, emulated
 from tests.ptx.warp import Fault
 from tests.util import assert_close
@@ -18,7 +20,7 @@ from tests.util import assert_close
 if triton.knobs.runtime.interpret:
     pytest.skip("PTX comes from the compiler", allow_module_level=True)
 
-CPU = torch.device("cpu")
+CPU, EIGHT = torch.device("cpu"), {torch.int8: "sm_80", torch.float8_e4m3fn: "sm_89"}
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MMA, WGMMA = ([*sparse_tensor_core.tuner(kernel).configs] for kernel in ("mma", "wgmma_ss"))
 
@@ -33,11 +35,12 @@ def random_2_4(N, K, dtype=torch.bfloat16):
 
 
 def multiply(kernel, config, inputs, machine=None, target=None):
-    x, values, indices, bias, residual, _ = inputs
+    x, values, indices, bias, residual, expected = inputs
+    scale = sparse_tensor_core.scales(len(values), x.dtype, x.device)
     packed = sparse_tensor_core.pack(values, indices, kernel)
     target = target or ("sm_80" if kernel == "mma" else "sm_90")
     with emulated(target, machine or Machine()), sparse_tensor_core.forced(kernel, config):
-        return sparse_tensor_core.matmul(x, packed, bias, residual, "relu")
+        return sparse_tensor_core.matmul(x, packed, bias, residual, "relu", scale, expected.dtype)
 
 
 def shape_for(config, edges):
@@ -59,6 +62,34 @@ def test_metadata_is_that_of_cutlass_in_another_order():
     theirs = metadata.reshape(-1).view(torch.int32).view(4, 2, 2, 2, 8, 2, 2)  # k64, k32, n64, n32, g, tile, half
     ours = packed.metadata.view(2, 4, 2, 2, 8, 2, 2)  # n64, k64, n32, tile, g, k32, half
     assert torch.equal(ours, theirs.permute(2, 0, 3, 5, 4, 1, 6))
+
+
+def test_metadata_of_eight_bits_is_that_of_cutlass_in_another_order():
+    dense, values, indices = random_2_4(128, 256, torch.int8)
+    kept, metadata = conversions.sparse_semi_structured_from_dense_cutlass(dense)
+    assert torch.equal(kept, values)
+    theirs = metadata.reshape(-1).view(2, 2, 2, 4, 8, 4)  # k128, k64, n64, n16, g, lane of the four
+    ours = sparse_tensor_core.pack(values, indices).metadata.view(2, 2, 2, 4, 8, 4)  # n64, k128, k64, n16, g, lane
+    assert torch.equal(ours, theirs.permute(2, 0, 1, 3, 4, 5))
+
+
+@pytest.mark.parametrize("dtype", EIGHT, ids=str)
+@pytest.mark.parametrize(("N", "K"), [(1, 4), (130, 132), (9, 130), (256, 256)])
+def test_eight_bits_are_packed_like_pairs(dtype, N, K):
+    weight = torch.where(torch.rand(N, -(-K // 4), 4).argsort(-1) < 2, torch.randint(1, 9, (N, -(-K // 4), 4)), 0)
+    values, indices = compress(weight.flatten(1)[:, :K], weight.flatten(1)[:, :K] != 0, 2, 4)
+    packed = sparse_tensor_core.pack(values.to(dtype), indices)
+    assert packed.shape == (-(-N // 128) * 128, -(-K // 128) * 128) and packed.metadata.is_contiguous()
+    again = sparse_tensor_core.unpack(packed)
+    assert torch.equal(again[0].float(), values.float()) and torch.equal(again[1], indices)
+    words, (row, word) = packed.weight.view(torch.int32), (N - 1, 0)
+    lane = row % 8 * 4 + word
+    four = words[row // 16, 0, lane, row % 16 // 8].view(1).view(torch.int8).view(dtype)
+    expected = F.pad(values, (0, 4))[row, :4]
+    assert torch.equal(four.float(), expected.float())
+    for kernel in ("wgmma_ss", "wgmma_rs"):
+        with pytest.raises(ValueError, match="values must be"):
+            sparse_tensor_core.pack(values.to(dtype), indices, kernel)
 
 
 def test_fragments_are_where_the_lanes_want_them():
@@ -122,6 +153,24 @@ def test_every_configuration_is_exact(kernel, number, type, timing, edges):
     assert torch.equal(multiply(kernel, config, inputs, machine), inputs[-1])
     used = {key[-1] for key in machine.count if key[0] in ("mma.sp", "wgmma.sp")}
     assert used == {0, 1}, "both selectors are used"
+
+
+EIGHT_RUNS = [
+    pytest.param(dtype, i, timing, edges, marks=[] if (i, timing, edges) == (0, "late", True) else pytest.mark.slow)
+    for dtype in EIGHT
+    for i in range(len(sparse_tensor_core.offered("mma", dtype)))
+    for timing in ("early", "late")
+    for edges in (False, True)
+]
+
+
+@pytest.mark.parametrize(("dtype", "number", "timing", "edges"), EIGHT_RUNS, ids=str)
+def test_eight_bits_are_exact(dtype, number, timing, edges):
+    config = sparse_tensor_core.offered("mma", dtype)[number]
+    M, N, K = shape_for(config, edges)
+    inputs = sparse_tensor_core.integers((M, N, 2 * K), dtype, CPU)
+    y = multiply("mma", config, inputs, Machine(timing, seed=number), EIGHT[dtype])
+    assert y.dtype == torch.bfloat16 and torch.equal(y, inputs[-1])
 
 
 @pytest.mark.slow
@@ -196,6 +245,12 @@ def every(pattern, replacement):
     return change
 
 
+def another_metadata(ptx):
+    found = re.findall(r"mma\.sp[^;]*, (%r\d+), 0x0;", ptx)
+    other = next(register for register in found if register != found[0])
+    return nth(r"(mma\.sp[^;]*, )%r\d+, 0x0;", rf"\g<1>{other}, 0x0;")(ptx)
+
+
 SP = r"(wgmma\.mma_async\.sp[^;]*?"
 MUTATIONS = {
     "mma": {
@@ -221,9 +276,24 @@ MUTATIONS = {
         "one consumer": every(r"(mbarrier\.init\.shared::cta\.b64 \[[^\]]*\]), 2;", r"\1, 1;"),
         "parity": nth(r"(mbarrier\.try_wait\.parity\.shared\S*\.b64 complete, \[[^\]]*\], )%r\d+;", r"\g<1>1;"),
     },
+    "int8": {
+        "registers of W": nth(r"(mma\.sp\S+ \{[^}]*\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3", 7),
+        "registers of x": nth(r"(mma\.sp\S+ \{[^}]*\}, \{[^}]*\}, \{)(%r\d+),(%r\d+)", r"\1\3,\2", 9),
+        "metadata of another tile": lambda ptx: another_metadata(ptx),
+        "sums as if unsigned": every(r"cvt\.rn\.f32\.s32", "cvt.rn.f32.u32"),
+        "wait for one copy less": every(r"(cp\.async\.wait_group\s+)(0x)?2;", r"\g<1>3;"),
+    },
     "wgmma_rs": {"registers of W": nth(SP + r"\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3")},
 }
-FEW = {("mma", "selector"), ("mma", "no wait"), ("mma", "swizzle"), ("wgmma_ss", "swizzle"), ("wgmma_ss", "no wait")}
+FEW = {
+    ("int8", "registers of W"),
+    ("int8", "metadata of another tile"),
+    ("mma", "selector"),
+    ("mma", "no wait"),
+    ("mma", "swizzle"),
+    ("wgmma_ss", "swizzle"),
+    ("wgmma_ss", "no wait"),
+}
 FEW |= {("wgmma_ss", "no wgmma.fence"), ("wgmma_ss", "no fence before TMA")}
 
 
@@ -236,9 +306,13 @@ FEW |= {("wgmma_ss", "no wgmma.fence"), ("wgmma_ss", "no fence before TMA")}
     ],
 )
 def test_a_change_of_the_ptx_is_noticed(kernel, name):
-    config = MMA[0] if kernel == "mma" else WGMMA[0]
-    inputs = sparse_tensor_core.integers((20, 128, 64 * 6), torch.bfloat16, CPU)
-    assert any(broken(kernel, config, inputs, MUTATIONS[kernel][name], seed) for seed in range(4))
+    config = MMA[0] if kernel in ("mma", "int8") else WGMMA[0]
+    dtype = torch.int8 if kernel == "int8" else torch.bfloat16
+    inputs = sparse_tensor_core.integers((20, 128, 64 * 6 * 2 // dtype.itemsize), dtype, CPU)
+    assert any(
+        broken("mma" if kernel == "int8" else kernel, config, inputs, MUTATIONS[kernel][name], seed)
+        for seed in range(4)
+    )
 
 
 def broken(kernel, config, inputs, change, seed):
@@ -280,6 +354,37 @@ def test_the_wrong_gpu_is_not_supported(monkeypatch, capability, kernel, reason)
     assert reason in sparse_tensor_core.supported("cuda", kernel)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "capability", "reason"),
+    [
+        (torch.int8, (8, 0), None),
+        (torch.int8, (10, 0), None),
+        (torch.float8_e4m3fn, (12, 0), None),
+        (torch.float8_e4m3fn, (8, 6), "needs sm_89 or sm_12x"),
+        (torch.float8_e4m3fn, (8, 9), None),
+        (torch.float8_e4m3fn, (9, 0), "others convert it to fp16, this is sm_90"),
+    ],
+)
+def test_which_gpus_multiply_eight_bits(monkeypatch, dtype, capability, reason):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    found = sparse_tensor_core.lacks("cuda", dtype)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, pytest.param(torch.float8_e4m3fn, marks=pytest.mark.slow)], ids=str)
+def test_eight_bits_are_verified_likewise(monkeypatch, dtype):
+    verified = sparse_tensor_core.verified.__wrapped__
+    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(sparse_tensor_core, "lacks", lambda device, dtype: None)
+    monkeypatch.setattr(sparse_tensor_core, "TRIALS", ((16, 128, 512),))
+    monkeypatch.setattr(sparse_tensor_core.tuner("mma"), "configs", MMA[:1])
+    with emulated(EIGHT[dtype], Machine()):
+        assert verified(CPU, "mma", dtype) is None
+        assert "take fp16 and bf16 weights" in verified(CPU, "wgmma_ss", dtype)
+    with emulated(EIGHT[dtype], Machine(change=another_metadata)):
+        assert "mma is wrong with triton" in verified(CPU, "mma", dtype)
+
+
 def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):
     verified = sparse_tensor_core.verified.__wrapped__
     monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
@@ -291,3 +396,21 @@ def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):
         assert "mma is wrong with triton" in verified(CPU)
     with emulated("sm_80", Machine(change=lambda ptx: ptx.replace("mma.sp", "mma.dense"))):
         assert "does not run" in verified(CPU)
+
+
+@pytest.mark.parametrize("kernel", ["mma", "wgmma_ss"])
+def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
+    """Triton stores none where a configuration has a pre_hook."""
+    tuned, timed = sparse_tensor_core.tuner(kernel), []
+
+    def bench():
+        timed.append(kernel)
+        tuned.configs_timings = {config: -float(i) for i, config in enumerate(tuned.configs)}
+
+    monkeypatch.setattr(tuned, "configs_timings", None, raising=False)
+    monkeypatch.setattr(tuned, "cache", {})
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    with emulated("sm_90", Machine()):
+        for _ in range(2):
+            tuned.check_disk_cache(("a shape",), tuned.configs, bench)
+    assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs

@@ -16,6 +16,7 @@ from smart_kernels.ops import (
     smart_weight,
     soft_topk,
 )
+from smart_kernels.ops._sparse_tensor_gather import kept, turned
 from smart_kernels.ops.bsr_indices import block_index
 from smart_kernels.ops.semi_structured_linear import decode_words
 
@@ -104,6 +105,11 @@ def _prune(dtype: str, scored: bool = False) -> None:
         semi_structured_prune(weight, scores, transposable=transposable)
 
 
+def _gather(kernel: str, dtype: str = "bf16") -> None:
+    metadata, dense = torch.zeros(64, 64, 4, 32, dtype=torch.int32), torch.empty(4096, 4096, dtype=DTYPES[dtype])
+    turned(kept(dense, metadata, kernel), metadata, metadata, kernel, 4096, 4096)
+
+
 def _weight(m: int, hard: bool = False) -> None:
     weight, scores = torch.empty(1024, 1024, requires_grad=True), torch.zeros(1024, 1024, requires_grad=True)
     y = smart_weight(weight, scores, 2, m, 0.1, eps=1e-3, hard=hard)
@@ -176,6 +182,8 @@ CASES: dict[str, Callable[[], None]] = {
     "semi_structured_linear 4:8 M=4096 bf16": partial(_semi, 4096, (4, 8)),
     "semi_structured_prune bf16": partial(_prune, "bf16"),
     "semi_structured_prune fp32 scores": partial(_prune, "fp32", scored=True),
+    "sparse_tensor gather bf16": partial(_gather, "mma"),
+    "sparse_tensor gather rows bf16": partial(_gather, "wgmma_ss"),
     "smart_weight 2:4": partial(_weight, 4),
     "smart_weight 2:8 hard": partial(_weight, 8, hard=True),
     "block_sparse_conv2d 128x64 bf16": partial(_conv, (128, 64)),

@@ -37,7 +37,7 @@ class ClaimedDriver(DriverBase):
     """Answers what compiling asks; cannot launch."""
 
     def __init__(self, name: str):
-        self.target = target_of(name)
+        self.target, self.device = target_of(name), [*LIMITS].index(name)
         self.utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": LIMITS[name]})
 
     def is_active(self):
@@ -50,7 +50,7 @@ class ClaimedDriver(DriverBase):
         return torch.device("cpu")
 
     def get_current_device(self):
-        return 0
+        return self.device  # what is compiled for one device, Triton uses for it again
 
     def get_current_stream(self, device=None):
         return 0
@@ -85,8 +85,6 @@ def record_compiles(found: dict) -> None:
     def compile_each(self, *args, **kwargs):
         self.nargs = dict(zip(self.arg_names, args, strict=False))
         for config in self.prune_configs(kwargs):
-            if config.pre_hook:
-                config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
             self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     JITFunction.run, Autotuner.run = compile_only, compile_each

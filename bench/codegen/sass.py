@@ -11,7 +11,7 @@ import triton
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Zx0-9_.]*)(.*?);", re.M)
 KINDS = {
     "HGMMA": r"[HQI]GMMA",  # wgmma
-    "HMMA": r"[HQ]MMA",  # mma.sync
+    "HMMA": r"[HQI]MMA",  # mma.sync
     "LDG": r"LDG",
     "LDGSTS": r"LDGSTS",  # cp.async
     "UTMALDG": r"UTMALDG",  # TMA
@@ -144,7 +144,7 @@ def macs_per_warp(op: str) -> float:
     wgmma = re.match(r"[HQI]GMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", op)
     if wgmma:
         return int(wgmma[1]) * int(wgmma[2]) * int(wgmma[3]) / 4  # four warps issue one
-    mma = re.match(r"[HQ]MMA\.(?:SP\.)?(16)(8)(4|8|16|32)\b", op)
+    mma = re.match(r"[HQI]MMA\.(?:SP\.)?(16)(8)(4|8|16|32|64)\b", op)
     return float(int(mma[1]) * int(mma[2]) * int(mma[3])) if mma else 0.0
 
 

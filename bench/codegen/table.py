@@ -51,7 +51,8 @@ def census(target: str, cases: Sequence[str]) -> list[dict]:
 
 def _applies(case: str, target: str) -> bool:
     """Whether a target has what a case needs."""
-    return sparse.applies(case, target, TARGETS) and ("fp8" not in case or target in ("sm_90", "sm_120"))
+    fits = case in sparse.CASES or "fp8" not in case or target in ("sm_90", "sm_120")
+    return fits and sparse.applies(case, target, TARGETS)
 
 
 def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:

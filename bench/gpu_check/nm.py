@@ -12,6 +12,8 @@ import torch.nn.functional as F
 
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import semi_structured_linear, semi_structured_prune, smart_weight, soft_topk
+from smart_kernels.ops._sparse_tensor_core import KERNELS, pack, verified
+from smart_kernels.ops._sparse_tensor_gather import kept, turned
 from smart_kernels.ops.semi_structured_linear import decode_words, transpose
 from smart_kernels.patterns import NM, WeightShape
 from smart_kernels.reference import semi_structured as reference
@@ -104,6 +106,10 @@ def packing(context: Context, shape: Shape) -> dict:
         (decode_words(*args[1:]), reference.decode_words(*args[1:])),
         *zip(transpose(*args), reference.transpose(*args), strict=True),
     ]
+    for kernel in ("mma", "wgmma_ss"):  # the two orders of values
+        packed, packed_t = (pack(*form, kernel) for form in (args[:2], reference.transpose(*args)))
+        forms = (packed.weight, packed.metadata, packed_t.metadata, kernel, shape.N, shape.K)
+        pairs += [(turned(*forms), packed_t.weight), (kept(layer.to_dense(), packed.metadata, kernel), packed.weight)]
     return {"ok": all(torch.equal(got, want) for got, want in pairs)}
 
 
@@ -123,8 +129,8 @@ def training(context: Context) -> dict:
     if context.dry or INTERPRETED:
         return {"ok": True, "skipped": "dry run"}
     (N, K), device, pattern = EXTENT, context.device, NM(2, 4, transposable=True)
-    x, scores = torch.randn(4096, K, device=device, dtype=torch.bfloat16), torch.randn(N, K, device=device)
-    weight = torch.randn(N, K, device=device, dtype=torch.bfloat16, requires_grad=True)
+    scores = torch.randn(N, K, device=device)
+    x, weight = (torch.randn(rows, K, device=device, dtype=torch.bfloat16, requires_grad=True) for rows in (4096, N))
     keep = pattern.hard_mask(scores, WeightShape(N, 1, K)).bool()
     layer = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, transposable=True)
     values, indices = layer.saved()
@@ -141,5 +147,9 @@ def training(context: Context) -> dict:
         "dense_step_ms": lambda: F.linear(x, weight).sum().backward(),
         "soft_mask_ms": lambda: smart_weight(weight.detach(), scores, 2, 4, 0.2),
     }
+    for kernel in KERNELS:
+        if verified(device, kernel) is None:
+            trains = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, layout=kernel, transposable=True)
+            functions[f"step_{kernel}_ms"] = lambda trains=trains: trains.linear(x).sum().backward()
     times = timing.measure(list(functions.values()), device)
     return {"ok": True, **{name: t.p50_ms for name, t in zip(functions, times, strict=True)}}

@@ -12,8 +12,17 @@ import torch
 import torch.nn.functional as F
 from triton.runtime.errors import OutOfResources
 
+from smart_kernels import (
+    quantize_fp8,
+    quantize_int8,
+    quantized_semi_structured_linear,
+    quantized_semi_structured_pack,
+    semi_structured_prune,
+)
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
+from smart_kernels.patterns import NM, WeightShape
+from smart_kernels.reference import semi_structured as reference
 
 from .. import timing
 from ..case import GPU_SHAPES, Shape
@@ -28,6 +37,7 @@ EXACT = (
 )  # M, N, K: no edges; edges; a row; persistent
 SPEED = (Shape("cube", 8192, 8192, 8192, "the tensor cores alone"), *GPU_SHAPES)
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+EIGHT = {"int8": (torch.int8, quantize_int8), "fp8": (torch.float8_e4m3fn, quantize_fp8)}  # on mma.sp
 
 
 def cases(context: Context) -> Iterator[Check]:
@@ -35,19 +45,22 @@ def cases(context: Context) -> Iterator[Check]:
     for kernel in kernels:
         yield Check(f"{kernel} verified", partial(verified, context.device, kernel))
     for kernel in kernels:
-        for name, dtype in HALVES.items():
-            for number in range(len(sparse_tensor_core.tuner(kernel).configs)):
+        dtypes = HALVES | ({name: dtype for name, (dtype, _) in EIGHT.items()} if kernel == "mma" else {})
+        for name, dtype in dtypes.items():
+            for number in range(len(sparse_tensor_core.offered(kernel, dtype))):
                 label = f"{kernel} exact {name} config {number}"
                 yield Check(label, partial(exact, context.device, kernel, dtype, number))
     for kernel in kernels:
         yield Check(f"{kernel} selectors", partial(selectors, context.device, kernel))
         yield Check(f"{kernel} layer", partial(layer, context.device, kernel))
+    for name in EIGHT:
+        yield Check(f"mma {name} layer", partial(quantized, context.device, name))
     for shape in SPEED[:1] if context.small else SPEED:
         yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape))
 
 
-def skipped(device: str, kernel: str) -> dict | None:
-    reason = sparse_tensor_core.supported(device, kernel)
+def skipped(device: str, kernel: str, dtype: torch.dtype = torch.bfloat16) -> dict | None:
+    reason = sparse_tensor_core.supported(device, kernel) or sparse_tensor_core.lacks(device, dtype)
     return None if reason is None else {"ok": True, "skipped": reason}
 
 
@@ -61,16 +74,17 @@ def verified(device: str, kernel: str) -> dict:
 
 def exact(device: str, kernel: str, dtype: torch.dtype, number: int) -> dict:
     """Integers, bias, residual and relu, the same bits every time; the plain formula alone where there is no GPU."""
-    config, wrong = sparse_tensor_core.tuner(kernel).configs[number], []
+    config, wrong = sparse_tensor_core.offered(kernel, dtype)[number], []
     for shape in EXACT:
         x, values, indices, bias, residual, expected = sparse_tensor_core.integers(shape, dtype, torch.device(device))
         packed = sparse_tensor_core.pack(values, indices, kernel)
-        if skip := skipped(device, kernel):
+        scale = sparse_tensor_core.scales(shape[1], dtype, x.device)
+        if skip := skipped(device, kernel, dtype):
             return skip | {"packed": list(packed.shape)}
         with sparse_tensor_core.forced(kernel, config):
             for _ in range(REPEATS):
                 try:
-                    y = sparse_tensor_core.matmul(x, packed, bias, residual, "relu")
+                    y = sparse_tensor_core.matmul(x, packed, bias, residual, "relu", scale, expected.dtype)
                 except OutOfResources as error:
                     return {"ok": True, "skipped": str(error)}  # the tuner would drop this configuration here
                 wrong += [] if torch.equal(y, expected) else [f"{shape}: {int((y != expected).sum())} values"]
@@ -90,16 +104,40 @@ def selectors(device: str, kernel: str) -> dict:
 
 
 def layer(device: str, kernel: str) -> dict:
-    """As ``compress_`` builds it: inference on the kernel, training on the saved form, the weight as it was."""
+    """As ``compress_`` builds it: the weight as it was, inference and training on the kernel, both ways 2:4 or not."""
     if reason := sparse_tensor_core.verified(device, kernel):
         return {"ok": True, "skipped": reason}
     x, values, indices, *_ = sparse_tensor_core.integers((300, 456, 1096), torch.bfloat16, torch.device(device))
-    weight = dense(values, indices)
-    stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel)
-    with torch.inference_mode():
-        y = stored.linear(x)
-    same = torch.equal(stored.to_dense(), weight) and torch.equal(y, (x.double() @ weight.double().T).to(x.dtype))
-    return {"ok": same and torch.equal(stored.linear(x), y)}
+    weight, ok = dense(values, indices), []
+    both_ways = NM(2, 4, transposable=True).hard_mask(weight.abs(), WeightShape(456, 1, 1096))
+    for transposable, kept in ((False, weight), (True, weight * both_ways.bool())):
+        stored = SemiStructured.from_dense(kept, (1, 1), layout=kernel, transposable=transposable)
+        with torch.inference_mode():
+            ok += [torch.equal(stored.linear(x), (x.double() @ kept.double().T).to(x.dtype))]
+        x_, dy = x.clone().requires_grad_(), torch.randint_like(x[:, :1], -3, 4).expand(-1, 456)
+        stored.linear(x_).backward(dy)
+        dweight = torch.where(kept != 0, (dy.double().T @ x.double()).to(x.dtype), 0)
+        with torch.no_grad():
+            ok += [torch.equal(stored.to_dense(), kept), stored._on_tensor_cores(x_, None)]
+            stored.values.copy_(stored.values.grad)
+        ok += [torch.equal(x_.grad, (dy.double() @ kept.double()).to(x.dtype))]
+        ok += [torch.equal(torch.where(kept != 0, stored.to_dense(), 0), dweight)]
+    return {"ok": all(ok), "right": ok}
+
+
+def quantized(device: str, name: str) -> dict:
+    """The public operator on random numbers, with edges, against float64 of the quantized ones."""
+    dtype, quantize = EIGHT[name]
+    if device != "cpu" and (skip := skipped(device, "mma", dtype)):
+        return skip
+    values, indices = semi_structured_prune(torch.randn(456, 1100, device=device))
+    (values, scale), (x, x_scale) = quantize(values, "block"), quantize(torch.randn(300, 1100, device=device))
+    weight = reference.expand(values.double(), indices, 2, 4, 1100) * scale.double()[:, None]
+    exact = x.double() * x_scale.double() @ weight.T
+    packed = quantized_semi_structured_pack(values, indices)
+    y = quantized_semi_structured_linear(x, packed, scale * x_scale, out_dtype=torch.float32)
+    error = ((y - exact).norm() / exact.norm()).item()
+    return {"ok": error < 1e-4, "errors": [error]}
 
 
 def dense(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -124,8 +162,13 @@ def speed(context: Context, shape: Shape) -> dict:
         if sparse_tensor_core.verified(context.device, kernel) is None:
             packed = sparse_tensor_core.pack(values, indices, kernel)
             functions[kernel] = partial(sparse_tensor_core.matmul, x, packed)
-    reference = functions["cublas"]().float()
-    errors = [((f().float() - reference).norm() / reference.norm()).item() for f in functions.values()]
+    expected = functions["cublas"]().float()
+    errors = [((f().float() - expected).norm() / expected.norm()).item() for f in functions.values()]
+    for name, (dtype, quantize) in EIGHT.items():
+        if sparse_tensor_core.verified(context.device, "mma", dtype) is None:
+            (narrow, scale), (x8, x_scale) = quantize(values, "block"), quantize(x)
+            packed = quantized_semi_structured_pack(narrow, indices)
+            functions[name] = partial(quantized_semi_structured_linear, x8, packed, scale * x_scale)
     found = timing.measure(list(functions.values()), context.device, graph=True)
     times = {f"{name}_ms": t.p50_ms for name, t in zip(functions, found, strict=True)}
     return {"ok": max(errors) < 1e-2, "errors": errors, **times}

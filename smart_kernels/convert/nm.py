@@ -25,5 +25,7 @@ def kept_of(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> dict | Non
     for n, m in KEPT:
         groups = F.pad(live, (0, -shape.C % m)).unflatten(2, (-1, m)).sum(-1)
         if groups.max() <= n and groups.any():
-            return {"n": n, "m": m}
+            both_ways = (n, m) == (2, 4) and shape.N % 4 == shape.C % 4 == 0
+            both_ways = both_ways and bool((live.unflatten(0, (-1, 4)).sum(1) == 2).all())
+            return {"n": n, "m": m} | ({"transposable": True} if both_ways else {})
     return None

@@ -75,9 +75,9 @@ class Format(nn.Module, ABC):
         """Keyword arguments of ``from_dense`` that build this variant of the format."""
         return {}
 
-    def prepared(self, build, *args):
-        """``build(*args)``, kept until a stored tensor changes."""
-        key = version(*self._parameters.values(), *self._buffers.values())
+    def prepared(self, build, *args, of: tuple[Tensor, ...] | None = None):
+        """``build(*args)``, kept until a stored tensor changes, or one of those named."""
+        key = version(*((*self._parameters.values(), *self._buffers.values()) if of is None else of))
         if self._cache is None or self._cache[0] != key:
             self._cache = key, build(*args)
         return self._cache[1]

@@ -3,11 +3,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import _sparse_tensor_core as tensor_core
+from smart_kernels.ops._inputs import autocast, autocast_dtype
 from smart_kernels.ops.semi_structured_linear import check_places, semi_structured_linear
+from smart_kernels.ops.semi_structured_prune import semi_structured_prune
 from smart_kernels.reference import semi_structured as reference
 from smart_kernels.reference.semi_structured import compress, expand, groups_of
 
-from .base import Format, eager_inference
+from .base import Format
 from .resident import LAYOUTS, resident, saved
 
 GROUPS = (2, 4, 8)  # sizes of a group that can be stored
@@ -26,8 +28,8 @@ class SemiStructured(Format):
             reaches beyond the edge.
         indices: their places in the groups.
         kept: (2,) int64, n and m.
-        layout: of ``LAYOUTS``. With those of the sparse tensor cores, inference in fp16 or bf16 runs there, all else
-            derives the saved form.
+        layout: of ``LAYOUTS``. With those of the sparse tensor cores, products in fp16 or bf16 and their gradients run
+            there; all else derives the saved form.
         transposable: the transposed weight is 2:4 as well, so the gradient of the input is such a product, too.
     """
 
@@ -56,8 +58,11 @@ class SemiStructured(Format):
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
         if m not in GROUPS or not 0 < n < m:
             raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUPS}, got {n}:{m}")
-        weight, keep = weight.detach(), weight != 0 if keep is None else keep
-        values, indices = compress(_padded(weight, taps, m), _padded(keep, taps, m), n, m)
+        keep = _padded(weight != 0 if keep is None else keep, taps, m)
+        matrix = _padded(weight.detach(), taps, m)
+        if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
+            keep = _filled_both_ways(matrix, keep)
+        values, indices = compress(matrix, keep, n, m)
         kept = torch.tensor([n, m]).to(indices.device)
         self = cls(values, indices, kept, weight.shape, taps, layout, transposable)
         if self._arranged and (reason := tensor_core.verified(weight.device, layout, weight.dtype)):
@@ -80,8 +85,10 @@ class SemiStructured(Format):
     def linear(self, x, bias=None):
         if self._arranged and self._on_tensor_cores(x, bias):
             N, groups = self.shape[0], self.columns // 4
-            packed = tensor_core.PackedWeight(self.layout, self.values, self.indices, N, groups)
-            return tensor_core.matmul(x.reshape(-1, x.shape[-1]), packed, bias).view(*x.shape[:-1], N)
+            x, values, bias = (t if t is None else autocast(t) for t in (x, self.values, bias))
+            packed = tensor_core.PackedWeight(self.layout, values, self.indices, N, groups)
+            learns = torch.is_grad_enabled() and x.requires_grad
+            return tensor_core.linear(x, packed, bias, self._turned() if learns else None)
         values, indices = self.saved() if self._arranged else (self.values, self.indices)
         settings = {"n": self.n, "m": self.m, "transposable": self.transposable}
         return semi_structured_linear(x, values, indices, bias, **settings)
@@ -95,9 +102,16 @@ class SemiStructured(Format):
         return self.layout in tensor_core.KERNELS
 
     def _on_tensor_cores(self, x: Tensor, bias: Tensor | None) -> bool:
-        plain = eager_inference(x, self.values, bias)
-        plain = plain and all(t is None or t.dtype == x.dtype for t in (self.values, bias))
-        return plain and tensor_core.verified(x.device, self.layout, x.dtype) is None
+        if torch.compiler.is_compiling():
+            return False
+        dtypes = {autocast_dtype(t) for t in (x, self.values, bias) if t is not None}
+        return len(dtypes) == 1 and tensor_core.verified(x.device, self.layout, *dtypes) is None
+
+    def _turned(self) -> Tensor | None:
+        """Metadata of the transposed weight where that is 2:4, too; kept while the places stay."""
+        if not self.transposable:
+            return None
+        return self.prepared(tensor_core.turned_metadata, self.indices, *self.shape, of=(self.indices,))
 
     def _check(self, indices: Tensor, values: Tensor) -> None:
         length = self.columns // self.m * self.n
@@ -110,9 +124,9 @@ class SemiStructured(Format):
         plain = (self.n, self.m) == (2, 4) and self.taps == 1
         if self.layout not in LAYOUTS or not (plain or self.layout == "rows"):
             raise ValueError(f"layout must be 'rows', or for 2:4 with one tap of {LAYOUTS}, got {self.layout!r}")
-        if self.transposable and ((self.n, self.m) != (2, 4) or self.shape[0] % 4 or self.shape[1] % 4):
+        if self.transposable and ((self.n, self.m) != (2, 4) or self.shape[0] % 4 or self.shape[1] // self.taps % 4):
             raise ValueError(f"transposable needs 2:4 and sizes divisible by 4, got {self.n}:{self.m} of {self.shape}")
-        check_places(indices, self.n, self.m, self.columns)
+        check_places(indices, self.n, self.m, self.columns, self.transposable)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -136,6 +150,18 @@ def _padded(matrix: Tensor, taps: int, m: int) -> Tensor:
     """(N, taps * C) with the channels of each tap filled up to whole groups."""
     channels = matrix.shape[1] // taps
     return F.pad(matrix.unflatten(1, (taps, channels)), (0, -channels % m)).flatten(1)
+
+
+def _filled_both_ways(weight: Tensor, keep: Tensor) -> Tensor:
+    """What to keep with two in every four of the columns, too: zeros are added, the negative ones first."""
+    if (keep.unflatten(1, (-1, 4)).sum(-1) == 2).all() and (keep.unflatten(0, (-1, 4)).sum(1) == 2).all():
+        return keep
+    scores = 16 * keep.float() + (weight.signbit() & (weight == 0))
+    values, indices, *_ = semi_structured_prune(torch.ones_like(scores), scores, transposable=True)
+    filled = expand(values, indices, 2, 4, weight.shape[1]).bool()
+    if (keep & ~filled).any():
+        raise ValueError("transposable must leave room for two weights in every four of each column, got another mask")
+    return filled
 
 
 def _cropped(matrix: Tensor, taps: int, columns: int) -> Tensor:

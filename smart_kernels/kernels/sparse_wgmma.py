@@ -11,6 +11,8 @@ registers. Metadata: one word per thread and 64 columns, as in sparse_mma, loade
 Gluon tells nobody where a buffer is, so the assembly adds the offset that Triton's allocator gives it (``offset``).
 """
 
+from dataclasses import replace
+
 import triton
 
 from smart_kernels.kernels.gluon import (
@@ -28,13 +30,13 @@ from smart_kernels.kernels.tuning import autotune
 X_DESCRIPTOR, W_DESCRIPTOR = "0x40000040", "0x80000020"  # high words: K-major, 128- and 64-byte swizzle, 8 rows apart
 
 
-def set_block_shapes(args):
-    for name in ("x_desc", "y_desc"):
-        args[name].block_shape = [args["BLOCK_M"], 64]
+def boxed(name):
+    """The descriptor with boxes of BLOCK_M rows. No pre_hook: Triton stores no choice among configs that have one."""
+    return lambda args: replace(args[name], block_shape=[args["BLOCK_M"], 64])
 
 
 def config(block_m, stages):
-    return triton.Config({"BLOCK_M": block_m, "STAGES": stages}, num_warps=4, pre_hook=set_block_shapes)
+    return triton.Config({"BLOCK_M": block_m, "STAGES": stages}, num_warps=4)
 
 
 CONFIGS = [config(16, 8), config(32, 8), config(64, 6), config(128, 6), config(256, 4)]
@@ -189,16 +191,19 @@ def consume(
 
 
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@triton.heuristics({name: boxed(name) for name in ("x_desc", "y_desc")})
 @gluon.jit
 def sparse_wgmma_kernel(
     # tensors; w_desc serves W_SHARED, w_ptr the other form; bias and residual may be None
-    x_desc, w_desc, w_ptr, meta_ptr, bias_ptr, residual_ptr, y_desc,
+    w_desc, w_ptr, meta_ptr, bias_ptr, residual_ptr,
     # sizes; rows and columns of the packed W
     M, N, K, N_PACKED, K_PACKED,
     # strides
     stride_rm, stride_rn,
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS,
+    # tensors, by name
+    x_desc, y_desc,
     # compile-time
     TYPE: gl.constexpr, ACTIVATION: gl.constexpr, W_SHARED: gl.constexpr,
     BLOCK_M: gl.constexpr, STAGES: gl.constexpr,

@@ -34,10 +34,15 @@ def check_linear(
 
 def autocast(x: Tensor) -> Tensor:
     """``x`` as autocast would hand it to ``F.linear``."""
+    return x.to(autocast_dtype(x))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that autocast gives ``x``; its own without autocast."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager:

@@ -12,18 +12,25 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from smart_kernels.ops._sparse_tensor_launch import forced, matmul, supported, tuner
-from smart_kernels.ops._sparse_tensor_packing import KERNELS, TYPES, PackedWeight, pack, unpack
+from smart_kernels.ops._sparse_tensor_gather import turned_metadata
+from smart_kernels.ops._sparse_tensor_launch import forced, lacks, matmul, offered, supported, tuner
+from smart_kernels.ops._sparse_tensor_linear import linear
+from smart_kernels.ops._sparse_tensor_packing import BYTES, KERNELS, TYPES, PackedWeight, pack, unpack
 
 __all__ = [
     "KERNELS",
     "PackedWeight",
     "forced",
     "integers",
+    "lacks",
+    "linear",
     "matmul",
+    "offered",
     "pack",
+    "scales",
     "supported",
     "tuner",
+    "turned_metadata",
     "unpack",
     "verified",
 ]
@@ -36,11 +43,14 @@ def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype
     exactly, with edges and without. Remembered per process; compiles much and synchronises."""
     if (reason := supported(device, kernel)) is not None:
         return reason
-    if dtype not in TYPES:
+    if dtype in BYTES and kernel == "mma":
+        if (reason := lacks(device, dtype)) is not None:
+            return reason
+    elif dtype not in TYPES:
         return f"sparse tensor-core kernels take fp16 and bf16 weights, got {dtype}"
     device, version = torch.device(device), f"triton {triton.__version__}"
     try:
-        for config in tuner(kernel).configs:
+        for config in offered(kernel, dtype):
             for shape in TRIALS:
                 if not _right(device, kernel, config, shape, dtype):
                     return f"{kernel} is wrong with {version}, {dtype} at M, N, K = {shape}: {config}"
@@ -53,7 +63,8 @@ def integers(
     shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Random x, values, indices, bias and residual of M, N, K, and relu(x @ W.T + bias + residual): exact but for the
-    rounding to ``dtype``, in any order of the sums."""
+    rounding to ``dtype``, in any order of the sums. For 8 bits the sums are multiplied by ``scales``, and what is added
+    and the result are bf16."""
     (M, N, K), draw = shape, functools.partial(torch.randint, device=device)
     groups = -(-K // 4)
     values, first = draw(-4, 5, (N, 2 * groups)), draw(0, 3, (N, groups))
@@ -63,17 +74,25 @@ def integers(
     dense = torch.zeros(N, 4 * groups, device=device, dtype=torch.float64).scatter_(
         1, places.flatten(1), values.double()
     )
-    y = (x.double() @ dense[:, :K].T + bias + residual).relu()
+    scale, wide = scales(N, dtype, device), dtype if dtype in TYPES else torch.bfloat16
+    y = x.double() @ dense[:, :K].T * (1 if scale is None else scale.double())
+    y = (y + bias + residual).relu()
     nibbles = F.pad(first + 4 * second, (0, groups % 2), value=4).unflatten(1, (-1, 2))
     indices = (nibbles[..., 0] + 16 * nibbles[..., 1]).to(torch.uint8)
-    return x.to(dtype), values.to(dtype), indices, bias.to(dtype), residual.to(dtype), y.to(dtype)
+    return x.to(dtype), values.to(dtype), indices, bias.to(wide), residual.to(wide), y.to(wide)
+
+
+def scales(N: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """(N,) powers of two, one per output of an 8-bit product; None for the others."""
+    return None if dtype in TYPES else 2.0 ** (torch.arange(N, device=device) % 3 - 1)
 
 
 def _right(device, kernel: str, config: triton.Config, shape: tuple[int, int, int], dtype: torch.dtype) -> bool:
     x, values, indices, bias, residual, expected = integers(shape, dtype, device)
     try:
         with forced(kernel, config):
-            y = matmul(x, pack(values, indices, kernel), bias, residual, "relu")
+            scale = scales(shape[1], dtype, x.device)
+            y = matmul(x, pack(values, indices, kernel), bias, residual, "relu", scale, expected.dtype)
     except OutOfResources:
         return True  # the tuner drops it
     return torch.equal(y, expected)

@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
 from smart_kernels.ops._matmul import m_class
-from smart_kernels.ops._sparse_tensor_packing import TYPES, PackedWeight
+from smart_kernels.ops._sparse_tensor_packing import BYTES, TYPES, PackedWeight
 
 
 def supported(device: torch.device | str, kernel: str = "mma") -> str | None:
@@ -33,26 +33,45 @@ def matmul(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     activation: str | None = None,
+    scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """``activation(x @ W.T + bias + residual)``, accumulated in fp32.
+    """``activation(x @ W.T + bias + residual)``, accumulated in fp32, or exactly in int32.
 
     Args:
         x: (M, K) of the weight's dtype, any strides; copied unless its rows are whole and 16-byte aligned.
         packed: the weight.
         bias, residual: (N,) and (M, N), or None.
         activation: None or a key of ``reference.epilogue.ACTIVATIONS``.
+        scale, dtype: for weights of 8 bits: () or (N,) fp32, what the sums are multiplied by; of the result.
 
     Returns:
-        (M, N), dtype of ``x``.
+        (M, N), dtype of ``x`` unless given.
     """
     if x.dtype != packed.dtype or -(-x.shape[1] // 4) != packed.groups:
         shown = f"{tuple(x.shape)} {x.dtype}"
         raise ValueError(f"x must be (M, K) {packed.dtype} with {packed.groups} groups of four, got {shown}")
     x = _aligned(x)
     bias = None if bias is None else bias.contiguous()
-    launch = _mma if packed.kernel == "mma" else _wgmma
     with torch.cuda.device_of(x):  # Triton launches on the current GPU, not on that of the tensors
-        return launch(x, packed, bias, residual, activation)
+        if packed.kernel == "mma":
+            return _mma(x, packed, bias, residual, activation, scale, dtype)
+        return _wgmma(x, packed, bias, residual, activation)
+
+
+def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
+    """Why mma.sp of this dtype is no instruction of ``device``, which has that of 16 bits; None when it is."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if dtype != torch.float8_e4m3fn or (major, minor) == (8, 9) or major == 12:
+        return None
+    return f"mma.sp of fp8 needs sm_89 or sm_12x, others convert it to fp16, this is sm_{major}{minor}"
+
+
+def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
+    """The configurations that may be chosen for some shape."""
+    from smart_kernels.kernels.sparse_mma import few_sums
+
+    return [c for c in tuner(kernel).configs if dtype != torch.float8_e4m3fn or few_sums(c)]
 
 
 @contextlib.contextmanager
@@ -84,20 +103,23 @@ def _no_gluon() -> str | None:
     return None
 
 
-def _mma(x, packed, bias, residual, activation) -> Tensor:
+def _mma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
     from smart_kernels.kernels.sparse_mma import sparse_mma_kernel
 
     (M, K), (N, (rows, columns)) = x.shape, (packed.out_features, packed.shape)
-    y = x.new_empty(M, N)
+    y = x.new_empty(M, N, dtype=dtype)
     if not y.numel():
         return y
+    chunk = 16 // x.itemsize
+    pairs = chunk // 8  # columns of two bytes
     grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * (rows // meta["BLOCK_N"]),)  # noqa: E731
     sparse_mma_kernel[grid](
-        x.view(torch.int32), packed.weight.view(torch.int32), packed.metadata, bias, residual, y,
-        M, N, K, rows, columns,
-        x.stride(0) // 8, *_strides(residual), y.stride(0),
+        x.view(torch.int32), packed.weight.view(torch.int32), packed.metadata, scale, bias, residual, y,
+        M, N, K // pairs, rows, columns // pairs,
+        x.stride(0) // chunk, scale.stride(0) if scale is not None and scale.dim() else 0, *_strides(residual),
+        y.stride(0),
         m_class(M),
-        EVEN_K=columns == K, TYPE=TYPES[x.dtype], ACTIVATION=activation,
+        EVEN_K=columns == K, TYPE=(TYPES | BYTES)[x.dtype], ACTIVATION=activation,
     )  # fmt: skip
     return y
 
@@ -114,16 +136,16 @@ def _wgmma(x, packed, bias, residual, activation) -> Tensor:
         return y[:, :N]
     shared = packed.kernel == "wgmma_ss"
     wide, narrow = NVMMASharedLayout(128, 16, 2), NVMMASharedLayout(64, 16, 2)
-    y_rows = TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide)
     programs = _processors(x.device)
     grid = lambda meta: (min(programs, triton.cdiv(M, meta["BLOCK_M"]) * (rows // 128)),)  # noqa: E731
     sparse_wgmma_kernel[grid](
-        TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
         TensorDescriptor.from_tensor(packed.weight, [128, 32], narrow) if shared else None,
-        None if shared else packed.weight.view(torch.int32), packed.metadata, bias, residual, y_rows,
+        None if shared else packed.weight.view(torch.int32), packed.metadata, bias, residual,
         M, N, K, rows, columns,
         *_strides(residual),
         m_class(M),
+        x_desc=TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
+        y_desc=TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide),
         TYPE=TYPES[x.dtype], ACTIVATION=activation, W_SHARED=shared,
     )  # fmt: skip
     return y[:, :N]
@@ -141,7 +163,9 @@ def _strides(residual: Tensor | None) -> tuple[int, int]:
 
 def _aligned(x: Tensor) -> Tensor:
     """x as 16-byte copies can read it; columns are added where a row is not whole."""
-    if x.shape[1] % 8:
-        return F.pad(x, (0, -x.shape[1] % 8))
-    fits = x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.stride(0) >= x.shape[1] and x.data_ptr() % 16 == 0
+    chunk = 16 // x.itemsize
+    if x.shape[1] % chunk:
+        bits = x.view(torch.int8) if x.itemsize == 1 else x  # fp8 cannot be padded
+        return F.pad(bits, (0, -x.shape[1] % chunk)).view(x.dtype)
+    fits = x.stride(1) == 1 and x.stride(0) % chunk == 0 and x.stride(0) >= x.shape[1] and x.data_ptr() % 16 == 0
     return x if fits else x.clone(memory_format=torch.contiguous_format)

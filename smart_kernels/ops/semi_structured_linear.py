@@ -73,12 +73,15 @@ def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
     return _transpose(values, indices, K)
 
 
-def check_places(indices: Tensor, n: int, m: int, K: int) -> None:
-    """Raise ``ValueError`` unless indices, as saved, rise in each group. Reads them: synchronises."""
+def check_places(indices: Tensor, n: int, m: int, K: int, transposable: bool = False) -> None:
+    """Raise ``ValueError`` unless indices, as saved, rise in each group; for ``transposable`` 2:4, unless those of W.T
+    do, too: two in every four of a column. Reads them: synchronises."""
     groups = groups_of(K, m)
     places = reference.unpack(indices, index_bits(m), groups * n).unflatten(1, (groups, n)).int()
     if places.numel() and ((places.diff(dim=-1) <= 0).any() or places.max() >= m):
         raise ValueError(f"indices must rise within [0, {m}) in each group of {m}, got others")
+    if transposable and ((1 << 4 * places).sum(-1).unflatten(0, (-1, 4)).sum(1) != 0x2222).any():
+        raise ValueError("indices must name each column twice in every four rows for transposable, got others")
 
 
 @define("semi_structured_words", reference=reference.decode_words)

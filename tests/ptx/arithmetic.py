@@ -42,17 +42,38 @@ def unary(warp, i):
 
 @instruction(*BINARY)
 def binary(warp, i):
-    if i.type.endswith("x2"):
-        raise Fault("packed arithmetic is not supported")
-    a, b = (warp.get(operand, i.type) for operand in i.operands[1:3])
+    if i.type == "f32x2":
+        return packed(warp, i, BINARY[i.parts[0]])
+    if i.parts[-2:] == ("f32", i.type):  # the first operand is narrower
+        a, b = widened(warp.get(i.operands[1], i.type), i.type), warp.get(i.operands[2], "f32")
+    elif i.type == "bf16":
+        raise Fault("arithmetic of bf16 is not supported")
+    else:
+        a, b = (warp.get(operand, i.type) for operand in i.operands[1:3])
     with np.errstate(all="ignore"):
         warp.put(i.operands[0], BINARY[i.parts[0]](a, b))
+
+
+def widened(values: np.ndarray, type: str) -> np.ndarray:
+    """fp16 or the bits of bf16 -> fp32."""
+    return bf16_to_f32(values) if type == "bf16" else values.astype(np.float32)
+
+
+def packed(warp, i, function):
+    """On both floats of 64-bit registers."""
+    pairs = (warp.get(operand, "u64").view(np.float32).reshape(32, 2) for operand in i.operands[1:])
+    with np.errstate(all="ignore"):
+        warp.put(i.operands[0], np.ascontiguousarray(function(*pairs)).view(np.uint64).reshape(32))
 
 
 @instruction("mul", "mad", "fma")
 def multiply(warp, i):
     """lo, wide and hi of integers; floats with one rounding."""
     a, b, *c = i.operands[1:]
+    if i.type == "bf16":
+        raise Fault("arithmetic of bf16 is not supported")
+    if i.type == "f32x2":
+        return packed(warp, i, lambda a, b, c=0: (a.astype(np.float64) * b + c).astype(np.float32))
     if i.type.startswith("f"):
         exact = warp.get(a, i.type).astype(np.float64) * warp.get(b, i.type)
         total = exact + sum(warp.get(x, i.type).astype(np.float64) for x in c)

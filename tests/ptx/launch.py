@@ -130,8 +130,6 @@ def emulated(target: str, machine: Machine) -> Iterator[Machine]:
     def run_first(self, *args, **kwargs):
         self.nargs = dict(zip(self.arg_names, args, strict=False))
         config = self.configs[0] if len(self.configs) == 1 else self.prune_configs(kwargs)[0]
-        if config.pre_hook:
-            config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
         return self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     before = driver._active

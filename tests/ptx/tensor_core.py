@@ -7,11 +7,15 @@ lane 4g + t                  word r of A (m16)             word r of B          
 
 Metadata of 16 x 32 (16-bit elements): lanes 4g + 2 selector + j, j = 0, 1. The low half is row g, the high half row
 g + 8; nibble c is group 4j + c of four columns: the first kept index in its low two bits, the second above.
+
+Metadata of 16 x 64 (8-bit elements): all lanes, selector 0. Lane 4g + j is row g + 8 (j & 1); nibble c is group
+8 (j >> 1) + c.
 """
 
 import re
 
 import numpy as np
+import torch
 
 from .arithmetic import bf16_to_f32
 from .copies import commit, submit, swizzled, wait
@@ -21,8 +25,14 @@ G, T = LANES >> 2, LANES & 3
 ROW_BYTES = {1: 128, 2: 64, 3: 32}  # layout field of a matrix descriptor
 
 
+FP8 = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float().numpy()  # by its bits
+
+
 def values(words: np.ndarray, type: str) -> np.ndarray:
-    """(..., w) 32-bit words -> (..., 2w) fp32."""
+    """(..., w) 32-bit words -> (..., 2w) fp32, or (..., 4w) of 8 bits."""
+    if type in ("s8", "e4m3"):
+        octets = np.ascontiguousarray(words).view(np.uint8)
+        return FP8[octets] if type == "e4m3" else octets.view(np.int8).astype(np.float32)
     halves = np.ascontiguousarray(words).view(np.uint16)
     return bf16_to_f32(halves) if type == "bf16" else halves.view(np.float16).astype(np.float32)
 
@@ -32,17 +42,29 @@ def expand(kept: np.ndarray, metadata: np.ndarray, selector: int, ordered: bool)
     words = metadata.reshape(8, 4)[:, 2 * selector : 2 * selector + 2]  # g, j
     halves = np.stack([words & 0xFFFF, words >> 16])  # half, g, j
     nibbles = (halves[..., None] >> (4 * np.arange(4, dtype=np.uint32))) & 15  # half, g, j, c
-    first, second = (nibbles & 3).reshape(16, 8), (nibbles >> 2).reshape(16, 8)
+    return spread(kept, nibbles.reshape(16, 8), ordered)
+
+
+def expand_wide(kept: np.ndarray, metadata: np.ndarray, ordered: bool) -> np.ndarray:
+    """(16, 32) kept values of 8 bits and a word per lane -> the dense (16, 64)."""
+    words = metadata.reshape(8, 2, 2).transpose(2, 0, 1)  # g, column half, row half -> row half, g, column half
+    nibbles = (words[..., None] >> (4 * np.arange(8, dtype=np.uint32))) & 15
+    return spread(kept, nibbles.reshape(16, 16), ordered)
+
+
+def spread(kept: np.ndarray, nibbles: np.ndarray, ordered: bool) -> np.ndarray:
+    """(rows, 2 G) kept values and the (rows, G) places of each two -> the dense (rows, 4 G)."""
+    (rows, groups), first, second = nibbles.shape, nibbles & 3, nibbles >> 2
     if (first == second).any() or (ordered and (first > second).any()):
         raise Fault("metadata must name two places, with ordered_metadata in ascending order")
-    dense = np.zeros((16, 8, 4), np.float32)
+    dense, pairs = np.zeros((rows, groups, 4), np.float32), kept.reshape(rows, groups, 2)
     for place, index in enumerate((first, second)):
-        np.put_along_axis(dense, index[..., None].astype(np.int64), kept.reshape(16, 8, 2)[..., place, None], axis=2)
-    return dense.reshape(16, 32)
+        np.put_along_axis(dense, index[..., None].astype(np.int64), pairs[..., place, None], axis=2)
+    return dense.reshape(rows, 4 * groups)
 
 
 def fragment_a(words: list[np.ndarray], type: str) -> np.ndarray:
-    """Four words per lane -> (16, 16) kept values."""
+    """Four words per lane -> (16, 16) kept values, (16, 32) of 8 bits."""
     matrix = np.zeros((16, 8), np.uint32)
     for r, word in enumerate(words):
         matrix[G + 8 * (r & 1), T + 4 * (r >> 1)] = word
@@ -50,7 +72,7 @@ def fragment_a(words: list[np.ndarray], type: str) -> np.ndarray:
 
 
 def fragment_b(words: list[np.ndarray], type: str) -> np.ndarray:
-    """Four words per lane -> (8, 32), rows are columns of B."""
+    """Four words per lane -> (8, 32), (8, 64) of 8 bits; rows are columns of B."""
     matrix = np.zeros((8, 16), np.uint32)
     for r, word in enumerate(words):
         matrix[G, T + 4 * r] = word
@@ -58,21 +80,24 @@ def fragment_b(words: list[np.ndarray], type: str) -> np.ndarray:
 
 
 def dtype(parts: tuple[str, ...]) -> str:
-    return "bf16" if "bf16" in parts else "f16"
+    return next(type for type in ("bf16", "f16", "s8", "e4m3") if type in parts)
 
 
 @instruction("mma")
 def mma_sp(warp, i):
-    """``mma.sp.m16n8k32 d, a, b, c, metadata, selector``"""
-    if not i.parts[1].startswith("sp") or "m16n8k32" not in i.parts:
-        raise Fault("only mma.sp.m16n8k32")
+    """``mma.sp.m16n8k32 d, a, b, c, metadata, selector``; m16n8k64 for 8 bits. Integer sums wrap around."""
     ordered, type, selector = "ordered_metadata" in i.text, dtype(i.parts), int(i.operands[5], 0)
+    wide = type in ("s8", "e4m3")
+    if not i.parts[1].startswith("sp") or f"m16n8k{64 if wide else 32}" not in i.parts or (wide and selector):
+        raise Fault("only mma.sp.m16n8k32, or m16n8k64 for 8 bits with selector 0")
     a = fragment_a([warp.get(name, "u32") for name in i.names(1)], type)
     b = fragment_b([warp.get(name, "u32") for name in i.names(2)], type)
-    product = expand(a, warp.get(i.operands[4], "u32"), selector, ordered).astype(np.float64) @ b.T
+    metadata, sums = warp.get(i.operands[4], "u32"), "s32" if type == "s8" else "f32"
+    a = expand_wide(a, metadata, ordered) if wide else expand(a, metadata, selector, ordered)
+    product = a.astype(np.float64) @ b.T
     for r, (d, c) in enumerate(zip(i.names(0), i.names(3), strict=True)):
-        total = warp.get(c, "f32") + product[G + 8 * (r >> 1), 2 * T + (r & 1)]
-        warp.put(d, total.astype(np.float32))
+        total = warp.get(c, sums) + product[G + 8 * (r >> 1), 2 * T + (r & 1)]
+        warp.put(d, total.astype(np.int64).astype(np.int32) if type == "s8" else total.astype(np.float32))
     warp.block.count["mma.sp", selector] += 1
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from .arithmetic import f32_to_bf16
 from .snippet import run
@@ -54,6 +55,36 @@ def test_mma_sp(type, selector):
     expected = dense @ b + c
     for r in range(4):
         assert (warp.get(f"%d{r}", "f32") == expected[G + 8 * (r >> 1), 2 * T + (r & 1)]).all()
+
+
+def octets(matrix, rows, words, type):
+    """One 32-bit word of each lane: four neighbours of a row, in 8 bits."""
+    narrow = torch.from_numpy(matrix.astype(np.float32)).to(torch.int8 if type == "s8" else torch.float8_e4m3fn)
+    return narrow.view(torch.int8).contiguous().numpy().view(np.uint32)[rows, words]
+
+
+@pytest.mark.parametrize("type", ["s8", "e4m3"])
+def test_mma_sp_of_eight_bits(type):
+    rng, sums = np.random.default_rng(0), "s32" if type == "s8" else "f32"
+    dense, kept, halves = sparse(rng, columns=64)
+    b = rng.integers(-8, 9, (64, 8))
+    c = rng.integers(-8, 9, (16, 8)).astype(np.int32 if type == "s8" else np.float32)
+    if type == "s8":
+        c[3, 4] = 2**31 - 1  # wraps around
+    registers = {f"%a{r}": octets(kept, G + 8 * (r & 1), T + 4 * (r >> 1), type) for r in range(4)}
+    registers |= {f"%b{r}": octets(b.T, G, T + 4 * r, type) for r in range(4)}
+    registers |= {f"%c{r}": c[G + 8 * (r >> 1), 2 * T + (r & 1)] for r in range(4)}
+    metadata = np.zeros(32, np.uint32)
+    for g, j in np.ndindex(8, 4):
+        row, first = g + 8 * (j % 2), 2 * (j // 2)
+        metadata[4 * g + j] = halves[row, first] | halves[row, first + 1] << 16
+    text = MMA.replace("m16n8k32", "m16n8k64").replace("f32.{type}.{type}.f32", f"{sums}.{type}.{type}.{sums}")
+    warp = run(text.format(selector=0), registers | {"%e": metadata}).warps[0]
+    expected = (dense @ b + c).astype(np.int64).astype(c.dtype)
+    for r in range(4):
+        assert (warp.get(f"%d{r}", sums) == expected[G + 8 * (r >> 1), 2 * T + (r & 1)]).all()
+    with pytest.raises(Fault, match="selector 0"):
+        run(text.format(selector=1), registers | {"%e": metadata})
 
 
 def test_metadata_must_name_two_places_in_order():

@@ -163,7 +163,7 @@ class Warp:
             return SHARED_BASE
         if text in self.program.parameters:
             return PARAMETER_BASE + PARAMETER_STEP * self.program.parameters.index(text)
-        return int(text, 0)
+        return int(text.removesuffix("U"), 0)
 
 
 @instruction("bra")
