@@ -19,7 +19,8 @@ gathering: PER_INDEX for each copy of W, which may have a block of its own (the 
 TAP, HALO, CARRY: a convolution on top of that. Once per step the tap and its shift; for each 16-byte load of x that
     may lie beyond the edge, its bit and the zero-fill; in the gradient for each such load the position of its pixel,
     carried over columns, rows and images, and its bounds. (A comparison of both coordinates instead of the bit was
-    measured at 10.5 per load: 206 against 122 at 128 x 128 x 64.)
+    measured at 10.5 per load: 206 against 122 at 128 x 128 x 64.) A second index, the place of a block that is not
+    stored in order, costs PER_INDEX.
 TRANSPOSED: LDSM cannot transpose 4-byte elements, so a gradient in tf32 fetches each of the 16 registers of 8 products
     (32 x 32 of a warp, 8 deep) by an LDS of its own: 2 per mma.sync.
 ROTATION: a ring of buffers wraps by a mask where their number is a power of two, else by compare and select.
@@ -27,8 +28,8 @@ EDGE: blocks that end inside a step mask the columns of x: what is left of the b
     with the pipeline's own predicate (3), the column used twice (1). Measured
     in 13 tiles: 6 to 8 more (triton 3.6), 6 or 7 (3.9).
 
-EDGE, fence, the counts of tf32 gradients, steps instead of loops and leaving out NOP came after the first rows had
-failed; see docs/decisions/0014.
+EDGE, fence, the second index, the counts of tf32 gradients, steps instead of loops and leaving out NOP came after the
+first rows had failed; see docs/decisions/0014.
 
 SCALED: in fp8 each step sums anew, and one multiply-add per sum scales it and adds it up in fp32; the scale costs its
     address, its load and the wait for it. Products are 32 deep. Derived, not measured.
@@ -127,7 +128,9 @@ def convolution(row: dict) -> float:
         return 0
     s = shape(row)
     loads = s["BLOCK_M"] * s["BLOCK_K"] * BYTES[dtype(row)] / (16 * 32 * s["warps"])
-    return TAP + loads * (CARRY if kind(row) == "grad" else HALO * ("HALO=True" in row["config"]))
+    if kind(row) == "grad":
+        return TAP + loads * CARRY
+    return TAP + loads * HALO * ("HALO=True" in row["config"]) + PER_INDEX * (row["narrow_loads"] > 1)
 
 
 def dtype(row: dict) -> str:
