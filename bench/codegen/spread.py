@@ -1,7 +1,7 @@
 """How many instructions a step that spreads n:m weights out may have.
 
-"nm decode", per dense weight: the best count measured for pairs of 16-bit weights, plus what a taller block of x adds to
-its products.
+"nm decode", per dense weight: the best count measured for pairs of 16-bit weights, plus what a taller block of x adds
+to its products.
 "nm", per group, a derivation. Its index byte: address 6, load and shift 4; 4 per further byte. Each stored value:
 address, load and mask 5, shift and mask of its index 2. Each place and stored value: comparison and select 2. Each
 place: conversion and the way through shared memory 2. Per mma.sync 3.5 to fetch weights that every warp needs and that

@@ -56,7 +56,7 @@ def spread_matmul(
             *x.stride(), values.stride(0), indices.stride(0), *_strides(residual), y.stride(0),
             m_class(M),
             KEEP=n, GROUP=m, BITS=bits, SPAN=span,
-            TRANSPOSED=transposed, EVEN=size % EVEN == 0 and x.shape[1] % EVEN == 0,
+            TRANSPOSED=transposed, EVEN=size % EVEN == 0 and x.shape[1] % EVEN == 0 < x.shape[1],
             ACTIVATION=activation, PRECISION=precision(),
         )  # fmt: skip
     return y
