@@ -7,6 +7,7 @@ from .block_sparse_linear import block_sparse_linear
 from .fp8 import quantize_fp8
 from .masked_conv2d import masked_conv2d
 from .masked_linear import masked_linear
+from .semi_structured_conv2d import semi_structured_conv2d
 from .semi_structured_linear import semi_structured_linear
 from .semi_structured_prune import semi_structured_prune
 from .smart_linear import smart_linear
@@ -21,6 +22,7 @@ __all__ = [
     "masked_conv2d",
     "masked_linear",
     "quantize_fp8",
+    "semi_structured_conv2d",
     "semi_structured_linear",
     "semi_structured_prune",
     "smart_linear",
