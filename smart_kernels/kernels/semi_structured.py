@@ -130,28 +130,36 @@ def semi_structured_kernel(
     # rows beyond M repeat the last one: they are not stored
     x_p = x_ptr + tl.minimum(offs_m, M - 1).to(tl.int64)[:, None] * stride_xm
 
+    # the tiles of W that a program reads: row and group of the first, and how far the next one lies
     ROWS: tl.constexpr = BLOCK_R if TRANSPOSED else BLOCK_O
     GROUPS: tl.constexpr = (BLOCK_O if TRANSPOSED else BLOCK_R) // GROUP
+    NEXT_ROW: tl.constexpr = ROWS if TRANSPOSED else 0
+    NEXT_GROUP: tl.constexpr = 0 if TRANSPOSED else GROUPS
+    row0, group0 = (0, pid_o * GROUPS) if TRANSPOSED else (pid_o * ROWS, 0)
     rows, groups = (SIZE, tl.cdiv(OUT, GROUP)) if TRANSPOSED else (OUT, tl.cdiv(SIZE, GROUP))
 
-    # a tile of W is loaded one step ahead: no copy engine spreads it out
+    # two steps ahead what a tile of W stores is loaded, one step ahead it is spread out, beside the products
+    steps = tl.cdiv(SIZE, BLOCK_R)
+    last = tl.maximum(steps - 1, 0)
     code, values = stored(
-        values_ptr, indices_ptr, 0 if TRANSPOSED else pid_o * ROWS, pid_o * GROUPS if TRANSPOSED else 0,
-        rows, groups, stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
-    last = (SIZE - 1) // BLOCK_R * BLOCK_R
+        values_ptr, indices_ptr, row0, group0, rows, groups, stride_vn, stride_in,
+        KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
+    w = tile(code, values, KEEP, GROUP, BITS, ROWS, GROUPS)
+    ahead = tl.minimum(1, last)
+    code, values = stored(
+        values_ptr, indices_ptr, row0 + ahead * NEXT_ROW, group0 + ahead * NEXT_GROUP, rows, groups,
+        stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
     acc = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
-    for r0 in range(0, SIZE, BLOCK_R):
-        offs_r = r0 + tl.arange(0, BLOCK_R)
+    for e in range(0, steps):
+        offs_r = e * BLOCK_R + tl.arange(0, BLOCK_R)
         in_x = None if EVEN else (offs_r < SIZE)[None, :]
         x = tl.load(x_p + offs_r.to(tl.int64)[None, :] * stride_xr, mask=in_x, other=None if EVEN else 0.0)
-        ahead = tl.minimum(r0 + BLOCK_R, last)
+        ahead = tl.minimum(e + 2, last)
         next_code, next_values = stored(
-            values_ptr, indices_ptr, ahead if TRANSPOSED else pid_o * ROWS,
-            pid_o * GROUPS if TRANSPOSED else ahead // GROUP,
-            rows, groups, stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
+            values_ptr, indices_ptr, row0 + ahead * NEXT_ROW, group0 + ahead * NEXT_GROUP, rows, groups,
+            stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
+        acc = tl.dot(x, w if TRANSPOSED else tl.trans(w), acc, input_precision=PRECISION)
         w = tile(code, values, KEEP, GROUP, BITS, ROWS, GROUPS)
-        w = w if TRANSPOSED else tl.trans(w)                                  # (BLOCK_R, BLOCK_O)
-        acc = tl.dot(x, w, acc, input_precision=PRECISION)
         code, values = next_code, next_values
 
     if bias_ptr is not None:

@@ -5,8 +5,8 @@
     y[pixel] += x[pixel + shift(tap), BLOCK_K channels] @ (tile of W, spread out in registers).T
 
 x is never unfolded: a step reads the same BLOCK_M pixels, shifted by its tap, as ``block_sparse_conv2d`` does for the
-blocks of its list; here the list is every tap and block of channels. W is spread out as in ``semi_structured``, and
-its next tile is on the way meanwhile. Images are contiguous NHWC.
+blocks of its list; here the list is every tap and block of channels. W is spread out as in ``semi_structured``. Images
+are contiguous NHWC.
 """
 
 import triton
@@ -15,7 +15,7 @@ import triton.language as tl
 from smart_kernels.kernels.block_sparse_conv2d import inside
 from smart_kernels.kernels.epilogue import activate
 from smart_kernels.kernels.semi_structured import stored, tile
-from smart_kernels.kernels.tuning import autotune, holds
+from smart_kernels.kernels.tuning import autotune, holds, wgmma
 
 CONFIGS = [  # the first is valid for every shape; tall blocks spread W out less often
     triton.Config({"BLOCK_M": 16, "BLOCK_N": 32}, num_warps=4, num_stages=2),
@@ -29,13 +29,28 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "KEEP", "GROUP", "BLOCK_K", "EVEN", "HAL
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M, nothing that the device cannot hold."""
+    """No blocks taller than M, nothing that the device cannot hold; where operands need registers, few sums."""
     size, found = args["x_ptr"].element_size(), []
     for config in configs:
         step = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-        if step[0] <= args["M_CLASS"] and holds(config, step, size, kwargs["PRECISION"]):
+        if step[0] <= args["M_CLASS"] and holds(config, step, size, kwargs["PRECISION"], sums=128 if wgmma() else 32):
             found.append(config)
     return found or configs[:1]
+
+
+@triton.jit
+def stored_at(
+    e, values_ptr, indices_ptr, row0, N, stride_vn, stride_in,
+    K: tl.constexpr, STEPS: tl.constexpr, BLOCKS_K: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr,
+    BITS: tl.constexpr, SPAN: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    """What the tile of W of step ``e`` stores, of the last step if there are fewer."""
+    e = tl.minimum(e, STEPS - 1)
+    groups: tl.constexpr = (K + GROUP - 1) // GROUP
+    tap, block = e // BLOCKS_K, e % BLOCKS_K
+    return stored(
+        values_ptr, indices_ptr, row0, tap * groups + block * (BLOCK_K // GROUP), N, (tap + 1) * groups,
+        stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, BLOCK_N, BLOCK_K // GROUP)
 
 
 @autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
@@ -85,12 +100,16 @@ def semi_structured_conv_kernel(
     if residual_ptr is not None:
         acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
 
-    GROUPS: tl.constexpr = BLOCK_K // GROUP
-    groups: tl.constexpr = (K + GROUP - 1) // GROUP
-    code, values = stored(
-        values_ptr, indices_ptr, pid_n * BLOCK_N, 0, N, groups, stride_vn, stride_in,
-        KEEP, BITS, SPAN, EVEN, BLOCK_N, GROUPS)
-    for e in range(0, KH * KW * BLOCKS_K):
+    # two steps ahead what a tile of W stores is loaded, one step ahead it is spread out, beside the products
+    STEPS: tl.constexpr = KH * KW * BLOCKS_K
+    code, values = stored_at(
+        0, values_ptr, indices_ptr, pid_n * BLOCK_N, N, stride_vn, stride_in,
+        K, STEPS, BLOCKS_K, KEEP, GROUP, BITS, SPAN, EVEN, BLOCK_N, BLOCK_K)
+    w_tile = tile(code, values, KEEP, GROUP, BITS, BLOCK_N, BLOCK_K // GROUP)
+    code, values = stored_at(
+        1, values_ptr, indices_ptr, pid_n * BLOCK_N, N, stride_vn, stride_in,
+        K, STEPS, BLOCKS_K, KEEP, GROUP, BITS, SPAN, EVEN, BLOCK_N, BLOCK_K)
+    for e in range(0, STEPS):
         tap, block = e // BLOCKS_K, e % BLOCKS_K
         shift_h, shift_w = OFFSET_H + tap // KW * STEP_H, OFFSET_W + tap % KW * STEP_W
         x_kp = x_p + ((shift_h * W + shift_w) * K + block * BLOCK_K)
@@ -104,13 +123,11 @@ def semi_structured_conv_kernel(
             x = tl.load(x_kp)
         else:
             x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
-        ahead = tl.minimum(e + 1, KH * KW * BLOCKS_K - 1)
-        tap, block = ahead // BLOCKS_K, ahead % BLOCKS_K
-        next_code, next_values = stored(
-            values_ptr, indices_ptr, pid_n * BLOCK_N, tap * groups + block * GROUPS, N, (tap + 1) * groups,
-            stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, BLOCK_N, GROUPS)
-        w_tile = tile(code, values, KEEP, GROUP, BITS, BLOCK_N, GROUPS)
+        next_code, next_values = stored_at(
+            e + 2, values_ptr, indices_ptr, pid_n * BLOCK_N, N, stride_vn, stride_in,
+            K, STEPS, BLOCKS_K, KEEP, GROUP, BITS, SPAN, EVEN, BLOCK_N, BLOCK_K)
         acc = tl.dot(x, tl.trans(w_tile), acc, input_precision=PRECISION)
+        w_tile = tile(code, values, KEEP, GROUP, BITS, BLOCK_N, BLOCK_K // GROUP)
         code, values = next_code, next_values
 
     tl.store(y_ptr + y_offs, activate(acc, ACTIVATION).to(y_ptr.dtype.element_ty), mask=in_y)
