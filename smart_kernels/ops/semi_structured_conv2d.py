@@ -32,9 +32,9 @@ def semi_structured_conv2d(
 ) -> Tensor:
     """``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) with n of every m channels of a tap stored.
 
-    Saves memory, not arithmetic. Differentiable in ``x``, ``values``, ``bias`` and ``residual``: the gradients of ``x``
-    and ``values`` are those of the dense convolution; activation and residual are fused where no gradient is needed.
-    The indices are trusted, as those of ``semi_structured_linear`` are.
+    Saves memory, not arithmetic. Differentiable in ``x``, ``values``, ``bias`` and ``residual``. The gradients of ``x``
+    and ``values`` are those of torch's dense convolution, in its time and, on a GPU, with its TF32; activation and
+    residual are fused where no gradient is needed. The indices are trusted, as by ``semi_structured_linear``.
 
     Args:
         x: (B, C, H, W), fastest in channels_last; fp32, fp16, bf16 or fp64. Under autocast all are cast.
