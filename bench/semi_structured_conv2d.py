@@ -1,4 +1,4 @@
-"""semi_structured_conv2d beside the dense convolution, to which it has to come close: it saves memory, not arithmetic."""
+"""semi_structured_conv2d beside the dense convolution, which does the same arithmetic with more memory."""
 
 from collections.abc import Iterator, Sequence
 

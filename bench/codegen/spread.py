@@ -4,14 +4,13 @@
 to its products.
 "nm", per group, a derivation. Its index byte: address 6, load and shift 4; 4 per further byte. Each stored value:
 address, load and mask 5, shift and mask of its index 2. Each place and stored value: comparison and select 2. Each
-place: conversion and the way through shared memory 2. Per mma.sync 3.5 to fetch weights that every warp needs and that
-lie in 2-byte pieces.
-"nm conv": the same, and what is loaded one step ahead changes registers: 1 per stored value and 1 for the index bytes.
+place: conversion and the way through shared memory 2. (Until the weights lay along the products, 3.5 per mma.sync to
+fetch them in 2-byte pieces.)
 """
 
-KINDS = ("nm", "nm conv", "nm decode")
+KINDS = ("nm", "nm decode")
 DECODE, TILE = 4.1, 256  # thread-instructions per dense weight, columns of W in a step
-INDEX, PER_BYTE, PER_VALUE, PER_CHOICE, PER_PLACE, PER_FETCH = 10, 4, 7, 2, 2, 3.5
+INDEX, PER_BYTE, PER_VALUE, PER_CHOICE, PER_PLACE = 10, 4, 7, 2, 2
 FIXED, PER_COPY, PER_MMA = 64, 2.5, 0.5  # as for the other products
 
 
@@ -31,14 +30,14 @@ def instructions(kind: str, tile: dict[str, int], copied: float, products: int, 
         least = tile["BLOCK_N"] * TILE * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
         return DECODE * tile["BLOCK_N"] * TILE / threads + (1 + PER_MMA) * (products - least)
     groups = tile.get("BLOCK_O", tile.get("BLOCK_N")) * _depth(tile) / tile["GROUP"] / threads
-    fetched = products * (1 + PER_FETCH * synchronous)
-    return FIXED + PER_COPY * copied + groups * _group(kind, tile) + fetched
+    fetched = products * (1 + PER_MMA * synchronous)
+    return FIXED + PER_COPY * copied + groups * _group(tile) + fetched
 
 
-def _group(kind: str, tile: dict[str, int]) -> int:
+def _group(tile: dict[str, int]) -> int:
     keep, places = tile["KEEP"], tile["GROUP"]
-    index, carried = INDEX + PER_BYTE * (tile["SPAN"] - 1), (1 + keep) * (kind == "nm conv")
-    return index + PER_VALUE * keep + PER_CHOICE * keep * places + PER_PLACE * places + carried
+    index = INDEX + PER_BYTE * (tile["SPAN"] - 1)
+    return index + PER_VALUE * keep + PER_CHOICE * keep * places + PER_PLACE * places
 
 
 def _depth(tile: dict[str, int]) -> int:
