@@ -199,6 +199,8 @@ CASES: dict[str, Callable[[], None]] = {
     "semi_structured_conv2d 2:4 interior stride 2 fp16": partial(_semi_conv, padding=0, stride=2, dtype="fp16"),
     "semi_structured_conv2d 4:8 bf16": partial(_semi_conv, (4, 8)),
     "semi_structured_conv2d 2:4 40 channels bf16": partial(_semi_conv, channels=40),
+    "semi_structured_conv2d 2:4 fp32": partial(_semi_conv, dtype="fp32"),
+    "semi_structured_conv2d 2:4 fp32 as tf32": partial(_tf32, partial(_semi_conv, dtype="fp32")),
     "masked_conv2d 128x64 bf16": partial(_masked_conv, (128, 64)),
     "masked_conv2d 32x32 bf16": partial(_masked_conv, (32, 32)),
 }

@@ -16,7 +16,8 @@ from smart_kernels.kernels.tuning import autotune
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "BLOCK_O": 32, "BLOCK_R": 64}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 16, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 64, "BLOCK_O": 64, "BLOCK_R": 32}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 64, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
 ]
@@ -24,8 +25,14 @@ WORDS = tl.constexpr(8)  # words of indices in a tile of the form for few rows
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M."""
-    return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    """No blocks taller than M; where fp32 is exact, tall ones are shallow: its operands pass through registers."""
+    exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
+    found = []
+    for config in configs:
+        m, r = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_R"]
+        if m <= args["M_CLASS"] and (m == 16 or exact == (r == 32)):
+            found.append(config)
+    return found
 
 
 @triton.jit

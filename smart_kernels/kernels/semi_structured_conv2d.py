@@ -17,8 +17,7 @@ from smart_kernels.kernels.epilogue import activate
 from smart_kernels.kernels.semi_structured import stored, tile
 from smart_kernels.kernels.tuning import autotune, holds, wgmma
 
-CONFIGS = [  # the first is valid for every shape; tall blocks spread W out less often
-    triton.Config({"BLOCK_M": 32, "BLOCK_N": 64}, num_warps=8, num_stages=2),
+CONFIGS = [  # the first is valid for every shape; none is short: each spreads W out anew
     triton.Config({"BLOCK_M": 64, "BLOCK_N": 64}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "BLOCK_N": 64}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "BLOCK_N": 64}, num_warps=8, num_stages=3),
@@ -29,10 +28,11 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "KEEP", "GROUP", "BLOCK_K", "EVEN", "HAL
 
 def worth_trying(configs, args, **kwargs):
     """No blocks taller than M, nothing that the device cannot hold; where operands need registers, few sums."""
-    size, found = args["x_ptr"].element_size(), []
+    size, precision, found = args["x_ptr"].element_size(), kwargs["PRECISION"], []
+    sums = 16 if size == 4 and precision == "ieee" else 128 if wgmma() else 32
     for config in configs:
         step = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-        if step[0] <= args["M_CLASS"] and holds(config, step, size, kwargs["PRECISION"], sums=128 if wgmma() else 32):
+        if step[0] <= args["M_CLASS"] and holds(config, step, size, precision, sums):
             found.append(config)
     return found or configs[:1]
 
