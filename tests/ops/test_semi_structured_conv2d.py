@@ -18,9 +18,9 @@ from ..util import assert_close
 NAMES = ("y", "dx", "dvalues", "dbias")
 SAME = Conv((3, 3), (1, 1), (1, 1))
 CASES = [  # images, C, H, W, N, geometry, n:m
-    pytest.param(2, 32, 4, 3, 16, SAME, (2, 4), id="3x3"),
-    pytest.param(1, 16, 6, 6, 64, Conv((3, 3)), (2, 4), id="interior"),
-    pytest.param(1, 22, 7, 6, 24, Conv((3, 3), (2, 2), (1, 1)), (4, 8), id="stride-ragged"),
+    pytest.param(2, 32, 4, 3, 64, SAME, (2, 4), id="3x3"),
+    pytest.param(1, 16, 11, 10, 64, Conv((3, 3)), (2, 4), id="interior-several-blocks"),
+    pytest.param(1, 22, 7, 6, 70, Conv((3, 3), (2, 2), (1, 1)), (4, 8), id="stride-ragged"),
     pytest.param(1, 70, 5, 8, 33, Conv((3, 2), (2, 3), (1, 0), (1, 2)), (1, 4), id="dilated-several-blocks"),
     pytest.param(1, 8, 4, 4, 16, Conv((6, 6), (2, 2), (1, 1)), (2, 8), id="more-taps-than-bits"),
     pytest.param(2, 16, 4, 4, 8, Conv((1, 1), (2, 2), (1, 1)), (1, 2), id="padded-1x1"),
@@ -91,6 +91,7 @@ def test_halves_match_torch(C, kept, half, device):
     st.sampled_from(PATTERNS),
 )
 @example((1, 5, 6, 7, 9), ((3, 2), (3, 2), (2, 1), (2, 1)), (2, 4))
+@example((2, 6, 7, 7, 9), ((2, 1), (1, 1), (0, 0), (1, 1)), (1, 4))
 def test_any_geometry(device, sizes, pairs, kept):
     conv = Conv(*pairs)
     assume(min(conv.output_size(*sizes[2:4])) >= 1)
