@@ -18,8 +18,8 @@ GROUPS = (2, 4, 8)  # sizes of a group that can be stored
 class SemiStructured(Format):
     """n of every m consecutive input channels, at each output channel and tap. Trains; the saved form.
 
-    A group with fewer than n weights stores zeros for the rest, and these train, too. On a GPU, products and convolutions
-    read it as it is.
+    A group with fewer than n weights stores zeros for the rest, and these train, too. On a GPU, convolutions of any
+    kernel size read it as it is.
 
     Values and indices lie in ``layout``; there is no other copy of them. ``state_dict`` has them as they are saved,
     see ``reference.semi_structured``, whatever the layout.
