@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from smart_kernels.ops import (
+    block_sparse_conv1d,
     block_sparse_conv2d,
     block_sparse_linear,
     masked_conv2d,
@@ -137,6 +138,16 @@ def _conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: in
         block_sparse_conv2d(x, values, crow, col, bias, **geometry, activation="relu", residual=y)
 
 
+def _conv1d(tile: tuple[int, int], channels: int = 64) -> None:
+    """Images of height 1, a size that is compiled in."""
+    rows, cols = channels // tile[0], 3 * channels // tile[1]
+    crow, col = (torch.arange(rows + 1) * cols).int(), torch.arange(rows * cols).remainder(cols).int()
+    x = torch.empty(32, channels, 512, dtype=torch.bfloat16, requires_grad=True)
+    values = torch.empty(rows * cols, *tile, dtype=torch.bfloat16, requires_grad=True)
+    y = block_sparse_conv1d(x, values, crow, col, kernel_size=3, padding=1, out_channels=channels)
+    y.backward(torch.empty_like(y))
+
+
 def _masked_conv(tile: tuple[int, int], channels: int = 256, dtype: str = "bf16") -> None:
     x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype], requires_grad=True)
     weight = torch.empty(channels, channels, 3, 3, dtype=DTYPES[dtype], requires_grad=True)
@@ -195,6 +206,7 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_conv2d 128x64 interior bf16": partial(_conv, (128, 64), padding=0),
     "block_sparse_conv2d 64x64 stride 2 bf16": partial(_conv, (64, 64), stride=2),
     "block_sparse_conv2d 32x32 bf16": partial(_conv, (32, 32)),
+    "block_sparse_conv1d 32x32 bf16": partial(_conv1d, (32, 32)),
     "semi_structured_conv2d 2:4 bf16": _semi_conv,
     "semi_structured_conv2d 2:4 interior stride 2 fp16": partial(_semi_conv, padding=0, stride=2, dtype="fp16"),
     "semi_structured_conv2d 4:8 bf16": partial(_semi_conv, (4, 8)),
