@@ -69,10 +69,11 @@ def cases_of(layer: Layer, batch: int, device: str, dtype: torch.dtype, passes: 
                 for pass_ in passes:
                     for provider in providers(layer, weight, x, tile):
                         if pass_ in provider.passes:
-                            yield _case(layer, provider, block, sparsity, pass_)
+                            yield case_of("conv2d", layer, provider, block, sparsity, pass_)
 
 
-def _case(layer: Layer, p: Provider, block: str, sparsity: float, pass_: str) -> Case:
+def case_of(op: str, layer: Layer, p: Provider, block: str, sparsity: float, pass_: str) -> Case:
+    """One provider and pass of a layer."""
     x = p.inputs[0]
     P, Q = layer.conv.output_size(layer.size, layer.size)
     shape = Shape(
@@ -83,7 +84,7 @@ def _case(layer: Layer, p: Provider, block: str, sparsity: float, pass_: str) ->
     touched = x.numel() + dy.numel() + layer.N * shape.K * p.density
     traffic = x.element_size() * touched * (1 if pass_ == "fwd" else 3)
     run, exact = runner(pass_, p.function, p.inputs, dy), exact_of(pass_, p, dy)
-    return Case("conv2d", p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
+    return Case(op, p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
 
 
 def providers(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> list[Provider]:

@@ -109,7 +109,7 @@ def span(values: list[float]) -> str:
 
 def typed(row: dict) -> dict:
     """A row of the CSV with its numbers and flags as such."""
-    numbers = ("registers", "spill", "shared", "loop", "budget", "tensor_core")
+    numbers = ("registers", "spill", "spill_in_loop", "shared", "loop", "budget", "tensor_core")
     numbers += ("wide_loads", "narrow_loads", "asynchronous")
-    values = {name: int(row[name]) if row[name] else None for name in numbers}
+    values = {name: int(row[name]) if row.get(name) else None for name in numbers}
     return {**row, **values, "serialised": row["serialised"] == "True"}

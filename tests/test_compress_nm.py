@@ -66,6 +66,45 @@ def test_outputs_stay_and_travel(pattern, told, tmp_path):
     assert isinstance(fresh.point.format, SemiStructured) and torch.equal(fresh(x), net(x))
 
 
+class ConvNet(nn.Module):
+    """3x3 convolutions, one with channels that no group of 4 or 8 divides."""
+
+    def __init__(self, pattern=None):
+        super().__init__()
+        self.first = prune(nn.Conv2d(16, 30, 3, padding=1), pattern)
+        self.second = prune(nn.Conv2d(30, 24, (3, 2), stride=2, dilation=(1, 2)), pattern)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        return self.head(F.relu(self.second(F.relu(self.first(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("pattern", [NM(2, 4), NM(1, 4), NM(4, 8)], ids=str)
+@pytest.mark.parametrize("policy", ["speed", "size"])
+def test_convolutions_stay_and_travel(pattern, policy, seconds, tmp_path):
+    if policy == "size":
+        seconds.clear()
+    net, x = ConvNet(pattern).eval(), torch.randn(2, 16, 7, 6)
+    expected = net(x)
+    report = compress_(net, x, policy=policy)
+    assert [row.choice for row in report.rows] == ["nm", "nm", "dense"]
+    stored = net.second.format
+    assert isinstance(stored, SemiStructured) and (stored.n, stored.m, stored.taps) == (pattern.n, pattern.m, 6)
+    assert_close("y", net(x), expected, x.dtype)
+    save(net, tmp_path, report)
+    fresh = ConvNet().eval()
+    assert load(fresh, tmp_path) == report
+    assert isinstance(fresh.first.format, SemiStructured) and torch.equal(fresh(x), net(x))
+
+
+def test_grouped_convolutions_stay_dense():
+    grouped = prune(nn.Conv2d(16, 24, 3, groups=2))
+    report = compress_(nn.Sequential(grouped), torch.randn(1, 16, 5, 5))
+    assert report.rows[0].choice == "dense" and "grouped convolution: stays dense" in str(report)
+    with pytest.raises(ValueError, match="groups=1"):
+        SparseConv2d.from_dense(grouped, NM(2, 4), 0.5)
+
+
 def test_dense_wins_where_it_is_faster_and_is_still_small_on_disk(seconds, tmp_path):
     seconds.clear()
     net, x = Net().eval(), torch.randn(2, 12, 4, 4)
@@ -94,9 +133,9 @@ def test_the_report_says_what_has_no_kernel():
 
 
 @pytest.mark.parametrize("pattern", [NM(2, 4), NM(2, 4, transposable=True), NM(1, 4), VNM(16, 2, 8), NM(2, 3)], ids=str)
-@pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv"])
+@pytest.mark.parametrize("conv", [0, 1, 3], ids=["linear", "1x1", "3x3"])
 def test_layers_train(pattern, conv):
-    dense = nn.Conv2d(24, 16, 1) if conv else nn.Linear(24, 16)
+    dense = nn.Conv2d(24, 16, conv, padding=conv // 2) if conv else nn.Linear(24, 16)
     layer = (SparseConv2d if conv else SparseLinear).from_dense(dense, pattern, pattern.sparsity)
     assert isinstance(layer.format, SemiStructured) == (pattern.m != 3)
     x = torch.randn(3, 24, 2, 2) if conv else torch.randn(3, 24)

@@ -90,6 +90,7 @@ PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES, TRANSPOSED = 2.5, 0.5, 4, 
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
+KINDS |= {"semi_structured_conv_kernel": "nm"}
 KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}
 TAP, HALO, CARRY = 12, 5, 32
 SCALED = 6
@@ -104,7 +105,7 @@ def kind(row: dict) -> str | None:
 
 def shape(row: dict) -> dict[str, int]:
     """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
-    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|SPAN)=(\d+)", row["config"])}
+    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
@@ -124,7 +125,7 @@ def copies(row: dict, threads_per_warp: int = 32) -> float:
 
 def convolution(row: dict) -> float:
     """Instructions per step that a convolution has more than a matrix product."""
-    if not row["kernel"].startswith("conv"):
+    if "conv" not in row["kernel"]:
         return 0
     s = shape(row)
     loads = s["BLOCK_M"] * s["BLOCK_K"] * BYTES[dtype(row)] / (16 * 32 * s["warps"])
@@ -165,7 +166,7 @@ def budget(row: dict) -> int | None:
     synchronous = not row["instruction"].startswith(("HGMMA", "QGMMA"))
     if kind(row) in spread.KINDS:
         count = spread.instructions(kind(row), tile, copies(row), row["tensor_core"], synchronous)
-        return math.floor(MARGIN * count)
+        return math.floor(MARGIN * (count + convolution(row)))
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
     label = f"{LABEL[dtype(row)]}{kind(row)}"
     measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))

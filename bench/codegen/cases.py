@@ -6,10 +6,12 @@ from functools import partial
 import torch
 
 from smart_kernels.ops import (
+    block_sparse_conv1d,
     block_sparse_conv2d,
     block_sparse_linear,
     masked_conv2d,
     masked_linear,
+    semi_structured_conv2d,
     semi_structured_linear,
     semi_structured_prune,
     smart_linear,
@@ -99,6 +101,18 @@ def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype:
     y.backward(torch.empty_like(y))
 
 
+def _semi_conv(
+    kept: tuple[int, int] = (2, 4), channels: int = 256, padding: int = 1, stride: int = 1, dtype: str = "bf16"
+) -> None:
+    n, m = kept
+    stored = 9 * channels // m * n
+    x, values = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype]), torch.empty(256, stored, dtype=DTYPES[dtype])
+    indices = torch.zeros(256, stored * (m - 1).bit_length() // 8, dtype=torch.uint8)
+    settings = {"kernel_size": 3, "padding": padding, "stride": stride, "n": n, "m": m}
+    y = semi_structured_conv2d(x, values, indices, **settings)
+    semi_structured_conv2d(x, values, indices, values.new_empty(256), **settings, activation="relu", residual=y)
+
+
 def _prune(dtype: str, scored: bool = False) -> None:
     weight, scores = torch.empty(4096, 4096, dtype=DTYPES[dtype]), torch.empty(4096, 4096) if scored else None
     for transposable in (False, True):
@@ -128,6 +142,16 @@ def _conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: in
     bias = values.new_empty(channels)
     with torch.no_grad():
         block_sparse_conv2d(x, values, crow, col, bias, **geometry, activation="relu", residual=y)
+
+
+def _conv1d(tile: tuple[int, int], channels: int = 64) -> None:
+    """Images of height 1, a size that is compiled in."""
+    rows, cols = channels // tile[0], 3 * channels // tile[1]
+    crow, col = (torch.arange(rows + 1) * cols).int(), torch.arange(rows * cols).remainder(cols).int()
+    x = torch.empty(32, channels, 512, dtype=torch.bfloat16, requires_grad=True)
+    values = torch.empty(rows * cols, *tile, dtype=torch.bfloat16, requires_grad=True)
+    y = block_sparse_conv1d(x, values, crow, col, kernel_size=3, padding=1, out_channels=channels)
+    y.backward(torch.empty_like(y))
 
 
 def _masked_conv(tile: tuple[int, int], channels: int = 256, dtype: str = "bf16") -> None:
@@ -191,6 +215,13 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_conv2d 128x128 bf16": partial(_conv, (128, 128)),
     "block_sparse_conv2d 64x64 stride 2 bf16": partial(_conv, (64, 64), stride=2),
     "block_sparse_conv2d 32x32 bf16": partial(_conv, (32, 32)),
+    "block_sparse_conv1d 32x32 bf16": partial(_conv1d, (32, 32)),
+    "semi_structured_conv2d 2:4 bf16": _semi_conv,
+    "semi_structured_conv2d 2:4 interior stride 2 fp16": partial(_semi_conv, padding=0, stride=2, dtype="fp16"),
+    "semi_structured_conv2d 4:8 bf16": partial(_semi_conv, (4, 8)),
+    "semi_structured_conv2d 2:4 40 channels bf16": partial(_semi_conv, channels=40),
+    "semi_structured_conv2d 2:4 fp32": partial(_semi_conv, dtype="fp32"),
+    "semi_structured_conv2d 2:4 fp32 as tf32": partial(_tf32, partial(_semi_conv, dtype="fp32")),
     "masked_conv2d 128x64 bf16": partial(_masked_conv, (128, 64)),
     "masked_conv2d 32x32 bf16": partial(_masked_conv, (32, 32)),
 }

@@ -1,14 +1,16 @@
-"""How many instructions a step that spreads n:m weights out may have, counted per dense weight.
+"""How many instructions a step that spreads n:m weights out may have.
 
-"nm decode": the best count measured for pairs of 16-bit weights, plus what a taller block of x adds to its products.
-"nm": a derivation. The address of the index byte 6, its load and shift 4; address, load and mask of the value 5;
-conversion and the way through shared memory 2; per stored index a shift, a mask, two signs, two sums; per further byte
-of indices 4; per mma.sync 3.5 to fetch weights that every warp needs and that lie in 2-byte pieces.
+"nm decode", per dense weight: the best count measured for pairs of 16-bit weights, plus what a taller block of x adds
+to its products.
+"nm", per group, a derivation. Its index byte: address 6, load and shift 4; 4 per further byte. Each stored value:
+address, load and mask 5, shift and mask of its index 2. Each place and stored value: comparison and select 2. Each
+place: conversion and the way through shared memory 2. (Until the weights lay along the products, 3.5 per mma.sync to
+fetch them in 2-byte pieces.)
 """
 
 KINDS = ("nm", "nm decode")
 DECODE, TILE = 4.1, 256  # thread-instructions per dense weight, columns of W in a step
-WEIGHT, PER_INDEX, PER_BYTE, PER_FETCH = 17, 6, 4, 3.5
+INDEX, PER_BYTE, PER_VALUE, PER_CHOICE, PER_PLACE = 10, 4, 7, 2, 2
 FIXED, PER_COPY, PER_MMA = 64, 2.5, 0.5  # as for the other products
 
 
@@ -17,7 +19,7 @@ def copies(kind: str, tile: dict[str, int], size: int, threads_per_warp: int) ->
     if kind == "nm decode":
         size, elements = 4, 9 * tile["BLOCK_N"] * 8
     else:
-        elements = tile["BLOCK_M"] * tile["BLOCK_R"]
+        elements = tile["BLOCK_M"] * _depth(tile)
     return elements * size / (16 * threads_per_warp * tile["warps"])
 
 
@@ -27,6 +29,16 @@ def instructions(kind: str, tile: dict[str, int], copied: float, products: int, 
     if kind == "nm decode":
         least = tile["BLOCK_N"] * TILE * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
         return DECODE * tile["BLOCK_N"] * TILE / threads + (1 + PER_MMA) * (products - least)
-    weight = WEIGHT + PER_INDEX * tile["KEEP"] + PER_BYTE * (tile["SPAN"] - 1)
-    fetched = products * (1 + PER_FETCH * synchronous)
-    return FIXED + PER_COPY * copied + weight * tile["BLOCK_O"] * tile["BLOCK_R"] / threads + fetched
+    groups = tile.get("BLOCK_O", tile.get("BLOCK_N")) * _depth(tile) / tile["GROUP"] / threads
+    fetched = products * (1 + PER_MMA * synchronous)
+    return FIXED + PER_COPY * copied + groups * _group(tile) + fetched
+
+
+def _group(tile: dict[str, int]) -> int:
+    keep, places = tile["KEEP"], tile["GROUP"]
+    index = INDEX + PER_BYTE * (tile["SPAN"] - 1)
+    return index + PER_VALUE * keep + PER_CHOICE * keep * places + PER_PLACE * places
+
+
+def _depth(tile: dict[str, int]) -> int:
+    return tile.get("BLOCK_R", tile.get("BLOCK_K"))

@@ -16,13 +16,14 @@ from smart_kernels.kernels import (
     block_sparse_linear,
     masked_linear,
     semi_structured,
+    semi_structured_conv2d,
     semi_structured_decode,
 )
 
 from ..case import DTYPES, TOLERANCE
 
 MODULES = (block_sparse_linear, block_gather, block_decode, block_sparse_conv2d, masked_linear)
-MODULES += (semi_structured, semi_structured_decode)
+MODULES += (semi_structured, semi_structured_conv2d, semi_structured_decode)
 TUNED = [v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)]
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3

@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from smart_kernels.ops import _sparse_tensor_core as tensor_core
 from smart_kernels.ops._inputs import autocast, autocast_dtype
+from smart_kernels.ops._library import TRITON_DEVICES
+from smart_kernels.ops.semi_structured_conv2d import semi_structured_conv2d
 from smart_kernels.ops.semi_structured_linear import check_places, semi_structured_linear
 from smart_kernels.ops.semi_structured_prune import semi_structured_prune
 from smart_kernels.reference import semi_structured as reference
@@ -18,7 +20,8 @@ GROUPS = (2, 4, 8)  # sizes of a group that can be stored
 class SemiStructured(Format):
     """n of every m consecutive input channels, at each output channel and tap. Trains; the saved form.
 
-    A group with fewer than n weights stores zeros for the rest, and these train, too.
+    A group with fewer than n weights stores zeros for the rest, and these train, too. On a GPU, convolutions of any
+    kernel size read it as it is.
 
     Values and indices lie in ``layout``; there is no other copy of them. ``state_dict`` has them as they are saved,
     see ``reference.semi_structured``, whatever the layout.
@@ -92,6 +95,13 @@ class SemiStructured(Format):
         values, indices = self.saved() if self._arranged else (self.values, self.indices)
         settings = {"n": self.n, "m": self.m, "transposable": self.transposable}
         return semi_structured_linear(x, values, indices, bias, **settings)
+
+    def conv2d(self, x, bias, conv):
+        # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
+        if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
+            return super().conv2d(x, bias, conv)
+        geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+        return semi_structured_conv2d(x, *self.saved(), bias, **geometry, n=self.n, m=self.m)
 
     def options(self):
         return {"n": self.n, "m": self.m, "layout": self.layout, "transposable": self.transposable}

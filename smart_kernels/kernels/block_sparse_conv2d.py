@@ -52,7 +52,7 @@ def worth_trying(configs, args, **kwargs):
 @triton.jit
 def inside(position, size):
     """0 <= position < size, in one comparison."""
-    return position.to(tl.uint32, bitcast=True) < size.to(tl.uint32)
+    return position.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)  # a size of 1 is compiled in: no tensor
 
 
 @autotune(CONFIGS, [*KEY, "UP_H", "UP_W", "STRIDE_WK", "EVEN_K"], prune_configs_by={"early_config_prune": worth_trying})

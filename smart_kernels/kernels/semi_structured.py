@@ -1,10 +1,11 @@
 """y = activation(x @ W.T + bias + residual), where every GROUP weights of W store KEEP of them; the portable form.
 
     values   a b | c d | ...          W row   . a . b | c . d . | ...      place 0..GROUP-1 in a group
-    indices  1 3 | 0 2 | ...          a place holds values[how many indices are below it], or 0 if no index is it
+    indices  1 3 | 0 2 | ...          a place holds the value whose index it is, or 0
 
-The weight is spread out in registers, tile by tile, from the saved form, and goes into a dense product: any KEEP of
-any GROUP, any dtype, any GPU. Saves memory, not arithmetic. TRANSPOSED multiplies by W instead of W.T.
+The weight is spread out in registers, tile by tile and group by group, from the saved form, and goes into a dense
+product: any KEEP of any GROUP, any dtype, any GPU. Saves memory, not arithmetic. TRANSPOSED multiplies by W instead of
+W.T.
 """
 
 import triton
@@ -15,7 +16,8 @@ from smart_kernels.kernels.tuning import autotune
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "BLOCK_O": 32, "BLOCK_R": 64}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 16, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 64, "BLOCK_O": 64, "BLOCK_R": 32}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 64, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "BLOCK_O": 64, "BLOCK_R": 64}, num_warps=8, num_stages=2),
 ]
@@ -23,42 +25,89 @@ WORDS = tl.constexpr(8)  # words of indices in a tile of the form for few rows
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M."""
-    return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    """No blocks taller than M; where fp32 is exact, tall ones are shallow: its operands pass through registers."""
+    exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
+    found = []
+    for config in configs:
+        m, r = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_R"]
+        if m <= args["M_CLASS"] and (m == 16 or exact == (r == 32)):
+            found.append(config)
+    return found
 
 
 @triton.jit
-def spread(
-    values_ptr, indices_ptr, rows, cols, inside, stride_vn, stride_in,
-    KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, SPAN: tl.constexpr,
+def stored(
+    values_ptr, indices_ptr, row0, group0, rows, groups, stride_vn, stride_in,
+    KEEP: tl.constexpr, BITS: tl.constexpr, SPAN: tl.constexpr, EVEN: tl.constexpr,
+    ROWS: tl.constexpr, GROUPS: tl.constexpr,
 ):
-    """The weights at (rows, cols), 0 where not inside; None: all are.
+    """What a tile of W stores, row after row: the indices of each group, the first in the lowest bits, and a tuple of
+    its values; 0 beyond ``rows`` and ``groups``, which EVEN tiles do not reach.
 
-    SPAN bytes hold the indices of a group, wherever in a byte they begin.
+    SPAN bytes hold the indices of a group, wherever in a byte they begin. One dimension: with two, it would depend on
+    the compiler whether threads side by side stay in one row.
     """
-    group, place = cols // GROUP, cols % GROUP
+    offs = tl.arange(0, ROWS * GROUPS)
+    row, group, start = offs // GROUPS, group0 + offs % GROUPS, tl.cast(row0, tl.int64)
+    inside = None if EVEN else (row0 + row < rows) & (group < groups)
+    other = None if EVEN else 0
     first = group * (KEEP * BITS)
-    index_p = indices_ptr + rows * stride_in + first // 8
-    code = tl.load(index_p, mask=inside).to(tl.int32)
+    index_p = indices_ptr + start * stride_in + (row * stride_in + first // 8)
+    code = tl.load(index_p, mask=inside, other=other).to(tl.int32)
     for i in tl.static_range(1, SPAN):
         there = first // 8 + i < stride_in
         if inside is not None:
             there = there & inside
         code |= tl.load(index_p + i, mask=there, other=0).to(tl.int32) << (8 * i)
-    code = code >> (first % 8)
-
-    # signs instead of comparisons: predicates would run out
-    below = tl.zeros_like(code)
-    hits = tl.zeros_like(code)
+    value_p = values_ptr + start * stride_vn + (row * stride_vn + group * KEEP)
+    values = ()
     for i in tl.static_range(KEEP):
-        index = (code >> (i * BITS)) & ((1 << BITS) - 1)
-        below -= (index - place) >> 31
-        hits |= ((index ^ place) - 1) >> 31
-    # the last place may have all indices below it
-    value = tl.load(values_ptr + rows * stride_vn + (group * KEEP + tl.minimum(below, KEEP - 1)), mask=inside)
-    WORD: tl.constexpr = tl.int16 if value.dtype.primitive_bitwidth == 16 else tl.int32
-    value = (value.to(WORD, bitcast=True) & hits.to(WORD)).to(value.dtype, bitcast=True)
-    return value if inside is None else tl.where(inside, value, 0.0)
+        values += (tl.load(value_p + i, mask=inside, other=other),)
+    return code >> (first % 8), values
+
+
+@triton.jit
+def words_of(code, values, KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, PLACES: tl.constexpr):
+    """The weights of each group, the first in the lowest bits, PLACES in a word: a tuple of tensors."""
+    SIZE: tl.constexpr = values[0].dtype.primitive_bitwidth
+    WORD: tl.constexpr = tl.int64 if PLACES * SIZE == 64 else tl.int32
+    PIECE: tl.constexpr = tl.uint16 if SIZE == 16 else tl.uint32
+    words = ()
+    for w in tl.static_range(GROUP // PLACES):
+        word = tl.zeros(code.shape, WORD)
+        for i in tl.static_range(KEEP):
+            index = (code >> (i * BITS)) & ((1 << BITS) - 1)
+            placed = values[i].to(PIECE, bitcast=True).to(WORD) << (index % PLACES * SIZE).to(WORD)
+            if GROUP > PLACES:  # signs instead of comparisons: predicates would run out
+                placed &= (((index // PLACES ^ w) - 1) >> 31).to(WORD)
+            word |= placed
+        words += (word,)
+    return words
+
+
+@triton.jit
+def spread(
+    words, SIZE: tl.constexpr, PLACES: tl.constexpr, GROUP: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr,
+):
+    """The bits of the weights FIRST, FIRST + STEP, ... of each group, from ``words_of``: (groups * GROUP / STEP,)."""
+    if STEP == GROUP:
+        return (words[FIRST // PLACES] >> (FIRST % PLACES * SIZE)).to(tl.int16 if SIZE == 16 else tl.int32)
+    else:
+        return tl.interleave(
+            spread(words, SIZE, PLACES, GROUP, FIRST, 2 * STEP),
+            spread(words, SIZE, PLACES, GROUP, FIRST + STEP, 2 * STEP))
+
+
+@triton.jit
+def tile(
+    code, values, KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
+    ROWS: tl.constexpr, GROUPS: tl.constexpr,
+):
+    """What ``stored`` returns -> the (ROWS, GROUPS * GROUP) weights."""
+    SIZE: tl.constexpr = values[0].dtype.primitive_bitwidth
+    PLACES: tl.constexpr = min(64 // SIZE, GROUP)
+    bits = spread(words_of(code, values, KEEP, GROUP, BITS, PLACES), SIZE, PLACES, GROUP, 0, 1)
+    return tl.reshape(bits, (ROWS, GROUPS * GROUP)).to(values[0].dtype, bitcast=True)
 
 
 @autotune(
@@ -88,24 +137,37 @@ def semi_structured_kernel(
     # rows beyond M repeat the last one: they are not stored
     x_p = x_ptr + tl.minimum(offs_m, M - 1).to(tl.int64)[:, None] * stride_xm
 
+    # the tiles of W that a program reads: row and group of the first, and how far the next one lies
+    ROWS: tl.constexpr = BLOCK_R if TRANSPOSED else BLOCK_O
+    GROUPS: tl.constexpr = (BLOCK_O if TRANSPOSED else BLOCK_R) // GROUP
+    NEXT_ROW: tl.constexpr = ROWS if TRANSPOSED else 0
+    NEXT_GROUP: tl.constexpr = 0 if TRANSPOSED else GROUPS
+    row0, group0 = (0, pid_o * GROUPS) if TRANSPOSED else (pid_o * ROWS, 0)
+    rows, groups = (SIZE, tl.cdiv(OUT, GROUP)) if TRANSPOSED else (OUT, tl.cdiv(SIZE, GROUP))
+
+    # two steps ahead what a tile of W stores is loaded, one step ahead it is spread out, beside the products
+    steps = tl.cdiv(SIZE, BLOCK_R)
+    last = tl.maximum(steps - 1, 0)
+    code, values = stored(
+        values_ptr, indices_ptr, row0, group0, rows, groups, stride_vn, stride_in,
+        KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
+    w = tile(code, values, KEEP, GROUP, BITS, ROWS, GROUPS)
+    ahead = tl.minimum(1, last)
+    code, values = stored(
+        values_ptr, indices_ptr, row0 + ahead * NEXT_ROW, group0 + ahead * NEXT_GROUP, rows, groups,
+        stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
     acc = tl.zeros((BLOCK_M, BLOCK_O), tl.float32)
-    for r0 in range(0, SIZE, BLOCK_R):
-        offs_r = r0 + tl.arange(0, BLOCK_R)
+    for e in range(0, steps):
+        offs_r = e * BLOCK_R + tl.arange(0, BLOCK_R)
         in_x = None if EVEN else (offs_r < SIZE)[None, :]
         x = tl.load(x_p + offs_r.to(tl.int64)[None, :] * stride_xr, mask=in_x, other=None if EVEN else 0.0)
-        # rows of W are long: threads side by side stay in one row
-        if TRANSPOSED:
-            in_w = None if EVEN else (offs_r < SIZE)[:, None] & in_o[None, :]
-            w = spread(
-                values_ptr, indices_ptr, offs_r.to(tl.int64)[:, None], offs_o[None, :], in_w,
-                stride_vn, stride_in, KEEP, GROUP, BITS, SPAN)                # (BLOCK_R, BLOCK_O)
-        else:
-            in_w = None if EVEN else in_o[:, None] & (offs_r < SIZE)[None, :]
-            w = spread(
-                values_ptr, indices_ptr, offs_o.to(tl.int64)[:, None], offs_r[None, :], in_w,
-                stride_vn, stride_in, KEEP, GROUP, BITS, SPAN)                # (BLOCK_O, BLOCK_R)
-            w = tl.trans(w)
-        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        ahead = tl.minimum(e + 2, last)
+        next_code, next_values = stored(
+            values_ptr, indices_ptr, row0 + ahead * NEXT_ROW, group0 + ahead * NEXT_GROUP, rows, groups,
+            stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, ROWS, GROUPS)
+        acc = tl.dot(x, w if TRANSPOSED else tl.trans(w), acc, input_precision=PRECISION)
+        w = tile(code, values, KEEP, GROUP, BITS, ROWS, GROUPS)
+        code, values = next_code, next_values
 
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + offs_o, mask=in_o, other=0.0).to(tl.float32)[None, :]

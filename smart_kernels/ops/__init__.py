@@ -8,6 +8,7 @@ from .fp8 import quantize_fp8, quantize_int8
 from .masked_conv2d import masked_conv2d
 from .masked_linear import masked_linear
 from .quantized_semi_structured_linear import quantized_semi_structured_linear, quantized_semi_structured_pack
+from .semi_structured_conv2d import semi_structured_conv2d
 from .semi_structured_linear import semi_structured_linear
 from .semi_structured_prune import semi_structured_prune
 from .smart_linear import smart_linear
@@ -25,6 +26,7 @@ __all__ = [
     "quantize_int8",
     "quantized_semi_structured_linear",
     "quantized_semi_structured_pack",
+    "semi_structured_conv2d",
     "semi_structured_linear",
     "semi_structured_prune",
     "smart_linear",

@@ -47,7 +47,6 @@ def spread_matmul(
     (n, m), M = kept, x.shape[0]
     values, indices = values.contiguous(), indices.contiguous()
     y, bits = x.new_empty(M, size), index_bits(m)
-    span = -(-(n * bits + 8 - math.gcd(n * bits, 8)) // 8)  # codes begin at multiples of that divisor
     if y.numel():
         grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * triton.cdiv(size, meta["BLOCK_O"]),)  # noqa: E731
         semi_structured_kernel[grid](
@@ -55,11 +54,17 @@ def spread_matmul(
             M, size, x.shape[1],
             *x.stride(), values.stride(0), indices.stride(0), *_strides(residual), y.stride(0),
             m_class(M),
-            KEEP=n, GROUP=m, BITS=bits, SPAN=span,
-            TRANSPOSED=transposed, EVEN=size % EVEN == 0 and x.shape[1] % EVEN == 0,
+            KEEP=n, GROUP=m, BITS=bits, SPAN=index_span(n, m),
+            TRANSPOSED=transposed, EVEN=size % EVEN == 0 and x.shape[1] % EVEN == 0 < x.shape[1],
             ACTIVATION=activation, PRECISION=precision(),
         )  # fmt: skip
     return y
+
+
+def index_span(n: int, m: int) -> int:
+    """Most bytes that the indices of one group lie in."""
+    bits = n * index_bits(m)
+    return -(-(bits + 8 - math.gcd(bits, 8)) // 8)  # they begin at multiples of that divisor
 
 
 def decode_matmul(

@@ -173,7 +173,7 @@ def test_strides_and_leading_dimensions(device):
     assert semi_structured_linear(x[0], values, indices, bias).shape == (40,)
 
 
-@pytest.mark.parametrize("M, N, K", [(0, 32, 32), (4, 0, 32), (4, 32, 0)])
+@pytest.mark.parametrize("M, N, K", [(0, 32, 32), (4, 0, 32), (4, 32, 0), (4, 64, 0)])
 def test_empty(M, N, K, device):
     x, values, indices, bias, _ = make(M, N, K, device=device)
     y = semi_structured_linear(x, values, indices, bias)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from smart_kernels import NM, VNM, Block, GroupGate, SparseLinear, WeightShape, masked_layers
+from smart_kernels import NM, VNM, Block, GroupGate, SparseLinear, WeightShape, compress_, masked_layers
 from smart_train import SmartPruner
 
 PATTERNS = [NM(2, 4), NM(1, 4), NM(2, 4, transposable=True), VNM(16, 2, 8)]
@@ -71,3 +71,20 @@ def test_a_hardened_layer_goes_on_training_sparse():
     assert torch.equal(layer.weight != 0, kept)
     dx = torch.autograd.grad(layer(x).square().sum(), x)[0]
     torch.testing.assert_close(dx, torch.autograd.grad(net[2](x).square().sum(), x)[0])
+
+
+def test_a_pruned_convolution_is_stored_as_it_was_pruned():
+    net = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 8, 3, stride=2))
+    pruner = SmartPruner(net, NM(2, 4), search_steps=2, filter_fn=lambda layer, name: True)
+    optimizer = torch.optim.Adam([{"params": pruner.weights()}, pruner.param_group(0.05)])
+    x = torch.randn(2, 16, 6, 6)
+    for _ in range(2):
+        pruner.step()
+        net(x).square().mean().backward()
+        optimizer.step()
+    pruner.finalize()
+    expected = net.eval()(x)
+    report = compress_(net, x, policy="size", seconds=0.01)
+    assert [row.choice for row in report.rows] == ["nm", "nm"]
+    assert [layer.format.taps for layer in (net[0], net[2])] == [9, 9]
+    torch.testing.assert_close(net(x), expected)
