@@ -8,10 +8,11 @@ import pytest
 import torch
 import triton
 
-from bench import choice, report, rows, run, timing
+from bench import choice, gpu_check, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Shape, wrong
 from bench.codegen import budget, sass, table
+from bench.gpu_check import runner
 from bench.rows import Row
 
 SHAPE = Shape("tiny", 2, 3, 4, "for tests")
@@ -54,6 +55,13 @@ def test_gpu_check_dry_run_is_green_and_resumes(capsys, tmp_path):
     lines = (tmp_path / "check.jsonl").read_text().splitlines()
     assert main(command) == 0
     assert (tmp_path / "check.jsonl").read_text().splitlines() == lines, "checks that held are not repeated"
+
+
+@pytest.mark.parametrize("part", gpu_check.PARTS)
+def test_every_part_of_gpu_check_has_its_list(part):
+    """What cannot even be listed would be found on the GPU."""
+    names = [check.name for check in runner.checks(part, gpu_check.Context("cpu", small=True, dry=True))]
+    assert names and not [name for name in names if "list of checks" in name]
 
 
 def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):

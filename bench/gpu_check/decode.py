@@ -6,13 +6,13 @@ from functools import cache, partial
 import torch
 import torch.nn.functional as F
 
+from smart_kernels.convert.timing import capture
 from smart_kernels.ops import block_sparse_linear
 
 from .. import timing
 from ..block_sparse_linear import to_bsr
 from ..case import Shape
 from ..linear import expand, random_mask
-from .ceilings import captured
 from .check import Check, Context, relative_error
 
 GOAL = 0.85  # of the floor
@@ -59,7 +59,8 @@ def seconds(function: Callable, weight: torch.Tensor) -> float:
     """Of one call, with another copy of the weight each time."""
     copies = [weight.clone() for _ in range(max(2, TRAFFIC // nbytes(weight)))]
     with torch.no_grad():
-        replay = captured(lambda: [function(each) for each in copies])
+        function(weight)  # tunes, which cannot be captured
+        replay = capture(lambda: [function(each) for each in copies])
         return timing.on_gpu(replay).p50_ms / 1e3 / len(copies)
 
 
