@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.formats import BSR, ELL, Conv, Packed
+from smart_kernels.formats import BSR, ELL, JIT, Conv, Packed
 from smart_kernels.ops import block_sparse_conv2d
 from smart_kernels.ops.bsr_indices import conv_index
 
 from .case import Case, Shape
 from .case import shapes as device_shapes
+from .layers import build
 from .linear import Provider, exact_of, runner
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -115,6 +116,8 @@ def providers(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) ->
         return [*found, Provider("bsr", ours, (x, bsr.values.detach()), definition, density, both)]
     formats = {"dense-packed": Packed.from_dense(weight, tile, taps=conv.taps)}
     formats |= {f"ell-{buckets}": ELL.from_bsr(bsr, "onednn", buckets) for buckets in (1, 2, 4, 8)}
+    jit = build(JIT, weight, tile, {"taps": conv.taps})
+    formats |= {"jit": jit} if jit else {}
     for name, format in formats.items():
         packed = name == "dense-packed"
         found.append(
