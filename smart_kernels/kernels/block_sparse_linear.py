@@ -20,18 +20,19 @@ from smart_kernels.kernels.epilogue import activate
 from smart_kernels.kernels.tuning import autotune, fitting, wgmma
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
+EXACT = triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2)  # for fp32 without tensor cores
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=2),
     triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=4),
     triton.Config({"BLOCK_M": 32, "TMA": False}, num_warps=4, num_stages=4),
     triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 256, "TMA": False}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=8, num_stages=4),
+    EXACT,
 ]
 GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -44,11 +45,13 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """Nothing that the device cannot hold, no copies that need a descriptor where there is none.
+    """Nothing that the device cannot hold or that is for another precision, no copies that need a descriptor where
+    there is none.
 
     The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled."""
     scaled = args["scale_ptr"] is not None
-    found = [config for config in configs if config.kwargs["TMA"] <= kwargs["TMA_FITS"]]
+    exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
+    found = [c for c in configs if c.kwargs["TMA"] <= kwargs["TMA_FITS"] and (exact or c is not EXACT)]
     found = fit_for_fp8(found) if scaled else found
     return fitting(found, args, kwargs, sums=128 >> (args["residual_ptr"] is not None) + scaled)
 
