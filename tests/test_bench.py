@@ -243,9 +243,7 @@ def test_budgets_know_edges_and_exact_fp32():
     [
         ({}, None),
         ({"spill": 8}, "8 bytes spilled"),
-        ({"spill": 8, "target": "sm_120"}, None),
-        ({"spill": 8, "target": "sm_120", "spill_in_loop": 1}, "1 accesses in a loop"),
-        ({"spill": 32, "target": "sm_120"}, "32 bytes spilled"),
+        ({"spill": 8, "spill_in_loop": 1}, "1 accesses in a loop"),
         ({"serialised": True}, "serialised"),
         ({"shared": 300000}, "shared memory"),
         ({"tensor_core": 0, "loop": 0}, "tensor-core"),

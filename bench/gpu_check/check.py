@@ -19,6 +19,7 @@ from smart_kernels.kernels import (
     semi_structured_conv2d,
     semi_structured_decode,
 )
+from smart_kernels.kernels.tuning import on_this_device
 
 from ..case import DTYPES, TOLERANCE
 
@@ -62,7 +63,7 @@ def configuration(index: int) -> Iterator[None]:
     before = [tuned.configs for tuned in TUNED]
     try:
         for tuned in TUNED:
-            tuned.configs = [tuned.configs[min(index, len(tuned.configs) - 1)]]
+            tuned.configs = [on_this_device(tuned.configs[min(index, len(tuned.configs) - 1)])]
         yield
     finally:
         for tuned, configs in zip(TUNED, before, strict=True):

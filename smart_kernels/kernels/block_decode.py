@@ -39,7 +39,7 @@ def worth_trying(configs, args, **kwargs):
     return [c for c in configs if c.num_warps >= warps and 2 < c.num_stages <= stages] or configs[:1]
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, KEY, worth_trying)
 @triton.jit
 def block_decode_kernel(
     # tensors; slots, bias and residual may be None; y is (M, N), or pieces (SPLITS, M, N) fp32

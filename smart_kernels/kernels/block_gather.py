@@ -61,7 +61,7 @@ def rows_of_tile(pid_n, TILE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl
     return (pid_n % PARTS_N * BLOCK_N + tl.arange(0, BLOCK_N)) % TILE_N
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, KEY, worth_trying)
 @triton.jit
 def block_gather_kernel(
     # tensors; slots, bias and residual may be None

@@ -37,7 +37,7 @@ CONFIGS = [  # the first is valid for every shape
 GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
     triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3, maxnreg=255),
     triton.Config({"BLOCK_M": 64}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=2),
 ]
@@ -55,7 +55,7 @@ def inside(position, size):
     return position.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)  # a size of 1 is compiled in: no tensor
 
 
-@autotune(CONFIGS, [*KEY, "UP_H", "UP_W", "STRIDE_WK", "EVEN_K"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, [*KEY, "UP_H", "UP_W", "STRIDE_WK", "EVEN_K"], worth_trying)
 @triton.jit
 def conv_matmul_kernel(
     # tensors; slots, bias and residual may be None
@@ -145,7 +145,7 @@ def conv_matmul_kernel(
     tl.store(y_ptr + y_offs, activate(acc, ACTIVATION).to(y_ptr.dtype.element_ty), mask=in_y)
 
 
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying_grad})
+@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], worth_trying_grad)
 @triton.jit
 def conv_grad_kernel(
     # tensors

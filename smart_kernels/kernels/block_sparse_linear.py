@@ -20,13 +20,13 @@ from smart_kernels.kernels.epilogue import activate
 from smart_kernels.kernels.tuning import autotune, fitting, wgmma
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
-EXACT = triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2)  # for fp32 without tensor cores
+EXACT = triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2, maxnreg=128)  # fp32, no tensor cores
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=2),
     triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=4),
     triton.Config({"BLOCK_M": 32, "TMA": False}, num_warps=4, num_stages=4),
     triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3, maxnreg=255),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 256, "TMA": False}, num_warps=8, num_stages=3),
@@ -80,7 +80,7 @@ def block_limit(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr):
     return tl.minimum((i // PARTS + 1) * STRIDE, size)
 
 
-@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], worth_trying)
 @triton.jit
 def block_matmul_kernel(
     # tensors; slots, order, scale, bias and residual may be None
@@ -153,7 +153,7 @@ def block_matmul_kernel(
     tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], prune_configs_by={"early_config_prune": worth_trying_grad})
+@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], worth_trying_grad)
 @triton.jit
 def block_grad_kernel(
     # tensors

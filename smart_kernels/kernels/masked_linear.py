@@ -19,7 +19,7 @@ from smart_kernels.kernels.tuning import autotune
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
     triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3, maxnreg=168),
     triton.Config({"BLOCK_M": 64}, num_warps=8, num_stages=3),
 ]
 
@@ -147,7 +147,7 @@ def store_gradients(
         tl.store(dmask_ptr + p * (PER_TILE_N * PER_TILE_K) + part, dmask, mask=in_tile)
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, KEY, worth_trying)
 @triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
 def weight_grad_kernel(

@@ -112,7 +112,7 @@ def tile(
 
 @autotune(
     CONFIGS, ["M_CLASS", "OUT", "SIZE", "KEEP", "GROUP", "TRANSPOSED", "EVEN", "PRECISION"],
-    prune_configs_by={"early_config_prune": worth_trying})
+    worth_trying)
 @triton.jit
 def semi_structured_kernel(
     # tensors; bias and residual may be None

@@ -52,7 +52,7 @@ def stored_at(
         stride_vn, stride_in, KEEP, BITS, SPAN, EVEN, BLOCK_N, BLOCK_K // GROUP)
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, KEY, worth_trying)
 @triton.jit
 def semi_structured_conv_kernel(
     # tensors; bias and residual may be None

@@ -19,7 +19,7 @@ TILE = tl.constexpr(256)  # columns of W in a step: eight groups for each of eig
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "BLOCK_N": 64}, num_warps=2, num_stages=3),
     triton.Config({"BLOCK_M": 16, "BLOCK_N": 64}, num_warps=2, num_stages=4),
-    triton.Config({"BLOCK_M": 32, "BLOCK_N": 64}, num_warps=2, num_stages=3),
+    triton.Config({"BLOCK_M": 32, "BLOCK_N": 64}, num_warps=2, num_stages=3, maxnreg=255),
 ]
 
 
@@ -49,7 +49,7 @@ def unpacked(pairs, DTYPE: tl.constexpr, BLOCK_N: tl.constexpr):
     return tl.reshape(tl.join(first, second), (BLOCK_N, 16))
 
 
-@autotune(CONFIGS, ["M_CLASS", "N", "K"], prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, ["M_CLASS", "N", "K"], worth_trying)
 @triton.jit
 def semi_structured_decode_kernel(
     # tensors; values as int32 pairs; y is (splits, M, N) fp32 where SPLIT; bias and residual may be None

@@ -154,7 +154,7 @@ def multiply_stage(
     return acc
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, KEY, worth_trying)
 @gluon.jit
 def sparse_mma_kernel(
     # tensors; scale, fp32, bias and residual may be None

@@ -190,7 +190,7 @@ def consume(
     tma.store_wait(0)
 
 
-@autotune(CONFIGS, KEY, prune_configs_by={"early_config_prune": worth_trying})
+@autotune(CONFIGS, KEY, worth_trying)
 @triton.heuristics({name: boxed(name) for name in ("x_desc", "y_desc")})
 @gluon.jit
 def sparse_wgmma_kernel(

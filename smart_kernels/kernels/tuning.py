@@ -1,5 +1,7 @@
 """Which launch configurations are searched, when, and where the result is kept."""
 
+import copy
+
 import triton
 from triton.compiler.compiler import max_shared_mem
 from triton.runtime import driver
@@ -7,11 +9,30 @@ from triton.runtime import driver
 PRODUCT, PRODUCTS = 16 * 8 * 16, 128  # of one mma.sync, and how many of them a warp does in one step
 
 
-def autotune(configs, key, **kwargs):
-    """``triton.autotune``, remembered in Triton's disk cache. The interpreter takes the first config, untimed."""
+def autotune(configs, key, worth_trying):
+    """``triton.autotune`` over what ``worth_trying`` returns, remembered in Triton's disk cache.
+
+    The interpreter takes the first config, untimed.
+    """
+
+    def prune(configs, args, **kwargs):
+        return [on_this_device(config) for config in worth_trying(configs, args, **kwargs)]
+
     if triton.knobs.runtime.interpret:
         configs = configs[:1]
-    return triton.autotune(configs=configs, key=key, cache_results=True, **kwargs)
+    return triton.autotune(configs=configs, key=key, cache_results=True, prune_configs_by={"early_config_prune": prune})
+
+
+def on_this_device(config):
+    """The config without its limit of registers, which is for sm_120 and known to CUDA alone."""
+    if config.maxnreg is None:
+        return config
+    target = driver.active.get_current_target()
+    if target.backend == "cuda" and target.arch >= 120:
+        return config
+    config = copy.copy(config)
+    config.maxnreg = None
+    return config
 
 
 def fitting(configs, args, kwargs, *, grad: bool = False, sums: int = 128):
