@@ -76,7 +76,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, help="default: 0.1 with sgd for the cnn, 0.001 with adamw for the vit")
     add("--weight-decay", type=float, metavar="W")
     add("--lr-pruned", type=float, help="after the dense stage; default: 0.02 for the cnn, --lr for the vit")
-    add("--lr-scores", type=float, help=f"default: 0.3 for the cnn, {default.lr_scores} for the vit")
+    add("--lr-scores", type=float, help=f"default: 0.03 for N:M, else 0.3 for the cnn, {default.lr_scores} for the vit")
     add("--temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="default: 0.2 0.001")
     add("--warmup", type=float, metavar="F", help=f"fraction of the search; default: {default.warmup}")
     add("--distill", action="store_true", default=None, help="learn from the dense model; default for mobilenet_v2")

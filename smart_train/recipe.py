@@ -11,6 +11,7 @@ PER_MODEL = {  # what a user's own choice overrides
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
     "mobilenet_v2": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 32, "distill": True},
 }
+N_OF_M = {"lr_scores": 0.03}  # faster ones leave the magnitudes too soon: decision 0030
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,11 @@ class Recipe:
 
     @classmethod
     def for_model(cls, model: str, **settings) -> "Recipe":
-        """A recipe with the defaults that suit ``model``; settings that are None keep their default."""
+        """A recipe with the defaults that suit ``model`` and pattern; settings that are None keep their default."""
         given = {name: value for name, value in settings.items() if value is not None}
-        implied = parse(given.get("pattern", cls.pattern)).sparsity
-        default = PER_MODEL.get(model.removesuffix("-tiny"), {}) | ({} if implied is None else {"sparsity": implied})
-        return cls(**{"model": model, **default, **given})
+        sparsity = parse(given.get("pattern", cls.pattern)).sparsity
+        implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
+        return cls(**{"model": model, **PER_MODEL.get(model.removesuffix("-tiny"), {}), **implied, **given})
 
     def to_dict(self) -> dict:
         return asdict(self)

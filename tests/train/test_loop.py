@@ -69,6 +69,11 @@ def test_history(digits, tmp_path):
     assert "accuracy" in rows[-1]
 
 
+def test_scores_of_small_groups_learn_slower_unless_asked():
+    assert Recipe.for_model("vit", pattern="nm:1:4").lr_scores < Recipe.for_model("vit").lr_scores
+    assert Recipe.for_model("vit", pattern="nm:1:4", lr_scores=0.2).lr_scores == 0.2
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(digits, tmp_path):
     recipe = Recipe.for_model("cnn-tiny", **TINY)
     model = build("cnn-tiny", 1, 8, 10)
