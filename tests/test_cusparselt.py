@@ -202,11 +202,29 @@ def test_places_that_were_changed_in_place_are_packed_again(library):
     assert multiplies(stored, stored.to_dense(), library) == 1 and not torch.equal(stored.to_dense(), weight)
 
 
-def test_it_can_be_built_for_inference_only(library):
+@pytest.mark.parametrize("replace", ["data", "parameter"])
+def test_values_that_are_elsewhere_are_packed_again(replace, library):
+    weight, stored = built()
+    values = 2 * stored.values.detach()
+    if replace == "data":
+        stored.values.data = values
+    else:
+        stored.values = nn.Parameter(values)
+    assert multiplies(stored, 2 * weight, library) == 1 and multiplies(stored, 2 * weight, library) == 0
+
+
+def test_inference_mode(library):
     with torch.inference_mode():
         weight, stored = built()
         assert multiplies(stored, weight, library) == 0
     assert multiplies(stored, weight, library) == 0
+    twin = copy.deepcopy(built()[1])
+    with torch.inference_mode():
+        twin.linear(torch.eye(K).half())
+    twin.linear(torch.eye(K).half()).sum().backward()
+    with torch.no_grad():
+        twin.values -= twin.values.grad
+    assert multiplies(twin, twin.to_dense(), library) == 0, "packed in inference mode, it trains"
 
 
 # ---- where there is none

@@ -55,7 +55,7 @@ class CuSparseLt(SemiStructured):
     def _pack(self) -> Tensor | str:
         """Pack codes that are not zero, so that all places are taken, and put the values where the codes are found."""
         values, dense = self.values.detach(), self.values.new_zeros(8, self.shape[1])
-        with torch.inference_mode(values.is_inference()), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # the values may be trained later
             try:
                 codes = _codes(values)
                 packed = torch.sparse.to_sparse_semi_structured(expand(codes, self.indices, 2, 4, self.shape[1]))
