@@ -22,7 +22,7 @@ from smart_kernels.reference import semi_structured_prune as prune
 from .. import semi_structured_linear as bench
 from .. import timing
 from ..case import GPU_SHAPES, Shape
-from . import nm_conv, sparse_tensor_core
+from . import nm_conv, nm_formats, sparse_tensor_core
 from .check import INTERPRETED, Check, Context, compare
 from .speed import measure
 
@@ -54,6 +54,7 @@ def cases(context: Context) -> Iterator[Check]:
     yield Check("nm 20 repeats", partial(repeats, context))
     yield from sparse_tensor_core.cases(context)
     yield from nm_conv.cases(context)
+    yield from nm_formats.cases(context)
     for shape in SPEED_SHAPES if not context.small else SMALL_SHAPES:
         yield Check(f"speed nm {shape.name}", partial(measure, bench, (shape,), context))
     yield Check("speed nm packing and training step", partial(training, context))

@@ -11,7 +11,7 @@ from smart_kernels.ops.semi_structured_prune import semi_structured_prune
 from smart_kernels.reference import semi_structured as reference
 from smart_kernels.reference.semi_structured import compress, expand, groups_of
 
-from .base import Format
+from .base import Format, version
 from .resident import LAYOUTS, resident, saved
 
 GROUPS = (2, 4, 8)  # sizes of a group that can be stored
@@ -34,9 +34,13 @@ class SemiStructured(Format):
         layout: of ``LAYOUTS``. With those of the sparse tensor cores, products in fp16 or bf16 and their gradients run
             there; all else derives the saved form.
         transposable: the transposed weight is 2:4 as well, so the gradient of the input is such a product, too.
+        turned: metadata of the transposed weight where its product runs there, or None. Not saved. A buffer, so that
+            compiled code reads it as well; that cannot see indices which were changed in place, the next gradient in
+            eager mode does.
     """
 
     name = "nm"
+    _turned_of = None  # version of the indices that ``turned`` was made of
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class SemiStructured(Format):
         self.values = values if isinstance(values, nn.Parameter) else nn.Parameter(values.detach())
         self.register_buffer("indices", indices)
         self.register_buffer("kept", kept)
+        self.register_buffer("turned", None, persistent=False)
+        self._turned()
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
@@ -112,16 +118,24 @@ class SemiStructured(Format):
         return self.layout in tensor_core.KERNELS
 
     def _on_tensor_cores(self, x: Tensor, bias: Tensor | None) -> bool:
-        if torch.compiler.is_compiling():
-            return False
         dtypes = {autocast_dtype(t) for t in (x, self.values, bias) if t is not None}
+        if torch.compiler.is_compiling():  # what eager mode has verified; a tracer cannot
+            return len(dtypes) == 1 and tensor_core.exact(x.device, self.layout, *dtypes)
         return len(dtypes) == 1 and tensor_core.verified(x.device, self.layout, *dtypes) is None
 
     def _turned(self) -> Tensor | None:
-        """Metadata of the transposed weight where that is 2:4, too; kept while the places stay."""
-        if not self.transposable:
-            return None
-        return self.prepared(tensor_core.turned_metadata, self.indices, *self.shape, of=(self.indices,))
+        """``turned``, made anew if the places have changed."""
+        known = not (self._arranged and self.transposable) or torch.compiler.is_compiling()
+        if not known and self._turned_of != version(self.indices):
+            with torch.inference_mode(False):  # it may be needed for a backward
+                self.turned = tensor_core.turned_metadata(self.indices, *self.shape)
+            self._turned_of = version(self.indices)
+        return self.turned
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._turned()
+        return self
 
     def _check(self, indices: Tensor, values: Tensor) -> None:
         length = self.columns // self.m * self.n
@@ -151,6 +165,7 @@ class SemiStructured(Format):
             arranged = resident(values, indices, self.layout, self.columns)
             state_dict = {**state_dict, **dict(zip(keys, arranged, strict=True))}
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._turned()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.n}:{self.m}, {self.layout}"

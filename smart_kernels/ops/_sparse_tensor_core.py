@@ -20,6 +20,7 @@ from smart_kernels.ops._sparse_tensor_packing import BYTES, KERNELS, TYPES, Pack
 __all__ = [
     "KERNELS",
     "PackedWeight",
+    "exact",
     "forced",
     "integers",
     "lacks",
@@ -34,6 +35,7 @@ __all__ = [
     "unpack",
     "verified",
 ]
+_exact: set[tuple[torch.device, str, torch.dtype]] = set()
 TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; edges everywhere
 
 
@@ -56,7 +58,14 @@ def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype
                     return f"{kernel} is wrong with {version}, {dtype} at M, N, K = {shape}: {config}"
     except Exception as error:  # whatever a triton to come may raise
         return f"{kernel} does not run with {version}: {type(error).__name__}: {error}"[:200]
+    _exact.add((device, kernel, dtype))
     return None
+
+
+def exact(device: torch.device, kernel: str, dtype: torch.dtype) -> bool:
+    """Whether ``verified`` has found so. It asks nobody: a constant for ``torch.compile``, which traces anew when it
+    changes."""
+    return (device, kernel, dtype) in _exact
 
 
 def integers(

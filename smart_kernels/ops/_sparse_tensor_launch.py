@@ -59,6 +59,11 @@ def matmul(
         return _wgmma(x, packed, bias, residual, activation)
 
 
+def like(x: Tensor, N: int, kernel: str, dtype: torch.dtype | None = None) -> Tensor:
+    """What ``matmul`` returns for x (M, K), still empty; TMA writes rows of whole 16 bytes."""
+    return x.new_empty(x.shape[0], N if kernel == "mma" else N + -N % 8, dtype=dtype)[:, :N]
+
+
 def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
     """Why mma.sp of this dtype is no instruction of ``device``, which has that of 16 bits; None when it is."""
     major, minor = torch.cuda.get_device_capability(device)
@@ -107,7 +112,7 @@ def _mma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
     from smart_kernels.kernels.sparse_mma import sparse_mma_kernel
 
     (M, K), (N, (rows, columns)) = x.shape, (packed.out_features, packed.shape)
-    y = x.new_empty(M, N, dtype=dtype)
+    y = like(x, N, packed.kernel, dtype)
     if not y.numel():
         return y
     chunk = 16 // x.itemsize
@@ -131,9 +136,9 @@ def _wgmma(x, packed, bias, residual, activation) -> Tensor:
     from smart_kernels.kernels.sparse_wgmma import sparse_wgmma_kernel
 
     (M, K), (N, (rows, columns)) = x.shape, (packed.out_features, packed.shape)
-    y = x.new_empty(M, N + -N % 8)  # TMA writes rows of whole 16 bytes
+    y = like(x, N, packed.kernel)
     if not y.numel():
-        return y[:, :N]
+        return y
     shared = packed.kernel == "wgmma_ss"
     wide, narrow = NVMMASharedLayout(128, 16, 2), NVMMASharedLayout(64, 16, 2)
     programs = _processors(x.device)
@@ -148,7 +153,7 @@ def _wgmma(x, packed, bias, residual, activation) -> Tensor:
         y_desc=TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide),
         TYPE=TYPES[x.dtype], ACTIVATION=activation, W_SHARED=shared,
     )  # fmt: skip
-    return y[:, :N]
+    return y
 
 
 @functools.cache

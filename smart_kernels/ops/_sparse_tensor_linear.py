@@ -6,9 +6,9 @@ from torch import Tensor
 from smart_kernels.ops import _semi_structured as launchers
 from smart_kernels.ops import _sparse_tensor_packing as packing
 from smart_kernels.ops._inputs import flat, no_autocast
-from smart_kernels.ops._library import define
+from smart_kernels.ops._library import TRITON_DEVICES, define
 from smart_kernels.ops._sparse_tensor_gather import kept, turned
-from smart_kernels.ops._sparse_tensor_launch import matmul
+from smart_kernels.ops._sparse_tensor_launch import like, matmul
 from smart_kernels.ops._sparse_tensor_packing import PackedWeight
 from smart_kernels.reference import semi_structured as reference
 from smart_kernels.reference.semi_structured import groups_of
@@ -27,7 +27,8 @@ def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, metadata
         (..., N).
     """
     args = flat(x), packed.weight, packed.metadata, bias
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args)
+    if learns or torch.compiler.is_compiling():
         with no_autocast(x):
             y = _linear(*args, metadata_t, packed.kernel, packed.out_features)
     else:
@@ -50,7 +51,7 @@ def _reference(x, weight, metadata, bias, metadata_t, kernel, N):
 
 
 def _fake(x, weight, metadata, bias, metadata_t, kernel, N):
-    return x.new_empty(x.shape[0], N)
+    return _empty(x, N, kernel)
 
 
 def _dx_reference(dy, weight, metadata, metadata_t, kernel, K):
@@ -59,7 +60,12 @@ def _dx_reference(dy, weight, metadata, metadata_t, kernel, K):
 
 
 def _fake_dx(dy, weight, metadata, metadata_t, kernel, K):
-    return dy.new_empty(dy.shape[0], K)
+    return _empty(dy, K, kernel) if metadata_t is not None else dy.new_empty(dy.shape[0], K)
+
+
+def _empty(x, size, kernel):
+    """With the strides that the launcher gives it, or the reference."""
+    return like(x, size, kernel) if x.device.type in TRITON_DEVICES else x.new_empty(x.shape[0], size)
 
 
 @define("sparse_tensor_linear", reference=_reference, fake=_fake)
