@@ -64,6 +64,7 @@ def _cases() -> dict[str, Callable[[], None]]:
         cases[f"sparse mma {name} K=2000"] = partial(_quantized, "mma", dtype, K=2000)
         for kernel in ("wgmma_ss", "wgmma_rs"):
             cases[f"sparse {kernel} {name}"] = partial(_quantized, kernel, dtype)
+            cases[f"sparse {kernel} {name} M=64"] = partial(_quantized, kernel, dtype, M=64)
             cases[f"sparse {kernel} {name} fp32 out"] = partial(_quantized, kernel, dtype, out=torch.float32)
     return cases
 
