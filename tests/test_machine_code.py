@@ -40,7 +40,7 @@ def test_machine_code(target):
     [
         ("sm_80", ("sparse mma bf16 M=64",), {"sparse_mma_kernel"}),
         ("sm_89", ("sparse mma fp8 M=64",), {"sparse_mma_kernel"}),
-        ("sm_90", ("sparse wgmma_rs bf16 M=64",), {"sparse_wgmma_kernel"}),
+        ("sm_90", ("sparse wgmma_rs bf16 M=64", "sparse wgmma_rs fp8 M=64"), {"sparse_wgmma_kernel"}),
         ("sm_120", ("smart_linear 1x1 bf16",), {"weight_grad_kernel"}),  # spills without a limit of registers (0040)
     ],
 )

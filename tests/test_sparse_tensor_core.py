@@ -87,9 +87,12 @@ def test_eight_bits_are_packed_like_pairs(dtype, N, K):
     four = words[row // 16, 0, lane, row % 16 // 8].view(1).view(torch.int8).view(dtype)
     expected = F.pad(values, (0, 4))[row, :4]
     assert torch.equal(four.float(), expected.float())
-    for kernel in ("wgmma_ss", "wgmma_rs"):
-        with pytest.raises(ValueError, match="values must be"):
-            sparse_tensor_core.pack(values.to(dtype), indices, kernel)
+    rows = sparse_tensor_core.pack(values.to(dtype), indices, "wgmma_ss")
+    assert all(torch.equal(a.float(), b.float()) for a, b in zip(sparse_tensor_core.unpack(rows), again, strict=True))
+    assert torch.equal(rows.weight[:N, : values.shape[1]].float(), values.float())
+    assert torch.equal(rows.metadata, packed.metadata)
+    same = sparse_tensor_core.pack(values.to(dtype), indices, "wgmma_rs")
+    assert torch.equal(same.weight.view(torch.int8), packed.weight.view(torch.int8)), "wgmma_rs reads the words of mma"
 
 
 def test_fragments_are_where_the_lanes_want_them():
@@ -156,21 +159,44 @@ def test_every_configuration_is_exact(kernel, number, type, timing, edges):
 
 
 EIGHT_RUNS = [
-    pytest.param(dtype, i, timing, edges, marks=[] if (i, timing, edges) == (0, "late", True) else pytest.mark.slow)
+    pytest.param(
+        kernel,
+        dtype,
+        i,
+        timing,
+        edges,
+        marks=[] if (i, timing, edges) == (0, "late", True) and kernel != "wgmma_ss" else pytest.mark.slow,
+    )
+    for kernel in sparse_tensor_core.KERNELS
     for dtype in EIGHT
-    for i in range(len(sparse_tensor_core.offered("mma", dtype)))
+    for i in range(len(sparse_tensor_core.offered(kernel, dtype)))
     for timing in ("early", "late")
     for edges in (False, True)
 ]
 
 
-@pytest.mark.parametrize(("dtype", "number", "timing", "edges"), EIGHT_RUNS, ids=str)
-def test_eight_bits_are_exact(dtype, number, timing, edges):
-    config = sparse_tensor_core.offered("mma", dtype)[number]
+@pytest.mark.parametrize(("kernel", "dtype", "number", "timing", "edges"), EIGHT_RUNS, ids=str)
+def test_eight_bits_are_exact(kernel, dtype, number, timing, edges):
+    config = sparse_tensor_core.offered(kernel, dtype)[number]
     M, N, K = shape_for(config, edges)
     inputs = sparse_tensor_core.integers((M, N, 2 * K), dtype, CPU)
-    y = multiply("mma", config, inputs, Machine(timing, seed=number), EIGHT[dtype])
+    y = multiply(kernel, config, inputs, Machine(timing, seed=number), EIGHT[dtype] if kernel == "mma" else "sm_90")
     assert y.dtype == torch.bfloat16 and torch.equal(y, inputs[-1])
+
+
+@pytest.mark.parametrize("kernel", ["wgmma_rs", pytest.param("wgmma_ss", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2, 3))])
+def test_fp32_results_of_eight_bits_are_exact(kernel, number):
+    config = sparse_tensor_core.offered(kernel, torch.float8_e4m3fn)[number]
+    *inputs, _ = sparse_tensor_core.integers((21, 130, 260), torch.float8_e4m3fn, CPU)
+    x, values, indices, bias, residual = inputs
+    places = torch.stack([indices & 15, indices >> 4], -1).flatten(1)[:, : values.shape[1] // 2].long()
+    places = 4 * torch.arange(places.shape[1])[:, None] + torch.stack([places & 3, places >> 2], -1)
+    dense = torch.zeros(130, 260).scatter_(1, places.flatten(1), values.float())
+    scale = sparse_tensor_core.scales(130, x.dtype, CPU)
+    expected = (x.float() @ dense.T * scale + bias + residual).relu()
+    y = multiply(kernel, config, (*inputs, expected))
+    assert y.dtype == torch.float32 and torch.equal(y, expected)
 
 
 @pytest.mark.slow
@@ -251,6 +277,13 @@ def another_metadata(ptx):
     return nth(r"(mma\.sp[^;]*, )%r\d+, 0x0;", rf"\g<1>{other}, 0x0;")(ptx)
 
 
+def other_product(ptx):
+    """The first fp8 product of wgmma.sp reads the metadata of the second."""
+    found = re.findall(r"wgmma\.mma_async\.sp[^;]*, xd, (%r\d+), 0,", ptx)
+    other = next(register for register in found if register != found[0])
+    return nth(r"(wgmma\.mma_async\.sp[^;]*, xd, )%r\d+, 0,", rf"\g<1>{other}, 0,")(ptx)
+
+
 SP = r"(wgmma\.mma_async\.sp[^;]*?"
 MUTATIONS = {
     "mma": {
@@ -283,11 +316,21 @@ MUTATIONS = {
         "sums as if unsigned": every(r"cvt\.rn\.f32\.s32", "cvt.rn.f32.u32"),
         "wait for one copy less": every(r"(cp\.async\.wait_group\s+)(0x)?2;", r"\g<1>3;"),
     },
+    "fp8": {
+        "metadata of the other product": lambda ptx: other_product(ptx),
+        "sums go on": nth(SP + r"%r\d+, 0, )0(, 1, 1)", r"\g<1>1\2"),
+        "second product begins": nth(SP + r"%r\d+, 0, )1(, 1, 1)", r"\g<1>0\2"),
+        "step of x": nth(r"add\.s32 xs, xs, 4;", "add.s32 xs, xs, 2;"),
+        "step of W": nth(r"add\.s32 ws, ws, 2;", "add.s32 ws, ws, 4;"),
+        "no wait": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+    },
     "wgmma_rs": {"registers of W": nth(SP + r"\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3")},
 }
 FEW = {
     ("int8", "registers of W"),
     ("int8", "metadata of another tile"),
+    ("fp8", "metadata of the other product"),
+    ("fp8", "sums go on"),
     ("mma", "selector"),
     ("mma", "no wait"),
     ("mma", "swizzle"),
@@ -307,10 +350,10 @@ FEW |= {("wgmma_ss", "no wgmma.fence"), ("wgmma_ss", "no fence before TMA")}
 )
 def test_a_change_of_the_ptx_is_noticed(kernel, name):
     config = MMA[0] if kernel in ("mma", "int8") else WGMMA[0]
-    dtype = torch.int8 if kernel == "int8" else torch.bfloat16
+    dtype = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}.get(kernel, torch.bfloat16)
     inputs = sparse_tensor_core.integers((20, 128, 64 * 6 * 2 // dtype.itemsize), dtype, CPU)
     assert any(
-        broken("mma" if kernel == "int8" else kernel, config, inputs, MUTATIONS[kernel][name], seed)
+        broken({"int8": "mma", "fp8": "wgmma_ss"}.get(kernel, kernel), config, inputs, MUTATIONS[kernel][name], seed)
         for seed in range(4)
     )
 
@@ -371,6 +414,20 @@ def test_which_gpus_multiply_eight_bits(monkeypatch, dtype, capability, reason):
     assert found is None if reason is None else reason in found
 
 
+@pytest.mark.parametrize(
+    ("dtype", "capability", "kernel"),
+    [
+        (torch.int8, (9, 0), "mma"),
+        (torch.float8_e4m3fn, (9, 0), "wgmma_rs"),
+        (torch.float8_e4m3fn, (8, 9), "mma"),
+        (torch.float8_e4m3fn, (10, 0), "mma"),
+    ],
+)
+def test_which_kernel_reads_eight_bits(monkeypatch, dtype, capability, kernel):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert sparse_tensor_core.words_kernel("cuda", dtype) == kernel
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, pytest.param(torch.float8_e4m3fn, marks=pytest.mark.slow)], ids=str)
 def test_eight_bits_are_verified_likewise(monkeypatch, dtype):
     verified = sparse_tensor_core.verified.__wrapped__
@@ -380,9 +437,21 @@ def test_eight_bits_are_verified_likewise(monkeypatch, dtype):
     monkeypatch.setattr(sparse_tensor_core.tuner("mma"), "configs", MMA[:1])
     with emulated(EIGHT[dtype], Machine()):
         assert verified(CPU, "mma", dtype) is None
-        assert "take fp16 and bf16 weights" in verified(CPU, "wgmma_ss", dtype)
+        assert "weights, got torch.float32" in verified(CPU, "wgmma_ss", torch.float32)
     with emulated(EIGHT[dtype], Machine(change=another_metadata)):
         assert "mma is wrong with triton" in verified(CPU, "mma", dtype)
+
+
+@pytest.mark.slow
+def test_fp8_on_wgmma_is_verified_likewise(monkeypatch):
+    verified = sparse_tensor_core.verified.__wrapped__
+    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(sparse_tensor_core, "TRIALS", ((16, 128, 512),))
+    monkeypatch.setattr(sparse_tensor_core.tuner("wgmma_rs"), "configs", WGMMA[:1])
+    with emulated("sm_90", Machine()):
+        assert verified(CPU, "wgmma_rs", torch.float8_e4m3fn) is None
+    with emulated("sm_90", Machine(change=other_product)):
+        assert "wgmma_rs is wrong with triton" in verified(CPU, "wgmma_rs", torch.float8_e4m3fn)
 
 
 def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):

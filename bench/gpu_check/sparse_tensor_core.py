@@ -37,7 +37,7 @@ EXACT = (
 )  # M, N, K: no edges; edges; a row; persistent
 SPEED = (Shape("cube", 8192, 8192, 8192, "the tensor cores alone"), *GPU_SHAPES)
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-EIGHT = {"int8": (torch.int8, quantize_int8), "fp8": (torch.float8_e4m3fn, quantize_fp8)}  # on mma.sp
+EIGHT = {"int8": (torch.int8, quantize_int8), "fp8": (torch.float8_e4m3fn, quantize_fp8)}
 
 
 def cases(context: Context) -> Iterator[Check]:
@@ -45,8 +45,7 @@ def cases(context: Context) -> Iterator[Check]:
     for kernel in kernels:
         yield Check(f"{kernel} verified", partial(verified, context.device, kernel))
     for kernel in kernels:
-        dtypes = HALVES | ({name: dtype for name, (dtype, _) in EIGHT.items()} if kernel == "mma" else {})
-        for name, dtype in dtypes.items():
+        for name, dtype in (HALVES | {name: dtype for name, (dtype, _) in EIGHT.items()}).items():
             for number in range(len(sparse_tensor_core.offered(kernel, dtype))):
                 label = f"{kernel} exact {name} config {number}"
                 yield Check(label, partial(exact, context.device, kernel, dtype, number))
@@ -54,13 +53,15 @@ def cases(context: Context) -> Iterator[Check]:
         yield Check(f"{kernel} selectors", partial(selectors, context.device, kernel))
         yield Check(f"{kernel} layer", partial(layer, context.device, kernel))
     for name in EIGHT:
-        yield Check(f"mma {name} layer", partial(quantized, context.device, name))
+        yield Check(f"{name} layer", partial(quantized, context.device, name))
     for shape in SPEED[:1] if context.small else SPEED:
         yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape))
 
 
 def skipped(device: str, kernel: str, dtype: torch.dtype = torch.bfloat16) -> dict | None:
-    reason = sparse_tensor_core.supported(device, kernel) or sparse_tensor_core.lacks(device, dtype)
+    reason = sparse_tensor_core.supported(device, kernel)
+    if reason is None and kernel == "mma":
+        reason = sparse_tensor_core.lacks(device, dtype)
     return None if reason is None else {"ok": True, "skipped": reason}
 
 
@@ -128,7 +129,7 @@ def layer(device: str, kernel: str) -> dict:
 def quantized(device: str, name: str) -> dict:
     """The public operator on random numbers, with edges, against float64 of the quantized ones."""
     dtype, quantize = EIGHT[name]
-    if device != "cpu" and (skip := skipped(device, "mma", dtype)):
+    if device != "cpu" and (skip := skipped(device, sparse_tensor_core.words_kernel(device, dtype), dtype)):
         return skip
     values, indices = semi_structured_prune(torch.randn(456, 1100, device=device))
     (values, scale), (x, x_scale) = quantize(values, "block"), quantize(torch.randn(300, 1100, device=device))
@@ -165,7 +166,8 @@ def speed(context: Context, shape: Shape) -> dict:
     expected = functions["cublas"]().float()
     errors = [((f().float() - expected).norm() / expected.norm()).item() for f in functions.values()]
     for name, (dtype, quantize) in EIGHT.items():
-        if sparse_tensor_core.verified(context.device, "mma", dtype) is None:
+        kernel = sparse_tensor_core.words_kernel(context.device, dtype)
+        if sparse_tensor_core.verified(context.device, kernel, dtype) is None:
             (narrow, scale), (x8, x_scale) = quantize(values, "block"), quantize(x)
             packed = quantized_semi_structured_pack(narrow, indices)
             functions[name] = partial(quantized_semi_structured_linear, x8, packed, scale * x_scale)

@@ -1,4 +1,4 @@
-"""y = activation(x @ W.T + bias + residual), W 2:4, on wgmma.sp (sm_90).
+"""y = activation(scale * (x @ W.T) + bias + residual), W 2:4, on wgmma.sp (sm_90).
 
 Three roles in a persistent block: one warp copies with TMA, two groups of four warps multiply, 64 rows of W each.
 
@@ -7,6 +7,10 @@ Three roles in a persistent block: one warp copies with TMA, two groups of four 
 
 W_SHARED: W is (N, K / 2) row-major and read by TMA; else it is stored as sparse_mma's fragments, which go straight to
 registers. Metadata: one word per thread and 64 columns, as in sparse_mma, loaded one step ahead.
+
+Of int8 (summed in int32) and fp8 e4m3, two columns count as one, as in sparse_mma; x and W are described as int16.
+Each of the two products has a word of metadata of its own. The fp8 products of a step are summed by themselves and then
+added in fp32: tensor cores keep fewer bits while they add up.
 
 Gluon tells nobody where a buffer is, so the assembly adds the offset that Triton's allocator gives it (``offset``).
 """
@@ -25,6 +29,7 @@ from smart_kernels.kernels.gluon import (
     tma_load,
     tma_store,
 )
+from smart_kernels.kernels.sparse_mma import bytewise
 from smart_kernels.kernels.tuning import autotune
 
 X_DESCRIPTOR, W_DESCRIPTOR = "0x40000040", "0x80000020"  # high words: K-major, 128- and 64-byte swizzle, 8 rows apart
@@ -40,29 +45,39 @@ def config(block_m, stages):
 
 
 CONFIGS = [config(16, 8), config(32, 8), config(64, 6), config(128, 6), config(256, 4)]
-KEY = ["M_CLASS", "N", "K", "W_SHARED", "ACTIVATION"]
+KEY = ["M_CLASS", "N", "K", "W_SHARED", "TYPE", "ACTIVATION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M; beside 256 sums an erf would spill."""
-    largest = min(args["M_CLASS"], 128 if kwargs["ACTIVATION"] == "gelu" else 256)
-    return [config for config in configs if config.kwargs["BLOCK_M"] <= largest]
+    """No blocks taller than M. Beside 128 sums in a thread an erf or the second sums of fp8 would spill, and an fp32
+    result of 8 bits finds no room."""
+    few = kwargs["ACTIVATION"] == "gelu" or kwargs["TYPE"] in ("s8", "e4m3")
+    return [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and (few_sums(c) or not few)]
+
+
+def few_sums(config):
+    """At most 64 in each thread."""
+    return config.kwargs["BLOCK_M"] <= 128
 
 
 @gluon.constexpr_function
-def offset(buffer, BLOCK_M, STAGES, W_SHARED):
+def offset(buffer, BLOCK_M, STAGES, W_SHARED, Y):
     """Bytes before a buffer: the allocator places them by falling size, equals in the order of the program."""
-    sizes = {"x": STAGES * BLOCK_M * 128, "y": 2 * BLOCK_M * 128} | ({"w": STAGES * 128 * 64} if W_SHARED else {})
+    sizes = {"x": STAGES * BLOCK_M * 128, "y": 2 * BLOCK_M * 8 * Y.primitive_bitwidth}
+    sizes |= {"w": STAGES * 128 * 64} if W_SHARED else {}
     order = sorted(sizes, key=lambda name: -sizes[name])
     return sum(sizes[name] for name in order[:order.index(buffer)])
 
 
 @gluon.constexpr_function
 def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
-    """sums | sums before | metadata | byte of x's stage | byte of W's stage, or 8 words of W; each as often as sums."""
-    count = COLUMNS // 2
+    """sums | sums before | metadata | byte of x's stage | byte of W's stage, or 8 words of W | metadata of
+    the second product; each as often as sums."""
+    count, wide = COLUMNS // 2, TYPE in ("s8", "e4m3")
+    shape = f"m64n{COLUMNS}k{64 if wide else 32}.{'s32' if TYPE == 's8' else 'f32'}.{TYPE}.{TYPE}"
+    signs = {"s8": "", "e4m3": ", 1, 1"}.get(TYPE, ", 1, 1, 0, 0" if W_SHARED else ", 1, 1, 0")
     sums = "{" + ",".join(f"${i}" for i in range(count)) + "}"
-    meta, x, w = f"${2 * count}", f"${3 * count}", 4 * count
+    x, w = f"${3 * count}", 4 * count
     lines = ["{", ".reg .b32 xs, ws;", ".reg .b64 xd, wd;", "mov.b32 xs, global_smem;"]
     if W_SHARED:
         lines += [f"add.s32 ws, xs, ${w};", f"add.s32 ws, ws, {W_OFFSET};", "shr.u32 ws, ws, 4;"]
@@ -73,9 +88,10 @@ def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
         if W_SHARED:
             lines += [f"mov.b64 wd, {{ws, {W_DESCRIPTOR}}};"]
         weight = "wd" if W_SHARED else "{" + ",".join(f"${w + 4 * k + i}" for i in range(4)) + "}"
+        meta, selector = (f"${(2 + 3 * k) * count}", 0) if wide else (f"${2 * count}", k)
+        onto = int(TYPE != "e4m3" or k > 0)  # the sums before
         lines += [
-            f"wgmma.mma_async.sp.sync.aligned.m64n{COLUMNS}k32.f32.{TYPE}.{TYPE} {sums}, {weight}, xd, {meta}, {k}, "
-            f"1, 1, 1, 0{', 0' if W_SHARED else ''};"
+            f"wgmma.mma_async.sp.sync.aligned.{shape} {sums}, {weight}, xd, {meta}, {selector}, {onto}{signs};"
         ]
         if k == 0:  # 64 bytes of x, 32 of W further, in units of 16
             lines += ["add.s32 xs, xs, 4;"] + (["add.s32 ws, ws, 2;"] if W_SHARED else [])
@@ -83,9 +99,11 @@ def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
 
 
 @gluon.constexpr_function
-def operands(COLUMNS):
+def operands(COLUMNS, TYPE):
+    """Sums go on in their registers, but those of fp8 are new ones."""
     count = COLUMNS // 2
-    return ",".join(["=f"] * count + [str(i) for i in range(count)] + ["r"] * (3 * count))
+    sums, before = {"s8": "=r", "e4m3": "=&f"}.get(TYPE, "=f"), [str(i) for i in range(count)]
+    return ",".join([sums] * count + (["f"] * count if TYPE == "e4m3" else before) + ["r"] * (4 * count))
 
 
 @gluon.jit
@@ -127,17 +145,19 @@ def produce(
 
 @gluon.jit
 def consume(
-    w_ptr, meta_ptr, bias_ptr, residual_ptr, y_desc, y_s, full, empty,
-    M, N, tiles_n, tiles_m, steps, stride_rm, stride_rn,
+    w_ptr, meta_ptr, scale_ptr, bias_ptr, residual_ptr, y_desc, y_s, full, empty,
+    M, N, tiles_n, tiles_m, steps, stride_s, stride_rm, stride_rn,
     GROUP: gl.constexpr, TYPE: gl.constexpr, ACTIVATION: gl.constexpr,
     BLOCK_M: gl.constexpr, STAGES: gl.constexpr, W_SHARED: gl.constexpr,
 ):
     SUMS: gl.constexpr = gl.BlockedLayout([1, BLOCK_M // 16, 8], [32, 1, 1], [4, 1, 1], [2, 1, 0])
     WORD: gl.constexpr = gl.BlockedLayout([1, 1, 1], [32, 1, 1], [4, 1, 1], [2, 1, 0])
     WORDS: gl.constexpr = gl.BlockedLayout([1, 1, 8], [32, 1, 1], [4, 1, 1], [2, 1, 0])
-    X_OFFSET: gl.constexpr = offset("x", BLOCK_M, STAGES, W_SHARED)
-    W_OFFSET: gl.constexpr = offset("w", BLOCK_M, STAGES, W_SHARED) + GROUP * 4096 if W_SHARED else 0
+    X_OFFSET: gl.constexpr = offset("x", BLOCK_M, STAGES, W_SHARED, y_desc.dtype)
+    W_OFFSET: gl.constexpr = offset("w", BLOCK_M, STAGES, W_SHARED, y_desc.dtype) + GROUP * 4096 if W_SHARED else 0
     ASM: gl.constexpr = wgmma_sp(BLOCK_M, TYPE, X_OFFSET, W_OFFSET, W_SHARED)
+    SUM: gl.constexpr = gl.int32 if TYPE == "s8" else gl.float32
+    HALVES: gl.constexpr = bytewise(TYPE)
     thread = gl.arange(0, 128, layout=gl.SliceLayout(1, gl.SliceLayout(2, WORD)))[:, None][:, :, None]
     lane = gl.arange(0, 128, layout=gl.SliceLayout(1, gl.SliceLayout(2, WORDS)))[:, None][:, :, None]
     word = gl.arange(0, 8, layout=gl.SliceLayout(0, gl.SliceLayout(1, WORDS)))[None, :][:, None, :]
@@ -145,16 +165,18 @@ def consume(
     phase = 0
     for number in range(gl.program_id(0), tiles_n * tiles_m, gl.num_programs(0)):
         tile_n, tile_m = tile_at(number, tiles_n, tiles_m)
-        acc = gl.full([128, BLOCK_M // 16, 8], 0.0, gl.float32, SUMS)
-        meta_p = meta_ptr + ((tile_n * 2 + GROUP).to(gl.int64) * steps) * 128 + thread
+        acc = gl.full([128, BLOCK_M // 16, 8], 0, SUM, SUMS)
+        meta_p = meta_ptr + ((tile_n * 2 + GROUP).to(gl.int64) * steps) * (128 * HALVES) + thread
         meta = gl.load(meta_p)
+        second = gl.load(meta_p + 128) if HALVES == 2 else meta
         if not W_SHARED:
             rows = (tile_n * 8 + GROUP * 4 + lane // 32).to(gl.int64) * (steps * 256)
             w_p = w_ptr + rows + (lane % 32) * 4 + (word // 4) * 128 + word % 4
             w = gl.load(w_p)
         for step in range(0, steps):
             ahead = gl.minimum(step + 1, steps - 1)
-            next_meta = gl.load(meta_p + ahead * 128)
+            next_meta = gl.load(meta_p + ahead * (128 * HALVES))
+            next_second = gl.load(meta_p + ahead * 256 + 128) if HALVES == 2 else next_meta
             if not W_SHARED:
                 next_w = gl.load(w_p + ahead * 256)
             mbarrier.wait(full.index(s), phase)
@@ -162,12 +184,15 @@ def consume(
                 third = s * (128 * 64)
             else:
                 third = gl.convert_layout(w, SUMS, assert_trivial=True)
-            acc = gl.inline_asm_elementwise(
-                ASM, operands(BLOCK_M),
-                [acc, gl.convert_layout(meta, SUMS, assert_trivial=True), s * (BLOCK_M * 128), third],
-                dtype=gl.float32, is_pure=False, pack=BLOCK_M // 2)
+            sums = gl.inline_asm_elementwise(
+                ASM, operands(BLOCK_M, TYPE),
+                [acc, gl.convert_layout(meta, SUMS, assert_trivial=True), s * (BLOCK_M * 128), third,
+                 gl.convert_layout(second, SUMS, assert_trivial=True)],
+                dtype=acc.dtype, is_pure=False, pack=BLOCK_M // 2)
             mbarrier.arrive(empty.index(s), count=1)
+            acc = acc + sums if TYPE == "e4m3" else sums
             meta = next_meta
+            second = next_second
             if not W_SHARED:
                 w = next_w
             s, phase = next_stage(s, phase, STAGES)
@@ -180,9 +205,11 @@ def consume(
         halves = y.reshape([2, HALF, 64]).permute([1, 2, 0]).split()
         tma.store_wait(0)  # the store of the tile before has left the buffer
         for half in gl.static_range(2):  # one after the other: all at once would spill
-            y = halves[half]
+            y = halves[half].to(gl.float32)
             rows = m0 + half * HALF + gl.arange(0, HALF, layout=gl.SliceLayout(1, y.type.layout))
             cols = n0 + gl.arange(0, 64, layout=gl.SliceLayout(0, y.type.layout))
+            if scale_ptr is not None:
+                y *= gl.load(scale_ptr + cols * stride_s, mask=cols < N, other=0.0)[None, :]
             y = finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION)
             y_s.index(GROUP).slice(half * HALF, HALF).store(y.to(y_desc.dtype))
         fence_async_shared()
@@ -194,12 +221,12 @@ def consume(
 @triton.heuristics({name: boxed(name) for name in ("x_desc", "y_desc")})
 @gluon.jit
 def sparse_wgmma_kernel(
-    # tensors; w_desc serves W_SHARED, w_ptr the other form; bias and residual may be None
-    w_desc, w_ptr, meta_ptr, bias_ptr, residual_ptr,
-    # sizes; rows and columns of the packed W
+    # tensors; w_desc serves W_SHARED, w_ptr the other form; scale, fp32, bias and residual may be None
+    w_desc, w_ptr, meta_ptr, scale_ptr, bias_ptr, residual_ptr,
+    # sizes; rows and columns of the packed W; columns of two bytes
     M, N, K, N_PACKED, K_PACKED,
     # strides
-    stride_rm, stride_rn,
+    stride_s, stride_rm, stride_rn,
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS,
     # tensors, by name
@@ -224,11 +251,11 @@ def sparse_wgmma_kernel(
     tiles_m = gl.cdiv(M, BLOCK_M)
     steps = K_PACKED // 64
     gl.warp_specialize([
-        (consume, (w_ptr, meta_ptr, bias_ptr, residual_ptr, y_desc, y_s, full, empty,
-                   M, N, tiles_n, tiles_m, steps, stride_rm, stride_rn,
+        (consume, (w_ptr, meta_ptr, scale_ptr, bias_ptr, residual_ptr, y_desc, y_s, full, empty,
+                   M, N, tiles_n, tiles_m, steps, stride_s, stride_rm, stride_rn,
                    0, TYPE, ACTIVATION, BLOCK_M, STAGES, W_SHARED)),
-        (consume, (w_ptr, meta_ptr, bias_ptr, residual_ptr, y_desc, y_s, full, empty,
-                   M, N, tiles_n, tiles_m, steps, stride_rm, stride_rn,
+        (consume, (w_ptr, meta_ptr, scale_ptr, bias_ptr, residual_ptr, y_desc, y_s, full, empty,
+                   M, N, tiles_n, tiles_m, steps, stride_s, stride_rm, stride_rn,
                    1, TYPE, ACTIVATION, BLOCK_M, STAGES, W_SHARED)),
         (produce, (x_desc, w_desc, x_s, w_s, full, empty, tiles_n, tiles_m, steps, BLOCK_M, STAGES, W_SHARED)),
     ], [4, 1], [240, 24])

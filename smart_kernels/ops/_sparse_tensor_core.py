@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from smart_kernels.ops._sparse_tensor_gather import turned_metadata
-from smart_kernels.ops._sparse_tensor_launch import forced, lacks, matmul, offered, supported, tuner
+from smart_kernels.ops._sparse_tensor_launch import forced, lacks, matmul, offered, supported, tuner, words_kernel
 from smart_kernels.ops._sparse_tensor_linear import linear
 from smart_kernels.ops._sparse_tensor_packing import BYTES, KERNELS, TYPES, PackedWeight, pack, unpack
 
@@ -34,6 +34,7 @@ __all__ = [
     "turned_metadata",
     "unpack",
     "verified",
+    "words_kernel",
 ]
 _exact: set[tuple[torch.device, str, torch.dtype]] = set()
 TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; edges everywhere
@@ -45,11 +46,10 @@ def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype
     exactly, with edges and without. Remembered per process; compiles much and synchronises."""
     if (reason := supported(device, kernel)) is not None:
         return reason
-    if dtype in BYTES and kernel == "mma":
-        if (reason := lacks(device, dtype)) is not None:
-            return reason
-    elif dtype not in TYPES:
-        return f"sparse tensor-core kernels take fp16 and bf16 weights, got {dtype}"
+    if dtype not in TYPES | BYTES:
+        return f"sparse tensor-core kernels take {[*TYPES, *BYTES]} weights, got {dtype}"
+    if kernel == "mma" and (reason := lacks(device, dtype)) is not None:
+        return reason
     device, version = torch.device(device), f"triton {triton.__version__}"
     try:
         for config in offered(kernel, dtype):

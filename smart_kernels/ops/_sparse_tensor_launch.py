@@ -56,7 +56,7 @@ def matmul(
     with torch.cuda.device_of(x):  # Triton launches on the current GPU, not on that of the tensors
         if packed.kernel == "mma":
             return _mma(x, packed, bias, residual, activation, scale, dtype)
-        return _wgmma(x, packed, bias, residual, activation)
+        return _wgmma(x, packed, bias, residual, activation, scale, dtype)
 
 
 def like(x: Tensor, N: int, kernel: str, dtype: torch.dtype | None = None) -> Tensor:
@@ -72,11 +72,20 @@ def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
     return f"mma.sp of fp8 needs sm_89 or sm_12x, others convert it to fp16, this is sm_{major}{minor}"
 
 
+def words_kernel(device: torch.device | str, dtype: torch.dtype) -> str:
+    """Of 8-bit weights packed for "mma": wgmma.sp reads the same words on sm_90, which lacks mma.sp of fp8."""
+    hopper = torch.cuda.get_device_capability(device) == (9, 0)
+    return "wgmma_rs" if hopper and lacks(device, dtype) is not None else "mma"
+
+
 def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
     """The configurations that may be chosen for some shape."""
-    from smart_kernels.kernels.sparse_mma import few_sums
+    from smart_kernels.kernels import sparse_mma, sparse_wgmma
 
-    return [c for c in tuner(kernel).configs if dtype != torch.float8_e4m3fn or few_sums(c)]
+    configs = tuner(kernel).configs
+    if kernel == "mma":
+        return [c for c in configs if dtype != torch.float8_e4m3fn or sparse_mma.few_sums(c)]
+    return [c for c in configs if dtype not in BYTES or sparse_wgmma.few_sums(c)]
 
 
 @contextlib.contextmanager
@@ -129,29 +138,33 @@ def _mma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
     return y
 
 
-def _wgmma(x, packed, bias, residual, activation) -> Tensor:
+def _wgmma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
     from triton.experimental.gluon.language import NVMMASharedLayout
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     from smart_kernels.kernels.sparse_wgmma import sparse_wgmma_kernel
 
-    (M, K), (N, (rows, columns)) = x.shape, (packed.out_features, packed.shape)
-    y = like(x, N, packed.kernel)
+    (M, K), (N, (rows, columns)), weight = x.shape, (packed.out_features, packed.shape), packed.weight
+    y = like(x, N, packed.kernel, dtype)
     if not y.numel():
         return y
     shared = packed.kernel == "wgmma_ss"
-    wide, narrow = NVMMASharedLayout(128, 16, 2), NVMMASharedLayout(64, 16, 2)
+    wide, narrow, result = (NVMMASharedLayout(*s, 2) for s in ((128, 16), (64, 16), (128, 8 * y.itemsize)))
+    stride_s = None if scale is None else scale.stride(0) if scale.dim() else 0
+    type_ = (TYPES | BYTES)[x.dtype]
+    if x.itemsize == 1:  # two columns are one
+        x, weight, K, columns = x.view(torch.int16), weight.view(torch.int16), K // 2, columns // 2
     programs = _processors(x.device)
     grid = lambda meta: (min(programs, triton.cdiv(M, meta["BLOCK_M"]) * (rows // 128)),)  # noqa: E731
     sparse_wgmma_kernel[grid](
-        TensorDescriptor.from_tensor(packed.weight, [128, 32], narrow) if shared else None,
-        None if shared else packed.weight.view(torch.int32), packed.metadata, bias, residual,
+        TensorDescriptor.from_tensor(weight, [128, 32], narrow) if shared else None,
+        None if shared else weight.view(torch.int32), packed.metadata, scale, bias, residual,
         M, N, K, rows, columns,
-        *_strides(residual),
+        stride_s, *_strides(residual),
         m_class(M),
         x_desc=TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
-        y_desc=TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], wide),
-        TYPE=TYPES[x.dtype], ACTIVATION=activation, W_SHARED=shared,
+        y_desc=TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], result),
+        TYPE=type_, ACTIVATION=activation, W_SHARED=shared,
     )  # fmt: skip
     return y
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 KERNELS = ("mma", "wgmma_ss", "wgmma_rs")  # wgmma: W through shared memory, or straight to registers
 TYPES = {torch.float16: "f16", torch.bfloat16: "bf16"}
-BYTES = {torch.int8: "s8", torch.float8_e4m3fn: "e4m3"}  # for "mma" only, without gradients
+BYTES = {torch.int8: "s8", torch.float8_e4m3fn: "e4m3"}  # without gradients
 ROWS, COLUMNS = 128, 64  # what a packed weight is padded to; columns of 16 bits
 NO_GROUP = 0x44  # two groups that keep their first two weights, for the padding: 0 and 1 rise
 
@@ -44,8 +44,8 @@ def pack(values: Tensor, indices: Tensor, kernel: str = "mma") -> PackedWeight:
     """The saved 2:4 form -> that of ``kernel``: a permutation, on the device of ``values``.
 
     Args:
-        values: (N, 2 G) fp16 or bf16, for "mma" int8 and float8_e4m3fn, too: the two kept weights of each group of four
-            along K, G = ceil(K / 4).
+        values: (N, 2 G) fp16, bf16, int8 or float8_e4m3fn: the two kept weights of each group of four along K,
+            G = ceil(K / 4).
         indices: (N, ceil(G / 2)) uint8, four bits a group: where its two weights were, rising, lowest bits first.
         kernel: of ``KERNELS``.
 
@@ -141,7 +141,7 @@ def restore_indices(metadata: Tensor, N: int, groups: int) -> Tensor:
 def _check_saved(values: Tensor, indices: Tensor, kernel: str) -> None:
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-    types = [*TYPES, *(BYTES if kernel == "mma" else {})]
+    types = [*TYPES, *BYTES]
     if values.dtype not in types or values.dim() != 2 or values.shape[1] % 2:
         raise ValueError(f"values must be (N, 2 G) of {types}, got {tuple(values.shape)} {values.dtype}")
     expected = (len(values), -(-values.shape[1] // 4))

@@ -46,7 +46,8 @@ def quantized_semi_structured_linear(
     """``activation(scale * (x @ W.T) + bias + residual)``, x and W 2:4 in int8 or float8_e4m3fn. Not differentiable.
 
     int8 is summed exactly, in int32; each product of 64 columns of fp8 is summed by the tensor core, and these in fp32.
-    On a GPU it runs on ``mma.sp`` or not at all: int8 on sm_80 and later, fp8 on sm_89 and sm_120.
+    On a GPU it runs on sparse tensor cores or not at all: on ``mma.sp`` int8 on sm_80 and later, fp8 on sm_89 and
+    sm_120; on ``wgmma.sp`` fp8 on sm_90, where these products are of 128 columns.
 
     Args:
         x: (..., K) int8 or float8_e4m3fn.
@@ -77,7 +78,7 @@ def quantized_semi_structured_linear(
 @torch.compiler.assume_constant_result
 def _refused(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernel must not be used; asked once, also by the compiler."""
-    return tensor_core.verified(device, "mma", dtype)
+    return tensor_core.verified(device, tensor_core.words_kernel(device, dtype), dtype)
 
 
 def _check(x, weight, scale, bias, residual, y_shape, out_dtype) -> None:
@@ -125,5 +126,5 @@ def _quantized(
 ) -> Tensor:
     if triton.knobs.runtime.interpret:  # it has no Gluon
         return _reference(x, weight, metadata, scale, bias, residual, activation, out_dtype, N)
-    packed = PackedWeight("mma", weight, metadata, N, groups_of(x.shape[1], 4))
-    return tensor_core.matmul(x, packed, bias, residual, activation, scale, out_dtype)
+    packed = PackedWeight(tensor_core.words_kernel(x.device, x.dtype), weight, metadata, N, groups_of(x.shape[1], 4))
+    return tensor_core.matmul(x, packed, bias, residual, activation, scale, out_dtype).contiguous()

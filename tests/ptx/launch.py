@@ -106,12 +106,12 @@ def bind(program: Program, values: list, space: Space) -> tuple[dict[str, int], 
 
 
 def tensor_map(descriptor, space: Space) -> TensorMap:
-    """As the launcher encodes it."""
+    """As the launcher encodes it: a block wider than its swizzle is copied by several boxes."""
     (rows, columns), (stride, _) = descriptor.shape, descriptor.strides
     box_rows, box_columns = descriptor.block_shape
     size, width = descriptor.base.element_size(), descriptor.layout.swizzle_byte_width
-    if box_columns * size != width:
-        raise ValueError(f"a box must be as wide as its swizzle, got {box_columns * size} and {width} bytes")
+    if box_columns * size % width:
+        raise ValueError(f"a block must be boxes as wide as its swizzle, got {box_columns * size} and {width} bytes")
     return TensorMap(space.pointer(descriptor.base), rows, columns * size, stride * size, box_rows, width, size)
 
 

@@ -125,19 +125,24 @@ def wgmma(warp, i):
 
 
 def wgmma_sp(warp, i):
-    """``wgmma.mma_async.sp.m64nNk32 d, a, b-desc, metadata, selector, scale-d, scale-a, scale-b, transposes``
+    """``wgmma.mma_async.sp.m64nNk32 d, a, b-desc, metadata, selector, scale-d, scale-a, scale-b, transposes``; m64nNk64
+    for 8 bits, which knows no transposes, and of s8 no signs. ``scale-d`` 0: new sums. A row is as many bytes in both.
 
     A warp does 16 of the 64 rows. Its own registers must not be touched between wgmma.fence and the wait; operands in
     registers and in shared memory are read when the product is done.
     """
     sums, type, selector = i.names(0), dtype(i.parts), int(i.operands[4])
-    columns = int(next(m[1] for part in i.parts if (m := re.fullmatch(r"m64n(\d+)k32", part))))
+    wide, kind = type in ("s8", "e4m3"), "s32" if type == "s8" else "f32"
+    columns = int(next(m[1] for part in i.parts if (m := re.fullmatch(rf"m64n(\d+)k{64 if wide else 32}", part))))
     in_registers = i.operands[1].startswith("{")
     used = {*sums, i.operands[3], *(i.names(1) if in_registers else ())}
     if used & warp.written:
         raise Fault("registers of wgmma were written after the last wgmma.fence")
-    if i.operands[5:8] != ["1", "1", "1"] or any(operand != "0" for operand in i.operands[8:]):
-        raise Fault("only sums that go on, no signs, no transposes")
+    signs, transposes = ([], 0) if type == "s8" else (["1", "1"], 0 if wide else 1 if in_registers else 2)
+    if i.operands[5] not in ("0", "1") or i.operands[6:] != signs + ["0"] * transposes or kind not in i.parts:
+        raise Fault("only sums that begin or go on, no signs, no transposes")
+    if wide and selector:
+        raise Fault("only selector 0 for 8 bits")
     b = warp.one(i.operands[2], "u64")
     a = None if in_registers else warp.one(i.operands[1], "u64")
 
@@ -146,11 +151,14 @@ def wgmma_sp(warp, i):
             kept = fragment_a([warp.get(name, "u32") for name in i.names(1)], type)
         else:
             kept = values(rows_at(warp, a, 64, 32), type)[16 * (warp.index % 4) :][:16]
-        dense = expand(kept, warp.get(i.operands[3], "u32"), selector, ordered=True)
+        metadata = warp.get(i.operands[3], "u32")
+        dense = expand_wide(kept, metadata, ordered=True) if wide else expand(kept, metadata, selector, ordered=True)
         product = dense.astype(np.float64) @ values(rows_at(warp, b, columns, 64), type).T
         for r, name in enumerate(sums):
-            total = warp.get(name, "f32") + product[G + 8 * (r >> 1 & 1), 8 * (r >> 2) + 2 * T + (r & 1)]
-            warp.registers[name] = total.astype(np.float32).view(np.uint32)
+            before = warp.get(name, kind) if i.operands[5] == "1" else 0
+            total = before + product[G + 8 * (r >> 1 & 1), 8 * (r >> 2) + 2 * T + (r & 1)]
+            total = total.astype(np.int64).astype(np.int32) if type == "s8" else total.astype(np.float32)
+            warp.registers[name] = total.view(np.uint32)
 
     submit(warp, warp.products, work)
     warp.block.count["wgmma.sp", columns, selector] += 1

@@ -111,9 +111,13 @@ def descriptor(start, layout, row_bytes):
     return start >> 4 | (8 * row_bytes >> 4) << 32 | layout << 62
 
 
-def place(shared, start, matrix, row_bytes):
-    """Rows of bf16 at a 128- or 64-byte swizzle, written chunk by chunk."""
-    rows = bits(matrix.astype(np.float32), "bf16").view(np.uint8).reshape(len(matrix), -1, 16)
+def place(shared, start, matrix, row_bytes, type="bf16"):
+    """Rows at a 128- or 64-byte swizzle, written chunk by chunk."""
+    if type == "bf16":
+        rows = bits(matrix.astype(np.float32), "bf16")
+    else:
+        rows = octets(matrix, *np.ogrid[: len(matrix), : matrix.shape[1] // 4], type)
+    rows = np.ascontiguousarray(rows).view(np.uint8).reshape(len(matrix), -1, 16)
     for row, chunks in enumerate(rows):
         for number, chunk in enumerate(chunks):
             exchanged = number ^ (row % 8 if row_bytes == 128 else row // 2 % 4)
@@ -158,6 +162,35 @@ def product(shared_a, fence=FENCE, wait=WAIT, timing="late"):
 def test_wgmma_sp(shared_a, timing):
     got, expected = product(shared_a, timing=timing)
     assert (got == expected).all()
+
+
+@pytest.mark.parametrize("onto", [0, 1])
+@pytest.mark.parametrize("type", ["s8", "e4m3"])
+def test_wgmma_sp_of_eight_bits(type, onto):
+    """All four lanes of a row give metadata; ``scale-d`` 0 begins new sums."""
+    from .snippet import block
+
+    rng, kind = np.random.default_rng(2), "s32" if type == "s8" else "f32"
+    dense, kept, halves = sparse(rng, rows=64, columns=64)
+    b, c = rng.integers(-8, 9, (8, 64)), rng.integers(-8, 9, (64, 8)).astype(np.int32 if type == "s8" else np.float32)
+    text = WGMMA.replace("n8k32.f32.bf16.bf16", f"n8k64.{kind}.{type}.{type}")
+    text = text.replace("%e, 1, 1, 1, 1, 0{more};", f"%e, 0, {onto}{', 1, 1' if type == 'e4m3' else ''};")
+    done = block(text.format(a="{%a0,%a1,%a2,%a3}", fence=FENCE, wait=WAIT), warps=4)
+    place(done.seen_by_copies, 4096, b, 128, type)
+    for warp in done.warps:
+        rows, metadata = 16 * warp.index + G, np.zeros(32, np.uint32)
+        for g, j in np.ndindex(8, 4):
+            row, first = 16 * warp.index + g + 8 * (j % 2), 2 * (j // 2)
+            metadata[4 * g + j] = halves[row, first] | halves[row, first + 1] << 16
+        warp.registers |= {f"%a{r}": octets(kept, rows + 8 * (r & 1), T + 4 * (r >> 1), type) for r in range(4)}
+        warp.registers |= {f"%d{r}": c[rows + 8 * (r >> 1), 2 * T + (r & 1)] for r in range(4)}
+        warp.registers |= {"%e": metadata, "%bd": np.full(32, descriptor(4096, 1, 128), np.uint64)}
+    done.run()
+    expected = dense @ b.T + onto * c
+    for warp in done.warps:
+        for r in range(4):
+            rows = 16 * warp.index + G + 8 * (r >> 1)
+            assert (warp.get(f"%o{r}", kind) == expected[rows, 2 * T + (r & 1)]).all()
 
 
 def test_wgmma_needs_its_fence_and_its_wait():
