@@ -70,7 +70,7 @@ class SparseLinear(Sparse):
         return plain_layer(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"), self)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1:] != (self.in_features,):  # blocks are as wide as the edge lets them: a few more or less would fit
+        if x.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more or less would fit
             raise ValueError(f"x must be (..., {self.in_features}), got {tuple(x.shape)}")
         return self.format.linear(x, self.bias)
 
