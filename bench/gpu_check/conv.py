@@ -49,11 +49,10 @@ def correct(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dt
     bsr = BSR.from_dense(weight, tile, taps=conv.taps)
     x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
     bias, indices = torch.randn(N, device=context.device, dtype=dtype), (bsr.crow_indices, bsr.col_indices)
-    geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
-    index = conv_index(*indices, tile, (N, C), **geometry)
+    index = conv_index(*indices, tile, (N, C), **conv.named)
 
     def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return block_sparse_conv2d(x, values, *indices, bias, **geometry, out_channels=N, index=index)
+        return block_sparse_conv2d(x, values, *indices, bias, **conv.named, out_channels=N, index=index)
 
     def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, to_kernel(values, bsr, conv), bias, *conv[1:])
