@@ -17,7 +17,7 @@ from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel
 from . import speed
 from .check import Check, Context, compare
 
-TILES = ((64, 64), (128, 128), (32, 32), (24, 40))
+TILES = ((64, 64), (128, 64), (128, 128), (32, 32), (24, 40))
 GEOMETRIES = {
     "3x3": Conv((3, 3), (1, 1), (1, 1)),
     "3x3 interior": Conv((3, 3)),
@@ -30,7 +30,7 @@ BATCHES = (1, 8, 64)
 
 def cases(context: Context) -> Iterator[Check]:
     for name, conv in GEOMETRIES.items():
-        for tile in TILES[2:] if context.small else TILES:
+        for tile in TILES[3:] if context.small else TILES:
             for dtype_name, dtype in context.dtypes.items():
                 for config in context.configs:
                     label = f"{name} {tile[0]}x{tile[1]} {dtype_name} config {config}"
