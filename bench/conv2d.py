@@ -104,11 +104,10 @@ def providers(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) ->
     ]
     if x.device.type == "cuda":
         indices = bsr.crow_indices, bsr.col_indices
-        geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
-        index = conv_index(*indices, tile, (layer.N, layer.C), **geometry)  # kept until the mask changes, as by BSR
+        index = conv_index(*indices, tile, (layer.N, layer.C), **conv.named)  # kept until the mask changes, as by BSR
 
         def ours(x: Tensor, values: Tensor) -> Tensor:
-            return block_sparse_conv2d(x, values, *indices, **geometry, out_channels=layer.N, index=index)
+            return block_sparse_conv2d(x, values, *indices, **conv.named, out_channels=layer.N, index=index)
 
         def definition(x: Tensor, values: Tensor) -> Tensor:
             return dense(x, to_kernel(values, bsr, conv))

@@ -45,13 +45,12 @@ def providers(layer: Layer, weight: Tensor, x: Tensor, pattern: NM) -> list[Prov
     last = kernel.contiguous(memory_format=torch.channels_last)
     stored = SemiStructured.from_dense(weight, (1, 1), taps=taps, n=pattern.n, m=pattern.m)
     indices, kept = stored.indices, {"n": pattern.n, "m": pattern.m}
-    geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
 
     def dense(x: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(x, kernel, None, *conv[1:])
 
     def ours(x: Tensor, values: Tensor) -> Tensor:
-        return semi_structured_conv2d(x, values, indices, **geometry, **kept)
+        return semi_structured_conv2d(x, values, indices, **conv.named, **kept)
 
     # written apart from the package: every group is full, so the values lie where the weight is not 0
     columns = weight.ne(0).nonzero()[:, 1].view(stored.values.shape)

@@ -20,7 +20,16 @@ def save(path: Path, state: dict) -> None:
 
 
 def load(path: Path, device: str) -> dict:
-    return torch.load(path, map_location=device, weights_only=True)
+    """What ``save`` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} must be a whole checkpoint; delete it to train anew: {reason}") from error
 
 
 def seed(value: int) -> None:

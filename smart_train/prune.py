@@ -35,11 +35,13 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
         The report, as written to ``report.json``.
 
     Raises:
-        ValueError: ``out`` holds another run, the data is not there, or the budget cannot be met.
+        ValueError: ``out`` is no directory or holds another run, the data is not there or too little, or the budget
+            cannot be met.
     """
     data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
-    _claim(out, recipe, resume)
     stages = Stages(recipe, data, out, _device(), resume)
+    stages.check()  # before the directory is taken and the dense model trained
+    _claim(out, recipe, resume)
     dense = stages.dense()
     smart, last = stages.smart(dense)
     models = {"dense": dense, "smart": smart}
@@ -52,16 +54,15 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     """(measured now, reported) accuracy of the model that ``prune`` saved in ``out``.
 
     Raises:
-        ValueError: ``out`` does not hold a finished run.
+        ValueError: ``out`` holds no finished run, or a damaged one.
     """
     missing = [name for name in FILES if not (out / name).is_file()]
     if missing:
         raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
-    recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
+    recipe, reported = _recipe(out / "recipe.json"), _reported(out / "report.json")
     stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, _device())
     model = stages.model().eval()
     smart_kernels.load(model, out)
-    reported = json.loads((out / "report.json").read_text())["accuracy"]["smart"]
     return accuracy(model, stages.data, stages.device), reported
 
 
@@ -75,10 +76,28 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise ValueError(f"--out must be a new directory, got {out}, which holds a run; --resume continues it")
-        differences = recipe.differences(Recipe(**json.loads(path.read_text())))
+        differences = recipe.differences(_recipe(path))
         if differences:
             raise ValueError(f"--resume must repeat the settings of {out}, got {'; '.join(differences)} there")
-    _write(path, recipe.to_dict())
+    try:
+        _write(path, recipe.to_dict())
+    except OSError as error:
+        raise ValueError(f"--out must be a directory that can be written, got {out}: {error.strerror}") from error
+
+
+def _recipe(path: Path) -> Recipe:
+    try:
+        return Recipe(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:  # a file of another version has other settings
+        raise ValueError(f"{path} must hold the settings of a run as this version writes them: {error}") from error
+
+
+def _reported(path: Path) -> float:
+    """The accuracy of the pruned model that a report names."""
+    try:
+        return json.loads(path.read_text())["accuracy"]["smart"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} must name an accuracy as prune writes it, got none: {error}") from error
 
 
 def _write(path: Path, content: dict) -> None:

@@ -105,7 +105,11 @@ class SmartPruner:
         """Set the masks for the coming optimizer step, before its first forward; they stay through accumulation.
 
         Never waits for the GPU, but for the one step that hardens the masks.
+
+        Raises:
+            ValueError: the pruner is finalized.
         """
+        self._check_open()
         self.steps += 1
         if self.stage == "dense" and self.steps > self.plan.dense_steps:
             self._start_search()
@@ -130,8 +134,9 @@ class SmartPruner:
         In the dense stage this is one-shot pruning by magnitude; in the finetune stage it does nothing.
 
         Raises:
-            ValueError: NaN in the scores, or a budget too small for the best tile of each layer.
+            ValueError: NaN in the scores, a budget too small for the best tile of each layer, or a finalized pruner.
         """
+        self._check_open()
         if self.stage == "finetune":
             return
         if self.stage == "dense":
@@ -140,10 +145,15 @@ class SmartPruner:
         self.fix_masks({name: mask for pool in self.pools for name, mask in pool.hard_masks().items()})
 
     def finalize(self) -> dict[str, Any]:
-        """Harden if that has not happened and leave plain layers with exact zeros. Returns the last ``report()``."""
+        """Harden if that has not happened and leave plain layers with exact zeros. Returns the last ``report()``.
+
+        Raises:
+            ValueError: as by ``harden``. There is nothing left to do for the pruner.
+        """
         self.harden()
         report = self.report()
         unmask_(self.model)
+        self.stage = "finalized"
         return report
 
     def report(self) -> dict[str, Any]:
@@ -155,8 +165,10 @@ class SmartPruner:
             its weights and how many are kept, and for N:M the score_lost to further constraints (``NM.score_lost``).
 
         Raises:
-            ValueError: NaN in scores or masks, naming the layers. This is the only place that looks for it.
+            ValueError: NaN in scores or masks, naming the layers: this is the only place that looks for it. Or a
+                finalized pruner.
         """
+        self._check_open()
         return status(self)
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,6 +196,10 @@ class SmartPruner:
         for name, gate in gates.items():
             for layer in self.sharing[name].values():
                 layer.gate = gate
+
+    def _check_open(self) -> None:
+        if self.stage == "finalized":
+            raise ValueError("a pruner must have masked layers, got one after finalize(): they are plain now")
 
     @torch.no_grad()
     def _start_search(self) -> None:

@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -67,8 +67,8 @@ class Plan:
             raise ValueError(f"search_steps must be at least 1 and dense_steps at least 0, got {got}")
         if not 0 <= self.warmup < 1:  # the target must be reached before the search ends
             raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
-        if not callable(self.temperature) and min(self.temperature) <= 0:
-            raise ValueError(f"temperature must be > 0 at both ends, got {self.temperature}")
+        if not callable(self.temperature):
+            _check_ends(self.temperature)
 
     def progress(self, step: int) -> float:
         """Of the search: 0 at its first step (``dense_steps``, steps counted from 0), 1 at its last."""
@@ -78,3 +78,10 @@ class Plan:
         """Temperature of the mask at ``step``."""
         u = self.progress(step)
         return self.temperature(u) if callable(self.temperature) else cosine(u, *self.temperature)
+
+
+def _check_ends(temperature: object) -> None:
+    if not isinstance(temperature, Sequence) or len(temperature) != 2:
+        raise ValueError(f"temperature must be (start, end) or a function of progress, got {temperature}")
+    if min(temperature) <= 0:
+        raise ValueError(f"temperature must be > 0 at both ends, got {temperature}")

@@ -51,10 +51,13 @@ def _idx(directory: Path, name: str) -> np.ndarray:
             f"data 'fashion' must have {name}[.gz] in {directory}: "
             "`apt-get install dataset-fashion-mnist` brings it, or point --data-dir to the four IDX files"
         )
-    raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-    axes = raw[3]
-    shape = np.frombuffer(raw, ">i4", axes, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
+    try:
+        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        axes = raw[3]
+        shape = np.frombuffer(raw, ">i4", axes, offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
+    except (OSError, EOFError, zlib.error, IndexError, ValueError) as error:
+        raise ValueError(f"{found} must be a whole IDX file of bytes: {error}") from error
 
 
 def folder(path: Path, size: int) -> Source:

@@ -46,6 +46,16 @@ class Stages:
         recipe, data = self.recipe, self.data
         return models.build(recipe.model, data.channels, data.size, len(data.classes), recipe.seed).to(self.device)
 
+    def check(self) -> None:
+        """What can be known before anything is trained.
+
+        Raises:
+            ValueError: the training set is smaller than a batch, the model does not fit the images, or the budget
+                cannot be met.
+        """
+        self.data.batch(0, self.recipe.batch, self.recipe.seed)
+        self._pruner(self.model(), self.recipe.scope)
+
     def dense(self) -> nn.Module:
         """The trained dense model that both pruned ones start from."""
         checkpoint.seed(self.recipe.seed)

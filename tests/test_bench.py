@@ -78,8 +78,18 @@ def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["nothing"], ["ops", "--dtype", "int3"], ["ops", "--threads", "0"], ["gpu-check", "--minutes", "-1"]],
-    ids=" ".join,
+    [
+        [],
+        ["nothing"],
+        ["ops", "--dtype", "int3"],
+        ["ops", "--threads", "0"],
+        ["gpu-check", "--minutes", "-1"],
+        ["layers", "--seconds", "long"],
+        ["choice", "--filter", "("],
+        ["codegen", "--target", "sm_33"],
+        ["report", "--out", f"{__file__}/plots"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
 )
 def test_refuses_bad_usage(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -88,9 +98,27 @@ def test_refuses_bad_usage(command, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-def test_a_filter_that_matches_nothing_is_an_error(capsys):
-    assert main(["ops", "--dry-run", "--filter", "no such case"]) == 1
-    assert "--filter" in capsys.readouterr().err
+COMMANDS = (["ops"], ["ops", "--dry-run"], ["choice", "--dry-run"], ["codegen"], ["gpu-check", "--dry-run", "--topk"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_filter_that_matches_nothing_is_an_error(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "TABLE", tmp_path / "codegen.csv")
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr("bench.__main__.shapes", lambda device, dry_run: [SHAPE])
+    assert main([*command, "--filter", "no such case"]) == 2
+    assert "--filter must match a c" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_part_of_the_census_leaves_the_table_alone(monkeypatch, tmp_path, capsys):
+    row = {"case": "some case", "target": "sm_90", "kernel": "some_kernel", "error": "none here"}
+    monkeypatch.setattr(table, "TABLE", tmp_path / "codegen.csv")
+    monkeypatch.setattr(table, "census", lambda target, names: [row])
+    for part in (["--filter", "soft_topk"], ["--target", "sm_90"]):
+        assert main(["codegen", *part]) == 1 and not table.TABLE.exists()
+        assert main(["codegen", *part, "--out", str(tmp_path / "part.csv")]) == 1
+        assert "some_kernel" in (tmp_path / "part.csv").read_text()
+    assert main(["codegen"]) == 1 and "some_kernel" in table.TABLE.read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

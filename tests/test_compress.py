@@ -391,6 +391,15 @@ def test_compare_of_a_model_with_itself(monkeypatch):
     assert found.dense_ms > 0 and found.sparse_ms > 0 and found.pairs == timing.PAIRS and found.spread >= 0
 
 
+@pytest.mark.parametrize("use", [compress_, lambda model, x: compare(model, model, x)], ids=["compress", "compare"])
+def test_what_can_be_neither_run_nor_placed(use, monkeypatch):
+    monkeypatch.setattr(timing, "measure", MEASURE)
+    with pytest.raises(ValueError, match="must have parameters, got none in Sequential"):
+        use(nn.Sequential(nn.ReLU()), torch.zeros(1, 8))
+    with pytest.raises(ValueError, match="example_input must be a tensor, a tuple or a dict of arguments, got None"):
+        use(nn.Sequential(nn.Linear(8, 8)), None)
+
+
 def test_compare_goes_on_where_a_cuda_graph_cannot(monkeypatch, caplog):
     def measure(calls, dense, device, seconds, cuda_graph=False):
         if cuda_graph:

@@ -54,6 +54,10 @@ def test_layers_may_carry_different_patterns():
 def test_nothing_to_prune_is_an_error():
     with pytest.raises(ValueError, match=r"at least one nn\.Linear or nn\.Conv2d"):
         mask_(nn.Sequential(nn.ReLU()), Block(8, 8))
+    model = mlp()
+    layers = mask_(model, Block(8, 8))
+    with pytest.raises(ValueError, match=f"got none; {len(layers)} layers are masked already"):
+        mask_(model, Block(8, 8))
 
 
 def test_unmask_leaves_plain_layers_with_exact_zeros():

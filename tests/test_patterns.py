@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from smart_kernels import SparseLinear, compress_, mask_
 from smart_kernels.patterns import NM, PATTERNS, VNM, Block, Channel, WeightShape, parse
 
 SHAPES = [
@@ -136,3 +137,25 @@ def test_vnm_chooses_columns_then_weights(shape):
 def test_a_block_of_one_number_is_told_what_it_must_be():
     with pytest.raises(ValueError, match=r"a block must be ROWSxCOLS, such as 32x32, got '32'"):
         parse("block:32")
+
+
+@pytest.mark.parametrize("text", ["block:axb", "block:8x", "nm:2:b", "nm:2.0:4", "vnm:64:2:m", "nm:a:4:transposable"])
+def test_sizes_are_whole_numbers(text):
+    with pytest.raises(ValueError, match=f"pattern '{text}': sizes must be whole numbers, got '"):
+        parse(text)
+
+
+@pytest.mark.parametrize("pattern", ["block:8x8", 8, Block])
+def test_what_is_no_pattern_is_refused_wherever_one_is_taken(pattern):
+    def model():
+        return torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 16))
+
+    uses = [
+        lambda: mask_(model(), pattern),
+        lambda: compress_(model(), torch.zeros(1, 16), pattern),
+        lambda: SparseLinear(16, 16, pattern, 0.5),
+        lambda: SparseLinear.from_dense(model()[0], pattern, 0.5),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=r"pattern must be one such as Block\(32, 32\) or parse"):
+            use()

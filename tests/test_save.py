@@ -205,7 +205,13 @@ def damage_config(change):
         (lambda path: (path / "config.json").write_text("{"), "must hold config.json"),
         (lambda path: (path / "model.safetensors").write_bytes(b"x" * 20), "must hold config.json"),
         (damage_config(lambda c: c.update(version=9)), "version 1, got 9"),
+        (damage_config(lambda c: c.pop("version")), "version 1, got None"),
+        (lambda path: (path / "config.json").write_text("[1]"), r"version 1, got \[1\]"),
+        (lambda path: (path / "config.json").write_bytes(b"\xff\xfe"), "must hold config.json"),
         (damage_config(lambda c: c.pop("layers")), "missing {'layers'}"),
+        (damage_config(lambda c: c["report"].pop("device")), "must hold a report as save.. writes it"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(speed=2)), "must hold a report as save.. writes it"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(choice="zip")), r"must run as one of .* got \['zip'\]"),
         (damage_config(lambda c: c["layers"].pop("0")), "layer 0 needs an entry"),
         (damage_config(lambda c: c["layers"]["0"].update(stored="zip")), "layer 0 needs an entry"),
         (damage_config(lambda c: c["report"]["rows"][0].update(name="7")), "needs an entry"),
@@ -222,6 +228,15 @@ def test_damaged_files_are_refused(damage, message, tmp_path):
     damage(tmp_path)
     with pytest.raises(ValueError, match=message):
         load(mlp(), tmp_path)
+
+
+def test_the_report_of_another_model_is_refused(tmp_path):
+    model, report = mlp(), compress_(mlp(), torch.randn(6, 48))
+    model[2] = nn.Linear(8, 8)
+    with pytest.raises(ValueError, match=r"layer 2 must be a plain one of"):
+        save(model, tmp_path, report)
+    with pytest.raises(ValueError, match="the model has no layer 4, which the report names"):
+        save(mlp()[:3], tmp_path, report)
 
 
 def test_another_architecture_is_refused(tmp_path):

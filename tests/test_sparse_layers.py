@@ -170,6 +170,7 @@ def test_attention_reads_the_sparse_weight():
         (lambda: SparseLinear(8, 8, Block(4, 4), 0.0), "density must be in"),
         (lambda: SparseLinear(8, 8, NM(2, 4), 0.3), "nm:2:4 implies a density of 0.5"),
         (lambda: SparseLinear.from_dense(nn.Linear(8, 8), Block(8, 8), 0.5), "must pay for the best tile"),
+        (lambda: SparseLinear.from_dense(nn.Linear(8, 8), Block(4, 4), 1.5), r"sparsity must be in \[0, 1\), got 1.5"),
         (lambda: SparseConv2d(8, 8, 3, Block(4, 4), 0.5, groups=2), "groups=1"),
         (lambda: SparseConv2d(8, 8, 3, Block(4, 4), 0.5, padding=1, padding_mode="reflect"), "zero padding"),
         (lambda: SparseConv2d(8, 8, 2, Block(4, 4), 0.5, padding="same"), "the same on both sides"),
@@ -178,3 +179,18 @@ def test_attention_reads_the_sparse_weight():
 def test_rejects(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("pattern, density", PATTERNS)
+def test_an_input_of_another_width_is_refused(pattern, density):
+    """Blocks end beyond the edge, so a product with a few columns more or less would come out, and be wrong."""
+    layer = linear(pattern, density)
+    for width in (19, 21, 40):
+        with pytest.raises(ValueError, match=rf"x must be \(\.\.\., 20\), got \(3, {width}\)"):
+            layer(torch.randn(3, width))
+    with pytest.raises(ValueError, match=r"x must be \(\.\.\., 20\), got \(\)"):
+        layer(torch.tensor(1.0))
+    layer = conv(pattern, density)
+    for shape in ((2, 9, 4, 5), (2, 11, 4, 5), (10, 4)):
+        with pytest.raises(ValueError, match=r"x must be \(B, 10, H, W\) or without B, got"):
+            layer(torch.randn(shape))

@@ -17,7 +17,7 @@ from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel
 from . import speed
 from .check import Check, Context, compare
 
-TILES = ((64, 64), (128, 128), (32, 32), (24, 40))
+TILES = ((64, 64), (128, 64), (128, 128), (32, 32), (24, 40))
 GEOMETRIES = {
     "3x3": Conv((3, 3), (1, 1), (1, 1)),
     "3x3 interior": Conv((3, 3)),
@@ -30,7 +30,7 @@ BATCHES = (1, 8, 64)
 
 def cases(context: Context) -> Iterator[Check]:
     for name, conv in GEOMETRIES.items():
-        for tile in TILES[2:] if context.small else TILES:
+        for tile in TILES[3:] if context.small else TILES:
             for dtype_name, dtype in context.dtypes.items():
                 for config in context.configs:
                     label = f"{name} {tile[0]}x{tile[1]} {dtype_name} config {config}"
@@ -49,11 +49,10 @@ def correct(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dt
     bsr = BSR.from_dense(weight, tile, taps=conv.taps)
     x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
     bias, indices = torch.randn(N, device=context.device, dtype=dtype), (bsr.crow_indices, bsr.col_indices)
-    geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
-    index = conv_index(*indices, tile, (N, C), **geometry)
+    index = conv_index(*indices, tile, (N, C), **conv.named)
 
     def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return block_sparse_conv2d(x, values, *indices, bias, **geometry, out_channels=N, index=index)
+        return block_sparse_conv2d(x, values, *indices, bias, **conv.named, out_channels=N, index=index)
 
     def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, to_kernel(values, bsr, conv), bias, *conv[1:])

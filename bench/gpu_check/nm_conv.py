@@ -52,10 +52,9 @@ def correct(
     stored = SemiStructured.from_dense(weight, (1, 1), taps=conv.taps, n=kept[0], m=kept[1])
     x = torch.randn(B, C, size, size, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     bias, indices = torch.randn(N, device=device, dtype=dtype), stored.indices
-    geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
 
     def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return semi_structured_conv2d(x, values, indices, bias, **geometry, n=kept[0], m=kept[1])
+        return semi_structured_conv2d(x, values, indices, bias, **conv.named, n=kept[0], m=kept[1])
 
     def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, reference.kernel(values, indices, *kept, C, conv), bias, *conv[1:])

@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import json
+import re
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from .check import Check, Context
 
 
 def main(args: argparse.Namespace) -> int:
-    """Returns 1 when anything is wrong or unfinished."""
+    """Returns 1 when anything is wrong or unfinished, 2 when there is nothing to check."""
     device = "cpu" if args.dry_run else args.device
     if device == "cpu" and not args.dry_run:
         print("gpu-check needs a GPU; --dry-run rehearses it on the CPU")
@@ -29,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     results, left = [], 0
     for part in args.parts or PARTS:
         for check in checks(part, context):
-            if args.filter not in check.name:
+            if not re.search(args.filter, check.name):
                 continue
             if check.name not in done and time.monotonic() > deadline:
                 left += 1
@@ -42,7 +44,10 @@ def main(args: argparse.Namespace) -> int:
     if summary:
         content = {**env, "checks": len(results), "wrong": [r["name"] for r in wrong], "left": left, "results": results}
         summary.write_text(json.dumps(content, indent=1) + "\n")
-    return int(bool(wrong or left) or not results)
+    if not results and not left:
+        print(f"--filter must match a check, got {args.filter!r}, which none contains", file=sys.stderr)
+        return 2
+    return int(bool(wrong or left))
 
 
 def outputs(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | None]:

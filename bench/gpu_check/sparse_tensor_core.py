@@ -113,10 +113,13 @@ def layer(device: str, kernel: str) -> dict:
     both_ways = NM(2, 4, transposable=True).hard_mask(weight.abs(), WeightShape(456, 1, 1096))
     for transposable, kept in ((False, weight), (True, weight * both_ways.bool())):
         stored = SemiStructured.from_dense(kept, (1, 1), layout=kernel, transposable=transposable)
+        expected = (x.double() @ kept.double().T).to(x.dtype)
         with torch.inference_mode():
-            ok += [torch.equal(stored.linear(x), (x.double() @ kept.double().T).to(x.dtype))]
+            ok += [torch.equal(stored.linear(x), expected)]
         x_, dy = x.clone().requires_grad_(), torch.randint_like(x[:, :1], -3, 4).expand(-1, 456)
-        stored.linear(x_).backward(dy)
+        y = stored.linear(x_)
+        y.backward(dy)
+        ok += [torch.equal(y, expected)]
         dweight = torch.where(kept != 0, (dy.double().T @ x.double()).to(x.dtype), 0)
         with torch.no_grad():
             ok += [torch.equal(stored.to_dense(), kept), stored._on_tensor_cores(x_, None)]

@@ -10,7 +10,7 @@ from torch import nn
 
 from . import timing
 from .choice import pair_ratio
-from .graph import call, evaluating
+from .graph import call, device_of, evaluating
 
 logger = logging.getLogger("smart_kernels")
 
@@ -52,8 +52,11 @@ def compare(
         example_input: tensor, tuple of positional or dict of keyword arguments.
         seconds: how long at most to go on.
         cuda_graph: time replays of a CUDA graph of each; where one cannot be captured, both as they are.
+
+    Raises:
+        ValueError: no parameters in ``dense``, or no ``example_input``.
     """
-    device = next(dense.parameters()).device
+    device = device_of(dense)
     calls = {"dense": partial(call, dense, example_input), "sparse": partial(call, sparse, example_input)}
     with evaluating(dense), evaluating(sparse), torch.inference_mode():
         times = _measured(calls, device, seconds, cuda_graph)

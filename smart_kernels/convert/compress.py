@@ -14,7 +14,7 @@ from .candidates import Zeros
 from .compare import compare
 from .cost import Cost, cost
 from .fold import fold_batchnorm_
-from .graph import inputs_of, users_of_weights
+from .graph import device_of, inputs_of, users_of_weights
 from .notes import absent
 from .plan import wrap
 from .report import Report
@@ -57,12 +57,12 @@ def compress_(
         The choice and its numbers per layer; ``print`` shows a table.
 
     Raises:
-        ValueError: the model is wrapped, still masked, itself a single layer, or an argument is unknown, or asks for
-            CUDA graphs elsewhere.
+        ValueError: the model is wrapped, still masked, itself a single layer or without parameters, or an argument is
+            unknown, or asks for CUDA graphs elsewhere.
     """
     settings = Settings(pattern, backends, policy, seconds, cuda_graph)
     _check(model)
-    device = next(model.parameters()).device
+    device = device_of(model)
     settings.check_device(device)
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})

@@ -52,8 +52,26 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model is.
+
+    Raises:
+        ValueError: it has no parameter that would say so.
+    """
+    first = next(model.parameters(), None)
+    if first is None:
+        raise ValueError(f"the model must have parameters, got none in {type(model).__name__}")
+    return first.device
+
+
 def call(model: nn.Module, example_input):
-    """The model on its positional or keyword arguments."""
+    """The model on its positional or keyword arguments.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if example_input is None:
+        raise ValueError("example_input must be a tensor, a tuple or a dict of arguments, got None")
     if isinstance(example_input, dict):
         return model(**example_input)
     return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)

@@ -8,7 +8,7 @@ from torch import nn
 
 from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention, start_scores_
 from smart_kernels.nn.batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm
-from smart_kernels.patterns import Block, Channel, Pattern
+from smart_kernels.patterns import Block, Channel, Pattern, check_pattern
 
 from .couple import Group, coupled
 from .graph import following_batchnorms, users_of_weights
@@ -43,19 +43,22 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         The newly masked layers by name.
 
     Raises:
-        ValueError: no layer was chosen, or channels reach an operator that they cannot be followed through.
+        ValueError: ``pattern`` is none, no layer was chosen, or channels reach an operator that they cannot be followed
+            through.
     """
+    check_pattern(pattern)
     if example_input is not None and not isinstance(pattern, Channel):
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     chosen = filter_fn or _default_filter(model, pattern)
     _split_attention(model, chosen)
     layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
-    layers = _without_shared(model, layers)
+    layers, masked = _without_shared(model, layers), len(masked_layers(model))
     if layers and example_input is not None:
         _couple(coupled(model, layers, example_input), pattern)
         layers = {name: module for name, module in masked_layers(model).items() if module.pattern == pattern}
     if not layers:
-        raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, found none")
+        already = f"; {masked} layers are masked already" if masked else ""
+        raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
     if example_input is not None:
         return layers
     followers = following_batchnorms(model) if isinstance(pattern, Channel) else {}

@@ -1,6 +1,7 @@
 """From the files of a saved model back to dense tensors, every entry checked."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -12,8 +13,10 @@ from smart_kernels.nn import SplitAttention
 
 from .compress import LAYERS
 from .plan import weight_shape
+from .report import Report
 
 VERSION = 1
+KEYS = {"version", "layers", "tied", "split_attention", "report"}
 STORED = {
     "dense": ("values",),
     "compact": ("values", "rows", "cols"),
@@ -23,17 +26,31 @@ STORED = {
 
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """``config.json`` and the tensors."""
     try:
         config = json.loads((path / "config.json").read_text())
         tensors = load_file(path / "model.safetensors")
-    except (OSError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:  # ValueError: neither JSON nor UTF-8
         raise ValueError(
             f"{path} must hold config.json and model.safetensors as save() writes them: {error}"
         ) from error
-    missing = {"version", "layers", "tied", "split_attention", "report"} - config.keys()
-    if missing or config["version"] != VERSION:
-        raise ValueError(f"config.json must be of version {VERSION}, got {config.get('version')}, missing {missing}")
+    if not isinstance(config, dict) or config.get("version") != VERSION:
+        got = config.get("version") if isinstance(config, dict) else config
+        raise ValueError(f"config.json must be of version {VERSION}, got {got}")
+    if missing := KEYS - config.keys():
+        raise ValueError(f"config.json must hold {sorted(KEYS)}, got it missing {missing}")
     return config, tensors
+
+
+def reported(config: dict) -> Report:
+    """The report in ``config.json``."""
+    try:
+        report = Report.from_dict(config["report"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"config.json must hold a report as save() writes it, got another: {error!r}") from error
+    if unknown := {row.choice for row in report.rows} - FORMATS.keys():
+        raise ValueError(f"layers must run as one of {list(FORMATS)}, got {sorted(unknown)}")
+    return report
 
 
 def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
@@ -43,7 +60,7 @@ def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
         name, entry = row["name"], config["layers"].get(row["name"])
         if entry is None or entry["stored"] not in STORED:
             raise ValueError(f"layer {name} needs an entry that says how it is stored, got {entry}")
-        layer = _layer(model, name, row)
+        layer = checked(submodule(model, name), name, row["shape"])
         keys = [f"{name}.{key}" for key in STORED[entry["stored"]]]
         if absent := [key for key in keys if key not in state]:
             raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
@@ -57,13 +74,18 @@ def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"the saved tensors must be those of the model: {error}") from error
 
 
-def _layer(model: nn.Module, name: str, row: dict) -> nn.Module:
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The layer that a report names."""
     try:
-        layer = model.get_submodule(name)
+        return model.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"the model has no layer {name}, which was saved") from None
-    if type(layer) not in LAYERS or list(weight_shape(layer)) != row["shape"]:
-        raise ValueError(f"layer {name} must be a plain one of (N, taps, C) = {row['shape']}, got {layer}")
+        raise ValueError(f"the model has no layer {name}, which the report names") from None
+
+
+def checked(layer: nn.Module, name: str, shape: Sequence[int]) -> nn.Module:
+    """The layer, a plain one of this (N, taps, C)."""
+    if type(layer) not in LAYERS or list(weight_shape(layer)) != list(shape):
+        raise ValueError(f"layer {name} must be a plain one of (N, taps, C) = {list(shape)}, got {layer}")
     return layer
 
 

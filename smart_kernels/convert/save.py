@@ -24,7 +24,7 @@ from .notes import absent
 from .plan import sparse_format, weight_shape, wrap
 from .report import Report, Row
 from .resize import fit_, noted
-from .restore import VERSION, fill, read, split_attention
+from .restore import VERSION, checked, fill, read, reported, split_attention, submodule
 from .settings import Settings
 from .swap import swap_
 from .timing import device_name
@@ -38,10 +38,13 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
     Under ``<layer>.``: ``values``, ``crow_indices``, ``col_indices`` of a block sparse weight; ``values``, ``rows``,
     ``cols`` of one without its dead channels; ``values``, ``indices``, ``kept`` of n:m; ``values`` of a
     dense one. All else is under its own name.
+
+    Raises:
+        ValueError: the report is that of another model.
     """
     layers, tensors = {}, {}
     for row in report.rows:
-        form = _smallest(_plain(model.get_submodule(row.name)), row)
+        form = _smallest(checked(_plain(submodule(model, row.name)), row.name, row.shape), row)
         layers[row.name] = {"stored": form.name, "shared": list(row.shared)}
         tensors |= {f"{row.name}.{key}": tensor for key, tensor in form.state_dict().items()}
     rest, tied = _rest(model, [name for row in report.rows for name in (row.name, *row.shared)])
@@ -80,7 +83,7 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
         ValueError: the files do not fit the model or each other, or ``rechoose`` without ``example_input``.
     """
     config, tensors = read(Path(directory))
-    report = Report.from_dict(config["report"])
+    report = reported(config)
     first = next(model.parameters())
     here, layouts = first.device, {row.options.get("layout") for row in report.rows}
     kernels = [(layout, first.dtype) for layout in layouts if layout in KERNELS]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smart_kernels.patterns import Pattern, parse
+from smart_kernels.patterns import Pattern, check_pattern, parse
 
 from .candidates import BACKENDS
 
@@ -14,7 +14,7 @@ class Settings:
     """The arguments of ``compress_``, checked.
 
     Raises:
-        ValueError: an unknown policy or backend.
+        ValueError: an unknown policy or backend, or a pattern that is none.
     """
 
     pattern: Pattern | None = None
@@ -24,6 +24,8 @@ class Settings:
     cuda_graph: bool = False
 
     def __post_init__(self):
+        if self.pattern is not None:
+            check_pattern(self.pattern)
         if self.policy not in ("speed", "size"):
             raise ValueError(f"policy must be 'speed' or 'size', got {self.policy!r}")
         unknown = set(self.tried) - set(BACKENDS)

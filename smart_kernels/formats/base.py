@@ -110,3 +110,8 @@ def pixels(x: Tensor, conv: Conv) -> Tensor:
 def kernel(matrix: Tensor, conv: Conv) -> Tensor:
     """(N, taps * C) -> (N, C, kh, kw) view."""
     return matrix.unflatten(1, (*conv.kernel, -1)).permute(0, 3, 1, 2)
+
+
+def filled(tensor: Tensor, size: int) -> Tensor:
+    """Zeros behind the last dimension up to ``size``; F.pad would copy even where there are none to add."""
+    return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))

@@ -10,7 +10,7 @@ from smart_kernels.ops.bsr_indices import check_indices
 from smart_kernels.reference import tiles
 
 from .base import Format, eager_inference
-from .indexed import Indexed, names
+from .indexed import Indexed
 from .union import unite
 
 
@@ -99,7 +99,7 @@ class BSR(Indexed, Format):
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
             return super().conv2d(x, bias, conv)
         stored = self.values, self.crow_indices, self.col_indices
-        shape = {**names(conv), "out_channels": self.shape[0]}
+        shape = {**conv.named, "out_channels": self.shape[0]}
         return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv))
 
     def _check(self, crow: Tensor, col: Tensor) -> None:

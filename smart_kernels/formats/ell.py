@@ -12,10 +12,9 @@ few rows of x leave no work to hide its call behind, a batched matrix product.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Conv, eager_inference
+from .base import Conv, eager_inference, filled
 from .bsr import BSR
 from .buckets import Plan, make_plan
 from .packed import POINT, onednn_takes
@@ -84,7 +83,7 @@ class ELL(BSR):
         """(block rows * tile_n,) in order of computation."""
         if bias is None:
             return plan.zeros
-        bias = _filled(bias, len(plan.zeros))
+        bias = filled(bias, len(plan.zeros))
         return bias if plan.order is None else bias.view(plan.sizes[:2]).index_select(0, plan.order).view(-1)
 
     def _cropped(self, y: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ class ELL(BSR):
     def _run(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan, out: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H', W', block rows * tile_n), into ``out`` if given."""
         rows, tile_n, cols, tile_c = plan.sizes
-        pixels = _filled(x, cols * tile_c).reshape(-1, cols, tile_c)  # index_select is fast in three dimensions
+        pixels = filled(x, cols * tile_c).reshape(-1, cols, tile_c)  # index_select is fast in three dimensions
         parts, done = [], 0
         for bucket in plan.buckets:
             piece = bias[done : done + bucket.outputs]
@@ -110,8 +109,3 @@ class ELL(BSR):
 
     def _plan(self, conv: Conv) -> Plan:
         return make_plan(self.blocks().detach(), self.engine, self.buckets, conv)
-
-
-def _filled(tensor: Tensor, size: int) -> Tensor:
-    """Zeros behind the last dimension up to ``size``; F.pad would copy even where there are none to add."""
-    return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))

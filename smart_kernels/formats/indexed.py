@@ -42,14 +42,9 @@ class Indexed:
         if self._conv is None:
             return block_index(*indices, self.grid[1] * self.grid[2])
         channels = self.shape[0], self.shape[1] // self.taps
-        return conv_index(*indices, self.tile, channels, **names(self._conv))
+        return conv_index(*indices, self.tile, channels, **self._conv.named)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self._remember(self._conv)
         return self
-
-
-def names(conv: Conv) -> dict[str, tuple[int, int]]:
-    """The geometry as operators take it."""
-    return dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))

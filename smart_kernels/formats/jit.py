@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import simd
-from .base import Conv, eager_inference
+from .base import Conv, eager_inference, filled
 from .bsr import BSR
 from .packed import POINT
 from .vector_code import CALL, LAYOUT, Spec
@@ -88,14 +88,14 @@ class Panels:
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(B, H, W, C), padded -> (B, H', W', N)."""
-        x, key = _filled(x, self.channels).contiguous(), (x.shape, torch.get_num_threads())
+        x, key = filled(x, self.channels).contiguous(), (x.shape, torch.get_num_threads())
         if key not in self.steps:
             if len(self.steps) == SIZES:
                 self.steps.clear()
             self.steps[key] = self._steps(*key)
         size, steps = self.steps[key]
         y = x.new_empty(size)
-        bias = self.zeros if bias is None else _filled(bias, self.shape[1]).contiguous()
+        bias = self.zeros if bias is None else filled(bias, self.shape[1]).contiguous()
         addresses = x.data_ptr(), bias.data_ptr(), y.data_ptr()
         for run, layout, _ in steps:
             run(Call(*addresses, layout))
@@ -134,7 +134,3 @@ def _tiles(x: tuple[int, ...], y: tuple[int, ...], stride: tuple[int, int], most
             read = (line[:, None] * W + start * stride[1]) * C
             write = (torch.arange(len(line))[:, None] * width + start) * N
             yield rows, torch.stack([read.flatten(), write.flatten()], 1)
-
-
-def _filled(tensor: Tensor, size: int) -> Tensor:
-    return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))

@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.patterns import Pattern, WeightShape, allowed_weights, keep_best
+from smart_kernels.patterns import Pattern, WeightShape, allowed_weights, check_pattern, keep_best
 
 
 def magnitude_mask(weight: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
     """(rows, cols) 0/1 per score: the tiles of largest mean magnitude of an (N, taps, C) weight."""
+    check_pattern(pattern)
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
     return _best(pattern.importance(weight), WeightShape(*weight.shape), pattern, 1 - sparsity)
 
 
@@ -26,6 +29,7 @@ def random_weight(
     shape: WeightShape, pattern: Pattern, density: float, bias: bool, device, dtype
 ) -> tuple[Tensor, Tensor | None, Pattern, Tensor]:
     """Weight, bias, pattern and mask; drawn as ``nn.Linear`` draws them, for the inputs that are left."""
+    check_pattern(pattern)
     cost = pattern.cost(shape)
     least = 0 if pattern.local else cost.max().item() / shape.numel  # at least one tile
     keep = _best(

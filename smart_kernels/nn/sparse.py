@@ -70,6 +70,8 @@ class SparseLinear(Sparse):
         return plain_layer(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"), self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more or less would fit
+            raise ValueError(f"x must be (..., {self.in_features}), got {tuple(x.shape)}")
         return self.format.linear(x, self.bias)
 
     def extra_repr(self) -> str:
@@ -141,6 +143,8 @@ class SparseConv2d(Sparse):
         return plain_layer(nn.Conv2d(*sizes, bias=self.bias is not None, device="meta"), self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
+            raise ValueError(f"x must be (B, {self.in_channels}, H, W) or without B, got {tuple(x.shape)}")
         return self.format.conv2d(x, self.bias, self.conv)
 
     def extra_repr(self) -> str:

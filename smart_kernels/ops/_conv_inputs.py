@@ -25,6 +25,12 @@ def autocast_all(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(t if t is None else autocast(t) for t in tensors)
 
 
+def check_geometry(conv: Conv) -> None:
+    """Raise ``ValueError`` unless there is such a convolution."""
+    if any(len(p) != 2 for p in conv) or min(*conv.kernel, *conv.stride, *conv.dilation) < 1 or min(conv.padding) < 0:
+        raise ValueError(f"kernel_size, stride, dilation must be positive pairs, padding not negative, got {conv}")
+
+
 def check_conv(
     x: Tensor,
     values: Tensor,
@@ -39,8 +45,7 @@ def check_conv(
     """Raise ``ValueError`` unless the arguments fit."""
     if x.dim() != 4:
         raise ValueError(f"x must be (B, C, H, W), got {tuple(x.shape)}")
-    if any(len(p) != 2 for p in conv) or min(*conv.kernel, *conv.stride, *conv.dilation) < 1 or min(conv.padding) < 0:
-        raise ValueError(f"kernel_size, stride, dilation must be positive pairs, padding not negative, got {conv}")
+    check_geometry(conv)
     if values.dim() != 3 or 0 in values.shape[1:]:
         raise ValueError(f"values must be (nnz, tile_n, tile_c) with tiles of at least 1x1, got {tuple(values.shape)}")
     rows = x.shape[1] if transposed else out_channels
@@ -99,8 +104,7 @@ def check_masked_conv(
     N, C, kh, kw = weight.shape
     if x.dim() != 4 or x.shape[1] != C:
         raise ValueError(f"x must be (B, {C}, H, W) for weight {tuple(weight.shape)}, got {tuple(x.shape)}")
-    if any(len(p) != 2 for p in conv) or min(*conv.stride, *conv.dilation) < 1 or min(conv.padding) < 0:
-        raise ValueError(f"stride and dilation must be positive pairs, padding not negative, got {conv}")
+    check_geometry(conv)
     if min(conv.output_size(*x.shape[2:])) < 1:
         raise ValueError(f"the output must have a pixel, got {conv.output_size(*x.shape[2:])} for x {tuple(x.shape)}")
     if len(tile) != 2 or min(tile) < 1:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops._conv_inputs import check_geometry
 from smart_kernels.reference.conv import Conv
 from smart_kernels.reference.semi_structured import groups_of, index_bits
 
@@ -36,8 +37,7 @@ def check_conv(x, values, indices, bias, residual, n, m, conv: Conv) -> None:
     _check_kept(n, m)
     if x.dim() != 4 or values.dim() != 2:
         raise ValueError(f"x must be (B, C, H, W) and values (N, kept), got {tuple(x.shape)}, {tuple(values.shape)}")
-    if any(len(p) != 2 for p in conv) or min(*conv.kernel, *conv.stride, *conv.dilation) < 1 or min(conv.padding) < 0:
-        raise ValueError(f"kernel_size, stride, dilation must be positive pairs, padding not negative, got {conv}")
+    check_geometry(conv)
     (N, kept), (B, C), size = values.shape, x.shape[:2], conv.output_size(*x.shape[2:])
     stored = conv.taps * groups_of(C, m) * n
     if kept != stored or not stored:

@@ -1,6 +1,6 @@
 """Sparsity patterns: tile x group x format."""
 
-from .base import Pattern, WeightShape
+from .base import Pattern, WeightShape, check_pattern
 from .block import Block
 from .budget import allowed_weights, keep_best, keep_n
 from .channel import Channel
@@ -17,6 +17,7 @@ __all__ = [
     "Pattern",
     "WeightShape",
     "allowed_weights",
+    "check_pattern",
     "keep_best",
     "keep_n",
     "parse",
@@ -39,13 +40,13 @@ def parse(text: str) -> Pattern:
             sizes = parts[0].split("x")
             if len(sizes) != 2:
                 raise ValueError(f"a block must be ROWSxCOLS, such as 32x32, got {parts[0]!r}")
-            return Block(*map(int, sizes), *parts[1:])
+            return Block(*_integers(sizes), *parts[1:])
         if name == "nm" and len(parts) == 2:
-            return NM(*map(int, parts))
+            return NM(*_integers(parts))
         if name == "nm" and len(parts) == 3 and parts[2] == "transposable":
-            return NM(*map(int, parts[:2]), transposable=True)
+            return NM(*_integers(parts[:2]), transposable=True)
         if name == "vnm" and len(parts) == 3:
-            return VNM(*map(int, parts))
+            return VNM(*_integers(parts))
         if name == "channel" and not parts:
             return Channel()
     except ValueError as error:
@@ -53,3 +54,10 @@ def parse(text: str) -> Pattern:
     raise ValueError(
         f"pattern must be block:ROWSxCOLS[:all], channel, nm:N:M[:transposable] or vnm:V:N:M, got {text!r}"
     )
+
+
+def _integers(texts: list[str]) -> list[int]:
+    for text in texts:
+        if not text.removeprefix("-").isdecimal():
+            raise ValueError(f"sizes must be whole numbers, got {text!r}")
+    return [int(text) for text in texts]

@@ -76,3 +76,9 @@ class Pattern(ABC):
 
     def __str__(self) -> str:
         return self.name
+
+
+def check_pattern(pattern: object) -> None:
+    """Raise ``ValueError`` for anything but a pattern, such as the name of one."""
+    if not isinstance(pattern, Pattern):
+        raise ValueError(f"pattern must be one such as Block(32, 32) or parse('block:32x32'), got {pattern!r}")

@@ -23,6 +23,11 @@ class Conv(NamedTuple):
         return [number for pair in self for number in pair]
 
     @property
+    def named(self) -> dict[str, tuple[int, int]]:
+        """Keyword arguments of the operators."""
+        return dict(zip(("kernel_size", "stride", "padding", "dilation"), self, strict=True))
+
+    @property
     def taps(self) -> int:
         """Kernel positions."""
         return self.kernel[0] * self.kernel[1]

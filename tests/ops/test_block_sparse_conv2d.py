@@ -36,7 +36,7 @@ CASES = [  # images, C, H, W, N, geometry, tile
 
 
 def names(conv):
-    return dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
+    return conv.named
 
 
 def make(B, C, H, W, N, conv, tile, dtype=torch.float32, device="cpu", density=0.5, all_taps=False):

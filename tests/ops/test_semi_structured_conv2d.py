@@ -33,7 +33,7 @@ PATTERNS = [(2, 4), (1, 4), (2, 8), (4, 8), (1, 2), (3, 8), (7, 8), (3, 4)]
 
 def names(conv, kept=(2, 4)):
     return {
-        **dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True)),
+        **conv.named,
         "n": kept[0],
         "m": kept[1],
     }

@@ -98,12 +98,49 @@ def test_a_finished_run_resumes_to_the_same_accuracy(run):
         (["--temperature", "0.1", "0.2"], "temperature must be two falling values above 0"),
         (["--lr", "-1"], "lr must be above 0"),
         (["--search-steps", "0"], "search_steps must be at least 1"),
+        (["--pattern", "block:axb"], "pattern 'block:axb': sizes must be whole numbers, got 'a'"),
+        (["--pattern", "block:512x512"], "needs at least one nn.Linear or nn.Conv2d to prune as block:512x512"),
     ],
 )
 def test_clear_errors(arguments, message, tmp_path, capsys):
     short = ["--model", "cnn-tiny", "--dense-steps", "1", "--pattern", "block:8x8", "--out", str(tmp_path / "out")]
     assert main(["prune", *short, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists(), "the next attempt may use it"
+
+
+def test_a_file_cannot_be_the_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["prune", *TINY, "--out", str(out)]) == 2
+        assert f"--out must be a directory that can be written, got {out}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", "no tensors", "must hold config.json and model.safetensors as save() writes them"),
+        ("config.json", '{"version": 99}', "config.json must be of version 1, got 99"),
+        ("recipe.json", '{"modell": "cnn"}', "must hold the settings of a run as this version writes them"),
+        ("report.json", "{", "must name an accuracy as prune writes it"),
+    ],
+)
+def test_a_damaged_run(name, content, message, run, tmp_path, capsys):
+    for file in prune.FILES:
+        (tmp_path / file).write_bytes((run / file).read_bytes())
+    (tmp_path / name).write_text(content)
+    assert main(["run", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint(tmp_path, capsys):
+    command = ["prune", *TINY, "--out", str(tmp_path), "--resume"]
+    (tmp_path / "training" / "dense").mkdir(parents=True)
+    for content in (b"", b"half a file"):
+        (tmp_path / "training" / "dense" / "state.pt").write_bytes(content)
+        assert main(command) == 2
+        assert "state.pt must be a whole checkpoint; delete it to train anew" in capsys.readouterr().err
 
 
 def test_run_without_a_run(tmp_path, capsys):

@@ -69,6 +69,14 @@ def _write_idx(path, values, packed):
     path.write_bytes(gzip.compress(raw) if packed else raw)
 
 
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize("content", [b"", b"\0\0\x08\x03\0\0\0\x09 cut short"])
+def test_fashion_that_is_damaged(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} must be a whole IDX file of bytes"):
+        datasets.load("fashion", str(tmp_path))
+
+
 def test_fashion_that_is_not_there_says_how_to_get_it(tmp_path):
     with pytest.raises(ValueError, match=r"apt-get install dataset-fashion-mnist.*--data-dir"):
         datasets.load("fashion", str(tmp_path))

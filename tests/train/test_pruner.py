@@ -82,6 +82,14 @@ def test_finalize_leaves_plain_layers_with_exact_zeros():
     assert (report["gap"], report["live"], report["step"]) == (0, 0.25, 3)
 
 
+def test_a_finalized_pruner_is_done():
+    pruner = SmartPruner(make_mlp(), Block(4, 4), 0.5, search_steps=2)
+    assert pruner.finalize()["stage"] == "finetune"
+    for again in (pruner.step, pruner.harden, pruner.report, pruner.finalize):
+        with pytest.raises(ValueError, match=r"must have masked layers, got one after finalize"):
+            again()
+
+
 def test_report_counts_what_lives_and_what_hardening_would_change():
     pruner = SmartPruner(make_mlp(), Block(4, 4), 0.75, search_steps=3, warmup=0.0, temperature=(0.2, 0.1), eps=0.3)
     assert pruner.report() | {"layers": None} == {

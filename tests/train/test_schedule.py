@@ -49,8 +49,10 @@ def test_temperature_may_be_a_function():
         {"warmup": 1.0},
         {"warmup": -0.1},
         {"temperature": (0.2, 0.0)},
+        {"temperature": 0.2},
+        {"temperature": (0.2,)},
     ],
-    ids=lambda wrong: next(iter(wrong)),
+    ids=str,
 )
 def test_rejects(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

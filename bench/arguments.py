@@ -1,0 +1,79 @@
+"""The command line of ``python -m bench``."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from .case import DTYPES
+from .codegen.table import LIMITS
+from .gpu_check import PARTS
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; ``command`` is the name of what to do. Exits with 2 on bad usage."""
+    parser = argparse.ArgumentParser("python -m bench", description="Measure and check.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, help_ in (("ops", "time the kernels"), ("layers", "time the storage formats of a layer")):
+        command = _command(commands, name, help_)
+        command.add_argument("--dtype", choices=sorted(DTYPES), help="default: fp32 on the CPU, bf16 on a GPU")
+        command.add_argument("--seconds", type=_positive, default=4.0, help="at most this long per group on the CPU")
+    choice = _command(commands, "choice", "what compress_ chooses on a CPU: is it never slower than dense?")
+    choice.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    choice.add_argument("--seconds", type=_positive, default=1.0, help="more rounds for this long while they disagree")
+    codegen = _command(commands, "codegen", "compile every kernel for GPUs that need not be here")
+    part = "repeatable, none = all; what is not the whole census is written to --out only"
+    codegen.add_argument("--target", action="append", choices=LIMITS, help=part)
+    check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast")
+    check.add_argument("--minutes", type=_positive, default=20.0, help="start no case after this long")
+    check.add_argument("--small", action="store_true", help="small shapes, as under compute-sanitizer")
+    check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
+    for part in PARTS:
+        check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
+    _command(commands, "report", "docs/results.md and its plots, from the committed rows")
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that torch can use; --device cpu or --dry-run work without")
+    return args
+
+
+def _command(commands, name: str, help_: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help_, description=help_)
+    command.set_defaults(command=name)
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    command.add_argument("--dry-run", action="store_true", help="small, on the CPU, once; times and writes nothing")
+    command.add_argument("--device", choices=("cpu", "cuda"), default=found)
+    command.add_argument("--threads", type=int, choices=range(1, 1 + (os.cpu_count() or 1)), default=1, metavar="N")
+    only = "regular expression; only cases that contain it"
+    command.add_argument("--filter", type=_expression, default="", metavar="TEXT", help=only)
+    command.add_argument("--out", type=_place, metavar="FILE", help="default: beside the committed results")
+    return command
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return number
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"must be a regular expression, got {text!r}: {error}") from None
+    return text
+
+
+def _place(text: str) -> Path:
+    """A path that can be written: what is measured must not be lost at its end."""
+    path = Path(text)
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"must lie in a directory, got {text}, and {above} is none")
+    return path
