@@ -1,7 +1,9 @@
 """The benchmark program: what it refuses, what it writes, and that every case still runs."""
 
 import csv
+import importlib
 import json
+import pkgutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -14,6 +16,7 @@ from bench.case import Case, Shape, wrong
 from bench.codegen import budget, sass, table
 from bench.gpu_check import runner
 from bench.rows import Row
+from smart_kernels import kernels
 
 SHAPE = Shape("tiny", 2, 3, 4, "for tests")
 SLOW_WHEN_INTERPRETED = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="minutes in the interpreter")
@@ -195,6 +198,9 @@ def test_the_committed_census_is_within_its_limits():
         found = [report.typed(row) for row in csv.DictReader(file)]
     assert {row["target"] for row in found} >= set(table.TARGETS)
     assert not [row for row in found if table.faults(row)]
+    modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."))
+    launched = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+    assert {row["kernel"] for row in found} >= launched
 
 
 def test_report_without_rows_says_what_to_run(tmp_path, capsys):

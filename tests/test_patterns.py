@@ -134,6 +134,12 @@ def test_vnm_chooses_columns_then_weights(shape):
     assert VNM(16, 2, 8).hard_mask(pinned, shape)[0, 3] == 1
 
 
+@pytest.mark.parametrize("size", [0, -8, 1.5, "32"])
+def test_block_sizes_are_positive_integers(size):
+    with pytest.raises(ValueError, match="positive integers as rows and cols, got"):
+        Block(size, 8)
+
+
 def test_a_block_of_one_number_is_told_what_it_must_be():
     with pytest.raises(ValueError, match=r"a block must be ROWSxCOLS, such as 32x32, got '32'"):
         parse("block:32")

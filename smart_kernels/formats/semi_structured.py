@@ -106,8 +106,7 @@ class SemiStructured(Format):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
             return super().conv2d(x, bias, conv)
-        geometry = dict(zip(("kernel_size", "stride", "padding", "dilation"), conv, strict=True))
-        return semi_structured_conv2d(x, *self.saved(), bias, **geometry, n=self.n, m=self.m)
+        return semi_structured_conv2d(x, *self.saved(), bias, **conv.named, n=self.n, m=self.m)
 
     def options(self):
         return {"n": self.n, "m": self.m, "layout": self.layout, "transposable": self.transposable}

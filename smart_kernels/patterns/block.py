@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 from .base import Pattern
@@ -22,8 +23,8 @@ class Block(Pattern):
     example = (32, 32)
 
     def __post_init__(self):
-        if self.rows < 1 or self.cols < 1:
-            raise ValueError(f"Block needs positive rows and cols, got {self.rows}x{self.cols}")
+        if not all(isinstance(size, Integral) and size > 0 for size in (self.rows, self.cols)):
+            raise ValueError(f"Block needs positive integers as rows and cols, got {self.rows!r}x{self.cols!r}")
         if self.taps not in ("one", "all"):
             raise ValueError(f"Block taps must be 'one' or 'all', got {self.taps!r}")
 
