@@ -102,7 +102,7 @@ def _row(cells: tuple[str, ...]) -> str:
 def _commit() -> str:
     """The commit, with a mark when the working tree differs from it."""
     head = subprocess.run(("git", "rev-parse", "--short", "HEAD"), stdout=subprocess.PIPE, text=True).stdout.strip()
-    changed = subprocess.run(("git", "diff", "--quiet", "HEAD", "--", ".", f":!{SUMMARY}")).returncode
+    changed = subprocess.run(("git", "diff", "--quiet", "HEAD", "--", ".", f":(exclude){SUMMARY}")).returncode
     return f"{head} and changes" if changed else head
 
 

@@ -104,7 +104,7 @@ def main(target: str, out: str, names: list[str]) -> None:
             except Exception as error:
                 row = {"case": name, "kernel": "", "error": f"{type(error).__name__}: {error}"[:300]}
                 print(json.dumps(row), file=lines, flush=True)
-            for key in found.keys() - seen:
+            for key in [key for key in found if key not in seen]:  # in order, so that two tables can be compared
                 seen.add(key)
                 print(json.dumps({"case": name, **sass.describe(*found[key])}), file=lines, flush=True)
 
