@@ -166,7 +166,7 @@ def test_what_was_not_verified_is_refused(layout, monkeypatch):
     with pytest.raises(ValueError, match="need an NVIDIA GPU"):
         SemiStructured.from_dense(integers(16, 64), (1, 1), layout=layout)
     monkeypatch.setattr(tensor_core, "supported", lambda device, kernel: None)
-    assert "take fp16 and bf16 weights" in tensor_core.verified.__wrapped__("cpu", layout, torch.float32)
+    assert "weights, got torch.float32" in tensor_core.verified.__wrapped__("cpu", layout, torch.float32)
 
 
 @arranged

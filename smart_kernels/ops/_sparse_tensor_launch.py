@@ -66,8 +66,10 @@ def like(x: Tensor, N: int, kernel: str, dtype: torch.dtype | None = None) -> Te
 
 def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
     """Why mma.sp of this dtype is no instruction of ``device``, which has that of 16 bits; None when it is."""
+    if dtype != torch.float8_e4m3fn:
+        return None
     major, minor = torch.cuda.get_device_capability(device)
-    if dtype != torch.float8_e4m3fn or (major, minor) == (8, 9) or major == 12:
+    if (major, minor) == (8, 9) or major == 12:
         return None
     return f"mma.sp of fp8 needs sm_89 or sm_12x, others convert it to fp16, this is sm_{major}{minor}"
 
