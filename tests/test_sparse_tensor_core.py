@@ -428,13 +428,18 @@ def test_which_kernel_reads_eight_bits(monkeypatch, dtype, capability, kernel):
     assert sparse_tensor_core.words_kernel("cuda", dtype) == kernel
 
 
+def verifying(monkeypatch, kernel, trial):
+    """``verified``, uncached, where every device is supported: one configuration, one (M, N, K)."""
+    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(sparse_tensor_core, "TRIALS", (trial,))
+    monkeypatch.setattr(sparse_tensor_core.tuner(kernel), "configs", (MMA if kernel == "mma" else WGMMA)[:1])
+    return sparse_tensor_core.verified.__wrapped__
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, pytest.param(torch.float8_e4m3fn, marks=pytest.mark.slow)], ids=str)
 def test_eight_bits_are_verified_likewise(monkeypatch, dtype):
-    verified = sparse_tensor_core.verified.__wrapped__
-    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
     monkeypatch.setattr(sparse_tensor_core, "lacks", lambda device, dtype: None)
-    monkeypatch.setattr(sparse_tensor_core, "TRIALS", ((16, 128, 512),))
-    monkeypatch.setattr(sparse_tensor_core.tuner("mma"), "configs", MMA[:1])
+    verified = verifying(monkeypatch, "mma", (16, 128, 512))
     with emulated(EIGHT[dtype], Machine()):
         assert verified(CPU, "mma", dtype) is None
         assert "weights, got torch.float32" in verified(CPU, "wgmma_ss", torch.float32)
@@ -444,10 +449,7 @@ def test_eight_bits_are_verified_likewise(monkeypatch, dtype):
 
 @pytest.mark.slow
 def test_fp8_on_wgmma_is_verified_likewise(monkeypatch):
-    verified = sparse_tensor_core.verified.__wrapped__
-    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
-    monkeypatch.setattr(sparse_tensor_core, "TRIALS", ((16, 128, 512),))
-    monkeypatch.setattr(sparse_tensor_core.tuner("wgmma_rs"), "configs", WGMMA[:1])
+    verified = verifying(monkeypatch, "wgmma_rs", (16, 128, 512))
     with emulated("sm_90", Machine()):
         assert verified(CPU, "wgmma_rs", torch.float8_e4m3fn) is None
     with emulated("sm_90", Machine(change=other_product)):
@@ -455,10 +457,7 @@ def test_fp8_on_wgmma_is_verified_likewise(monkeypatch):
 
 
 def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):
-    verified = sparse_tensor_core.verified.__wrapped__
-    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
-    monkeypatch.setattr(sparse_tensor_core, "TRIALS", ((16, 128, 64),))
-    monkeypatch.setattr(sparse_tensor_core.tuner("mma"), "configs", MMA[:1])
+    verified = verifying(monkeypatch, "mma", (16, 128, 64))
     with emulated("sm_80", Machine()):
         assert verified(CPU) is None
     with emulated("sm_80", Machine(change=every(r"(mma\.sp[^;]*, 0x)1;", r"\g<1>0;"))):
