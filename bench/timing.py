@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from smart_kernels.convert.timing import sampling
+
 ROUNDS = 30  # fewest rounds behind a speed claim
 SPREAD = 0.05  # (p80 - p20) / p50 above which more rounds follow
 
@@ -74,30 +76,19 @@ def on_gpu(function: Callable, graph: bool = False) -> Timing:
 def interleaved(functions: Sequence[Callable], seconds: float, least: int = 5) -> list[Timing]:
     """Rounds over all functions, so that noise hits all of them; more rounds while the spread is large.
 
-    At least ``least`` rounds, whatever time they take. On one thread its own time is counted, which what other
-    processes take is no part of.
+    At least ``least`` rounds, whatever time they take. Each sample is that of a function which has the cache for
+    itself, as ``compress_`` measures.
     """
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    counts = [max(1, int(1e-3 / _once(f))) for f in functions]
+    take = [sampling(function, torch.device("cpu")) for function in functions]
     samples: list[list[float]] = [[] for _ in functions]
     deadline = time.perf_counter() + seconds
     while True:
-        each = list(zip(functions, counts, samples, strict=True))
-        for function, count, times in each if len(samples[0]) % 2 else each[::-1]:  # what runs before fills the cache
-            start = clock()
-            for _ in range(count):
-                function()
-            times.append(max((clock() - start) / count, 1e-9))
+        each = list(zip(take, samples, strict=True))
+        for sample, times in each if len(samples[0]) % 2 else each[::-1]:
+            times.append(sample()())
         rounds, late = len(samples[0]), time.perf_counter() > deadline
         if rounds >= least and (late or (rounds % ROUNDS == 0 and max(map(spread, samples)) <= SPREAD)):
             return [summarise(times, "rounds") for times in samples]
-
-
-def _once(function: Callable) -> float:
-    function()  # warm caches and allocations
-    start = time.perf_counter()
-    function()
-    return max(time.perf_counter() - start, 1e-9)
 
 
 def percentiles(times: Sequence[float]) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 MARGIN = 0.02  # a smaller win may be none when it is measured again, in other memory
-TIE = 0.01  # dense forms closer than this are equal, and the plain layer is the simpler one
+TIE = 0.01  # what is closer than this is equal
 
 Times = dict[str, list[float]]  # candidate -> seconds per call of each round
 
@@ -32,6 +32,8 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
     A sparse candidate must beat the fastest dense one: have a median pair ratio below 1 by more than its spread. Among
     the dense ones the median alone decides: to stay with the slower one for a spread would break the promise.
 
+    Where two are equal, the plain layer is the simpler one.
+
     Args:
         times: candidate -> seconds of each round; the first dense name is the plain layer.
         dense: names of the dense candidates, simplest first.
@@ -44,6 +46,20 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
             return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
     name = baseline if pair_ratio(times[baseline], times[plain])[0] < 1 - TIE else plain
     return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
+
+
+def settle(times: Times, policy: str = "speed") -> str:
+    """The whole model that stays: the one with the winners, unless a dense one is faster.
+
+    Every winner has passed ``choose`` alone, with its weight in the cache; in the model the median decides.
+
+    Args:
+        times: ``"chosen"``, and the dense models that differ from it -> seconds of each round.
+        policy: with ``"size"`` the winners stay.
+    """
+    rival = min(times.keys() - {"chosen"}, key=lambda name: median(times[name]), default="chosen")
+    loses = policy == "speed" and pair_ratio(times["chosen"], times[rival])[0] > 1 + TIE
+    return rival if loses else "chosen"
 
 
 def wins(candidate: list[float], incumbent: list[float]) -> bool:

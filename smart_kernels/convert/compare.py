@@ -1,6 +1,7 @@
 """Two models beside each other."""
 
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from . import timing
-from .choice import pair_ratio
+from .choice import Times, pair_ratio
 from .graph import call, device_of, evaluating
 
 logger = logging.getLogger("smart_kernels")
@@ -56,19 +57,22 @@ def compare(
     Raises:
         ValueError: no parameters in ``dense``, or no ``example_input``.
     """
-    device = device_of(dense)
-    calls = {"dense": partial(call, dense, example_input), "sparse": partial(call, sparse, example_input)}
-    with evaluating(dense), evaluating(sparse), torch.inference_mode():
-        times = _measured(calls, device, seconds, cuda_graph)
+    times = in_turns({"dense": dense, "sparse": sparse}, example_input, seconds, cuda_graph)
     ms = {name: 1e3 * median(rounds) for name, rounds in times.items()}
     return Comparison(ms["dense"], ms["sparse"], *pair_ratio(times["dense"], times["sparse"]), len(times["dense"]))
 
 
-def _measured(calls: dict, device: torch.device, seconds: float, cuda_graph: bool) -> dict[str, list[float]]:
-    try:
-        return timing.measure(calls, tuple(calls), device, seconds, cuda_graph)
-    except RuntimeError as error:
-        if not cuda_graph:
-            raise
-        logger.warning("timed without a CUDA graph, which cannot hold one of the models: %s", error)
-        return timing.measure(calls, tuple(calls), device, seconds)
+def in_turns(models: dict[str, nn.Module], example_input, seconds: float, cuda_graph: bool) -> Times:
+    """Time models on the same input; the arguments are those of ``compare``."""
+    device = device_of(next(iter(models.values())))
+    calls = {name: partial(call, model, example_input) for name, model in models.items()}
+    with ExitStack() as stack:
+        for context in (*map(evaluating, models.values()), torch.inference_mode()):
+            stack.enter_context(context)
+        try:
+            return timing.measure(calls, tuple(calls), device, seconds, cuda_graph)
+        except RuntimeError as error:
+            if not cuda_graph:
+                raise
+            logger.warning("timed without a CUDA graph, which cannot hold one of the models: %s", error)
+            return timing.measure(calls, tuple(calls), device, seconds)

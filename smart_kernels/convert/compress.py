@@ -1,8 +1,6 @@
 """``compress_``: every layer of a pruned model becomes what runs it fastest, by measurement."""
 
-import copy
 import logging
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,17 +9,15 @@ from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse
 
 from .candidates import Zeros
-from .compare import compare
-from .cost import Cost, cost
 from .fold import fold_batchnorm_
 from .graph import device_of, inputs_of, users_of_weights
 from .notes import absent
-from .plan import wrap
 from .report import Report
 from .select import select
 from .settings import Settings
 from .swap import swap_
 from .timing import device_name
+from .whole import settle_
 
 logger = logging.getLogger("smart_kernels")
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -41,6 +37,7 @@ def compress_(
 
     Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts. Candidates are
     timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
+    In the end the whole model is timed beside the dense ones, and is a dense one where that is faster.
     With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with. What is free both
     get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into channels_last.
 
@@ -75,32 +72,15 @@ def compress_(
         zeros = Zeros.of(layers[0], pattern)
         selected[names] = select(names, zeros, inputs.get(layers[0]), settings)
         kernels |= zeros.kernels if "nm" in settings.tried else set()
-    before, after = _swapped(model, selected, example_input, settings)
+    rows, before, after = settle_(model, selected, example_input, settings)
     return Report(
-        tuple(each.row for each in selected.values()),
+        rows,
         device_name(device),
         absent=absent(settings.tried, device, kernels),
         settings=settings.to_dict(),
         before=before,
         after=after,
     )
-
-
-def _swapped(model: nn.Module, selected: dict, example_input, settings: Settings) -> tuple[Cost, Cost]:
-    """Swap the layers; what the best dense model cost before and what the model costs after."""
-    before, rival = cost(model, example_input), _twin(model)
-    for names, each in selected.items():
-        for net, form in ((rival, each.dense), (model, each.format)):
-            if form is not None:
-                layers = [net.get_submodule(name) for name in names]
-                swap_(net, {layer: wrap(form, layer) for layer in layers})
-    times = compare(rival, model, example_input, settings.seconds, settings.cuda_graph)
-    return replace(before, ms=times.dense_ms), replace(cost(model, example_input), ms=times.sparse_ms)
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """A copy of the modules that shares their tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:

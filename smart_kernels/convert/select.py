@@ -13,7 +13,7 @@ from smart_kernels.nn.sparse_base import matrix
 from . import timing
 from .agree import agrees
 from .candidates import DENSE, Zeros, candidates
-from .choice import Choice, Times, choose
+from .choice import Times, choose, pair_ratio
 from .notes import left_dense
 from .plan import weight_shape
 from .report import Row
@@ -21,12 +21,20 @@ from .settings import Settings
 
 
 @dataclass(frozen=True)
-class Selected:
-    """The row of a weight, and the formats of the winner and of the best dense candidate; None: the plain layer."""
+class Outcome:
+    """A row, and the format of its weight; None: the plain layer."""
 
     row: Row
     format: Format | None = None
-    dense: Format | None = None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a weight may end as: the winner, its best dense candidate, the plain layer."""
+
+    chosen: Outcome
+    rival: Outcome
+    plain: Outcome
 
 
 def select(names: tuple[str, ...], zeros: Zeros, x: Tensor | None, settings: Settings) -> Selected:
@@ -42,7 +50,7 @@ def select(names: tuple[str, ...], zeros: Zeros, x: Tensor | None, settings: Set
     kept = (weight != 0).sum().item() / weight.numel()
     row = Row(names[0], tuple(weight_shape(zeros.layer)), kept, zeros.tile, shared=tuple(names[1:]))
     if x is None:
-        return Selected(replace(row, note="not called: left as it is"))
+        return _alone(replace(row, note="not called: left as it is"))
     modules = candidates(zeros, settings.tried)  # outside of inference mode: what is built here trains later
     with torch.inference_mode():
         modules, notes = _usable(modules, x, settings.cuda_graph)
@@ -50,23 +58,30 @@ def select(names: tuple[str, ...], zeros: Zeros, x: Tensor | None, settings: Set
         times = timing.measure(calls, DENSE, x.device, settings.seconds, settings.cuda_graph) if len(calls) > 1 else {}
     row = replace(row, note="; ".join(filter(None, [*notes, left_dense(zeros.layer, settings.pattern)])))
     if not times:
-        return Selected(row)
+        return _alone(row)
     choice = choose(times, DENSE, settings.policy)
-    winner, rival = (getattr(modules[name], "format", None) for name in (choice.name, choice.baseline))
-    return Selected(_measured(row, times, choice, winner), winner, rival)
+    of = (choice.name, choice.baseline, "dense")
+    return Selected(*(_outcome(row, times, name, choice.baseline, modules[name]) for name in of))
 
 
-def _measured(row: Row, times: Times, choice: Choice, winner: Format | None) -> Row:
-    return replace(
+def _alone(row: Row) -> Selected:
+    """Where there is nothing to choose from."""
+    return Selected(*[Outcome(row)] * 3)
+
+
+def _outcome(row: Row, times: Times, name: str, baseline: str, module: nn.Module) -> Outcome:
+    format = getattr(module, "format", None)
+    row = replace(
         row,
-        choice=choice.name.split()[0],
-        options={} if winner is None else winner.options(),
-        baseline=choice.baseline,
-        dense_ms=median(times[choice.baseline]) * 1e3,
-        ms=median(times[choice.name]) * 1e3,
-        spread=choice.spread,
+        choice=name.split()[0],
+        options={} if format is None else format.options(),
+        baseline=baseline,
+        dense_ms=median(times[baseline]) * 1e3,
+        ms=median(times[name]) * 1e3,
+        spread=pair_ratio(times[name], times[baseline])[1],
         pairs=len(times["dense"]),
     )
+    return Outcome(row, format)
 
 
 def _usable(modules: dict[str, nn.Module], x: Tensor, cuda_graph: bool) -> tuple[dict[str, nn.Module], list[str]]:

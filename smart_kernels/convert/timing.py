@@ -14,6 +14,7 @@ from .choice import Times, pair_ratio
 PAIRS = 30  # fewest interleaved rounds behind a choice
 STEADY = 0.05  # spread below which more rounds are not needed
 SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
+WARM_S = 4e-3  # untimed calls in front of a sample: time to read what a cache holds
 FINALISTS = 2  # sparse candidates that get the full number of rounds
 
 Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for the device and gives the seconds per call
@@ -41,7 +42,7 @@ def measure(
     Returns:
         candidate -> seconds per call of each round.
     """
-    samples = {name: _sample(call, device, cuda_graph) for name, call in candidates.items()}
+    samples = {name: sampling(call, device, cuda_graph) for name, call in candidates.items()}
     trial = _rounds(samples, 5)
     sparse = sorted(candidates.keys() - set(dense), key=lambda name: median(trial[name]))[:FINALISTS]
     final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
@@ -75,17 +76,30 @@ def _rounds(samples: dict[str, Sample], count: int) -> Times:
     return {name: [row[name]() for row in rows] for name in samples}
 
 
-def _sample(call: Callable[[], object], device: torch.device, cuda_graph: bool) -> Sample:
-    """Sampling of a call, repeated as often as makes it long enough to time."""
+def sampling(call: Callable[[], object], device: torch.device, cuda_graph: bool = False) -> Sample:
+    """Samples of a call as it is when it runs again and again.
+
+    Other candidates have filled the cache: untimed calls put back what the call finds there when it runs alone. A
+    sample repeats the call as often as makes it long enough to time.
+    """
     timed = _on_gpu if device.type == "cuda" else _on_cpu
     call()  # packs weights, tunes kernels
-    repeats = max(1, round(SAMPLE_S / max(timed(call, 1)(), 1e-7)))
+    once = max(timed(call, 1)(), 1e-7)
+    repeats = max(1, round(SAMPLE_S / once))
+    run = partial(_repeat, call, repeats)
+    run = capture(run) if cuda_graph else run
+    warm = round(WARM_S / (once * repeats))
 
-    def run():
-        for _ in range(repeats):
-            call()
+    def sample():
+        _repeat(run, warm)
+        return timed(run, repeats)
 
-    return partial(timed, capture(run) if cuda_graph else run, repeats)
+    return sample
+
+
+def _repeat(call: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def _on_gpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
