@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed, indexed
-from smart_kernels.formats.buckets import split
+from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed, ell, indexed
+from smart_kernels.formats.buckets import even, split
 from smart_kernels.formats.union import union_factor, unite, worth_uniting
 from tests.util import assert_close
 
@@ -166,11 +166,32 @@ def test_compiles(cls, options):
     assert_close("y", y, expected, x.dtype)
 
 
-def test_many_rows_in_chunks():
-    weight, x = pruned(40, 32, (16, 16)), torch.randn(1300, 32)
+@pytest.mark.parametrize("options", [options.values[1] for options in VARIANTS if options.values[0] is ELL])
+def test_ell_gathers_a_part_of_the_rows_at_a_time(options, monkeypatch):
+    """What it gathers would otherwise outgrow the cache; rows of x, or images."""
+    run, widths = ELL._run, []
+    monkeypatch.setattr(ELL, "_run", lambda self, x, *rest: widths.append(x.shape[:2]) or run(self, x, *rest))
+    monkeypatch.setattr(ell, "GATHERED", 32 * 32 * 4)
+    weight, x, bias = pruned(40, 32, (16, 16)), torch.randn(1300, 32), torch.randn(40)
+    stored = ELL.from_dense(weight, (16, 16), **options)
     with torch.no_grad():
-        y = ELL.from_dense(weight, (16, 16)).linear(x)
-    assert_close("y", y, F.linear(x, weight), x.dtype)
+        assert_close("y", stored.linear(x, bias), F.linear(x, weight, bias), x.dtype)
+        assert set(widths) == {(1, 16), (1, 4)} and sum(rows for _, rows in widths) == 1300
+        if options["engine"] == "onednn":
+            conv, image = Conv((2, 2), stride=(2, 1)), torch.randn(5, 8, 7, 6)
+            stored, kernels = ELL.from_dense(weight, (16, 8), taps=4, **options), kernel(weight, conv)
+            assert_close("images", stored.conv2d(image, bias, conv), F.conv2d(image, kernels, bias, (2, 1)), x.dtype)
+            assert widths[-5:] == [(1, 7)] * 5
+
+
+def test_pieces_are_about_equal():
+    assert [even(1300, 16, most) for most in (0, 16, 500, 640, 1300, 5000)] == [16, 16, 448, 448, 656, 1312]
+    assert [even(5, 1, most) for most in (0, 1, 2, 3, 4, 5)] == [1, 1, 2, 3, 3, 5]
+    for size in range(1, 70):
+        for most in range(1, 80):
+            step = even(size, 8, most)
+            assert (step % 8 == 0 and step <= max(8, most)) or step >= size
+            assert -(-size // step) <= -(-size // max(8, most // 8 * 8))
 
 
 def test_ell_buckets_pad_least():

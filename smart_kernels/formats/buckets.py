@@ -24,6 +24,7 @@ class Plan:
     """Buckets in order of computation; ``order`` and ``place`` (rows,) lead to it and back, None where they agree.
 
     ``sizes`` are those of the layer: block rows, tile_n, block columns, tile_c; ``zeros`` stand for no bias.
+    ``gathered``: channels that the widest bucket gathers.
     """
 
     buckets: list[Bucket]
@@ -31,6 +32,10 @@ class Plan:
     place: Tensor | None
     sizes: tuple[int, int, int, int]
     zeros: Tensor
+
+    @property
+    def gathered(self) -> int:
+        return self.sizes[3] * max((len(bucket.cols) for bucket in self.buckets), default=0)
 
 
 def make_plan(blocks: Tensor, engine: str, most: int, conv: Conv) -> Plan:
@@ -75,6 +80,12 @@ def _batched(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
         return torch.baddbmm(bias.view(groups, 1, tile_n), x, weight).transpose(0, 1).reshape(1, -1, 1, groups * tile_n)
 
     return product
+
+
+def even(size: int, unit: int, most: int) -> int:
+    """The length of equal pieces of ``size``: a multiple of ``unit``, at most ``most`` where that is a unit or more."""
+    count = -(-size // max(unit, most // unit * unit))
+    return -(-size // (count * unit)) * unit
 
 
 def split(lengths: list[int], most: int) -> list[tuple[int, int]]:

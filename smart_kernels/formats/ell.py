@@ -16,11 +16,12 @@ from torch import Tensor
 
 from .base import Conv, eager_inference, filled
 from .bsr import BSR
-from .buckets import Plan, make_plan
+from .buckets import Plan, even, make_plan
 from .packed import POINT, onednn_takes
 
 ENGINES = ("onednn", "bmm")
-CHUNK = 512  # rows of x at a time: what lies between the steps stays in the cache
+GATHERED = 2**22  # bytes at a time: they stay in the cache, and the allocator has them at hand
+LANES = 16  # rows of x that a product takes at once
 
 
 class ELL(BSR):
@@ -58,20 +59,14 @@ class ELL(BSR):
         if not self._fast(x, bias):
             return super().linear(x, bias)
         plan = self.prepared(self._plan, POINT)
-        rows, bias = x.reshape(1, -1, 1, x.shape[-1]), self._ordered(bias, plan)
-        if rows.shape[1] <= CHUNK:
-            y = self._run(rows, bias, POINT, plan)
-        else:
-            y = x.new_empty(1, rows.shape[1], 1, len(plan.zeros))
-            for piece, out in zip(rows.split(CHUNK, 1), y.split(CHUNK, 1), strict=True):
-                self._run(piece, bias, POINT, plan, out)
+        y = self._pieces(x.reshape(1, -1, 1, x.shape[-1]), self._ordered(bias, plan), POINT, plan)
         return self._cropped(y).reshape(*x.shape[:-1], self.shape[0])
 
     def conv2d(self, x, bias, conv):
         if conv.pointwise or self.engine == "bmm" or x.dim() != 4 or not self._fast(x, bias):
             return super().conv2d(x, bias, conv)
         plan = self.prepared(self._plan, conv)
-        y = self._run(x.movedim(1, 3).contiguous(), self._ordered(bias, plan), conv, plan)
+        y = self._pieces(x.movedim(1, 3).contiguous(), self._ordered(bias, plan), conv, plan)
         return self._cropped(y).movedim(3, 1)
 
     def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
@@ -88,6 +83,18 @@ class ELL(BSR):
 
     def _cropped(self, y: Tensor) -> Tensor:
         return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
+
+    def _pieces(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan) -> Tensor:
+        """``_run`` of as many rows or images at a time as ``GATHERED`` holds."""
+        dim, unit = (1, LANES) if conv == POINT else (0, 1)
+        size = x.shape[dim]
+        step = even(size, unit, GATHERED * size // max(1, plan.gathered * x[..., :1].nbytes))
+        if step >= size:
+            return self._run(x, bias, conv, plan)
+        y = x.new_empty(x.shape[0], *conv.output_size(*x.shape[1:3]), len(plan.zeros))
+        for piece, out in zip(x.split(step, dim), y.split(step, dim), strict=True):
+            self._run(piece, bias, conv, plan, out)
+        return y
 
     def _run(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan, out: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H', W', block rows * tile_n), into ``out`` if given."""
