@@ -89,7 +89,7 @@ def _where(report: dict) -> str:
     slimmed = sum("slimmed" in row for row in report["layers"])
     if slimmed:
         return f"{slimmed} layers are smaller now; with a channel go its columns in the layers that read it."
-    return f"{report['sparse_share']:.0%} of the pruned weights are in layers that run on a sparse backend."
+    return f"{report['sparse_share']:.1%} of the pruned weights are in layers that run on a sparse backend."
 
 
 def markdown(report: dict, pictures: list[str]) -> str:
