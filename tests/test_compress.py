@@ -324,14 +324,15 @@ def test_in_cuda_graphs_every_candidate_is_replayed(monkeypatch):
     assert all(count >= 5 + timing.PAIRS for count in replays)
 
 
-def test_a_sample_finds_in_the_cache_what_its_own_calls_leave_there(monkeypatch):
-    """Calls that are not timed come first, however many it takes to read a cache full."""
+@pytest.mark.parametrize("seconds, before", [(1e-3, 4), (1e-2, 0)])
+def test_a_sample_finds_in_the_cache_what_its_own_calls_leave_there(monkeypatch, seconds, before):
+    """Calls that are not timed come first, as many as it takes to read a cache full."""
     log = []
-    monkeypatch.setattr(timing, "_on_cpu", lambda run, calls: run() or log.append("timed") or (lambda: 1e-3 * calls))
+    monkeypatch.setattr(timing, "_on_cpu", lambda run, calls: run() or log.append("timed") or (lambda: seconds * calls))
     sample = timing.sampling(lambda: log.append("call"), torch.device("cpu"))
     log.clear()
-    assert sample()() == 1e-3
-    assert log == ["call"] * round(timing.WARM_S / 1e-3) + ["call", "timed"]
+    assert sample()() == seconds
+    assert log == ["call"] * before + ["call", "timed"]
 
 
 def test_what_a_cuda_graph_cannot_hold_is_left_out(monkeypatch, measured):

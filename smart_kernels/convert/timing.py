@@ -79,8 +79,9 @@ def _rounds(samples: dict[str, Sample], count: int) -> Times:
 def sampling(call: Callable[[], object], device: torch.device, cuda_graph: bool = False) -> Sample:
     """Samples of a call as it is when it runs again and again.
 
-    Other candidates have filled the cache: untimed calls put back what the call finds there when it runs alone. A
-    sample repeats the call as often as makes it long enough to time.
+    Other candidates have filled the cache: ``WARM_S`` of untimed calls put back what the call finds there when it runs
+    alone; none where one call takes more than twice that. A sample repeats the call as often as makes it long enough
+    to time.
     """
     timed = _on_gpu if device.type == "cuda" else _on_cpu
     call()  # packs weights, tunes kernels
