@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from smart_kernels.convert.choice import pair_ratio
+from smart_kernels.convert.measure.choice import pair_ratio
 
 from . import timing
 from .case import NAMES, Case, wrong

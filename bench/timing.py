@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.convert.timing import sampling
+from smart_kernels.convert.measure.timing import sampling
 
 ROUNDS = 30  # fewest rounds behind a speed claim
 SPREAD = 0.05  # (p80 - p20) / p50 above which more rounds follow

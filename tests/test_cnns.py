@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Block, HardGate, SparseConv2d, SparseLinear, compress_, mask_, unmask_
-from smart_kernels.convert import timing
+from smart_kernels.convert.measure import timing
 from tests.cnn_models import SIZE, ZOO, make
 from tests.conftest import INTERPRETED
 from tests.util import assert_close

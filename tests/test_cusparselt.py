@@ -19,7 +19,7 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from smart_kernels import SparseLinear, compress_, load, save
-from smart_kernels.convert import timing
+from smart_kernels.convert.measure import timing
 from smart_kernels.formats import CuSparseLt, SemiStructured, cusparselt
 from tests.test_semi_structured_format import bits, pruned
 from tests.util import assert_close

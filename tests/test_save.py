@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smart_kernels import Block, compress_, load, mask_, save, unmask_
-from smart_kernels.convert import timing
-from smart_kernels.convert.fold import Folded
+from smart_kernels.convert.measure import timing
+from smart_kernels.convert.modules.fold import Folded
 from smart_kernels.formats import simd
 from smart_kernels.nn import SplitAttention
 from tests.test_compress import CNN, encoder, mlp, prune

@@ -14,11 +14,11 @@ from torch import nn
 from torch.func import functional_call
 
 from smart_kernels import SparseLinear, compress_, load, save
-from smart_kernels.convert import timing
-from smart_kernels.convert.candidates import Zeros
+from smart_kernels.convert.measure import timing
+from smart_kernels.convert.compress.candidates import Zeros
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops import _sparse_tensor_core as tensor_core
-from smart_kernels.reference.semi_structured import compress as compressed
+from smart_kernels.ops.tensor_core import verify as tensor_core
+from smart_kernels.reference.semi_structured.linear import compress as compressed
 from tests.ptx.launch import Machine, emulated
 from tests.test_semi_structured_format import bits, pruned
 from tests.util import assert_close

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 import triton
 from torch.sparse import _semi_structured_conversions as conversions
 
-from smart_kernels.ops import _sparse_tensor_core as sparse_tensor_core
-from smart_kernels.ops._sparse_tensor_launch import _aligned
-from smart_kernels.reference.epilogue import ACTIVATIONS, finish
-from smart_kernels.reference.semi_structured import compress
+from smart_kernels.ops.tensor_core import verify as sparse_tensor_core
+from smart_kernels.ops.tensor_core.launch import _aligned
+from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
+from smart_kernels.reference.semi_structured.linear import compress
 from tests.ptx.launch import Machine, emulated
 from tests.ptx.warp import Fault
 from tests.util import assert_close

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Block, SparseConv2d, SparseLinear, warmup
-from smart_kernels.convert.plan import wrap
+from smart_kernels.convert.compress.plan import wrap
 from smart_kernels.formats import FORMATS, simd
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.convert.timing import capture
+from smart_kernels.convert.measure.timing import capture
 from smart_kernels.ops import masked_linear
 
 from .. import timing

@@ -9,17 +9,11 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.kernels import (
-    block_decode,
-    block_gather,
-    block_sparse_conv2d,
-    block_sparse_linear,
-    masked_linear,
-    semi_structured,
-    semi_structured_conv2d,
-    semi_structured_decode,
-)
-from smart_kernels.kernels.tuning import on_this_device
+from smart_kernels.kernels.block_sparse import decode as block_decode, gather as block_gather
+from smart_kernels.kernels.common import conv_matmul as block_sparse_conv2d, block_matmul as block_sparse_linear
+from smart_kernels.kernels.masked import linear as masked_linear
+from smart_kernels.kernels.semi_structured import (linear as semi_structured, conv2d as semi_structured_conv2d, decode as semi_structured_decode)
+from smart_kernels.kernels.common.tuning import on_this_device
 
 from ..case import DTYPES, TOLERANCE
 

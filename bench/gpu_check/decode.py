@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.convert.timing import capture
+from smart_kernels.convert.measure.timing import capture
 from smart_kernels.ops import block_sparse_linear
 
 from .. import timing

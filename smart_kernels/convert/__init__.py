@@ -1,14 +1,14 @@
 """Whole models: ``mask_`` to prune, ``unmask_`` to bake the zeros in, ``compress_`` to make them fast."""
 
-from .candidates import BACKENDS, DENSE
-from .compare import Comparison, compare
-from .compress import compress_
-from .fold import fold_batchnorm_
+from .compress.candidates import BACKENDS, DENSE
+from .measure.compare import Comparison, compare
+from .compress.compress import compress_
+from .modules.fold import fold_batchnorm_
 from .mask import mask_, masked_layers, unmask_
-from .report import Report
-from .save import load, save
-from .slim import Slimmed, slim_
-from .warmup import warmup
+from .compress.report import Report
+from .saving.save import load, save
+from .channels.slim import Slimmed, slim_
+from .compress.warmup import warmup
 
 __all__ = [
     "BACKENDS",

@@ -10,8 +10,8 @@ from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention,
 from smart_kernels.nn.batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm
 from smart_kernels.patterns import Block, Channel, Pattern, check_pattern
 
-from .couple import Group, coupled
-from .graph import following_batchnorms, users_of_weights
+from .channels.couple import Group, coupled
+from .modules.graph import following_batchnorms, users_of_weights
 
 logger = logging.getLogger("smart_kernels")
 Filter = Callable[[nn.Module, str], bool]

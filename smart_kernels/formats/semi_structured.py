@@ -2,14 +2,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops import _sparse_tensor_core as tensor_core
-from smart_kernels.ops._inputs import autocast, autocast_dtype
-from smart_kernels.ops._library import TRITON_DEVICES
-from smart_kernels.ops.semi_structured_conv2d import semi_structured_conv2d
-from smart_kernels.ops.semi_structured_linear import check_places, semi_structured_linear
-from smart_kernels.ops.semi_structured_prune import semi_structured_prune
-from smart_kernels.reference import semi_structured as reference
-from smart_kernels.reference.semi_structured import compress, expand, groups_of
+from smart_kernels.ops.tensor_core import verify as tensor_core
+from smart_kernels.ops.common.inputs import autocast, autocast_dtype
+from smart_kernels.ops.common.library import TRITON_DEVICES
+from smart_kernels.ops.semi_structured.conv2d import semi_structured_conv2d
+from smart_kernels.ops.semi_structured.linear import check_places, semi_structured_linear
+from smart_kernels.ops.semi_structured.prune import semi_structured_prune
+from smart_kernels.reference.semi_structured import linear as reference
+from smart_kernels.reference.semi_structured.linear import compress, expand, groups_of
 
 from .base import Format, version
 from .resident import LAYOUTS, resident, saved

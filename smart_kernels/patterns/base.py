@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from smart_kernels.reference import tiles
+from smart_kernels.shapes import tiles
 
 
 class WeightShape(NamedTuple):

@@ -1,0 +1,121 @@
+"""Which layers have to share channel scores, so that a channel can really be removed."""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .follow import Follower, follow
+from smart_kernels.convert.modules.graph import BATCHNORMS
+from .ties import STAYS
+
+logger = logging.getLogger("smart_kernels")
+
+
+class Member(NamedTuple):
+    """A module and the place of each of its channels among the scores of its group; -1 for a channel that stays."""
+
+    module: nn.Module
+    index: Tensor
+
+
+class Group(NamedTuple):
+    """Layers and BatchNorms whose channels depend on each other.
+
+    Attributes:
+        size: how many scores they share.
+        layers: those that write channels.
+        batchnorms: with the layer whose output they alone read, or None.
+    """
+
+    size: int
+    layers: list[Member]
+    batchnorms: list[tuple[Member, nn.Module | None]]
+
+
+def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> list[Group]:
+    """Groups of the chosen layers and of the grouped convolutions and BatchNorms that their channels run through.
+
+    A layer is left out where a channel of it cannot be removed: the model returns it, something like a LayerNorm mixes
+    it with others, or a layer that is not chosen writes it, too.
+
+    Raises:
+        ValueError: channels reach an operator without a rule.
+    """
+    found = follow(model, example_input)
+    writers = {name: module for name, module in model.named_modules() if _writes(found, module)}
+    roots = {name: _roots(found, module.weight) for name, module in writers.items()}
+    free = {name: writers[name] for name in chosen if name in writers}
+    for name in chosen.keys() - free.keys():
+        logger.warning("%s stays dense: it does not run on the example", name)
+    while stuck := _stuck(found, writers, roots, free):
+        for name in stuck:
+            logger.warning("%s stays dense: its channels cannot be removed", name)
+            del free[name]
+    removable = {root for name in free for root in roots[name]}
+    layers = free | {
+        name: m for name, m in writers.items() if _grouped(found, m) and not removable.isdisjoint(roots[name])
+    }
+    norms = {
+        module: _roots(found, module.weight)
+        for module in model.modules()
+        if isinstance(module, BATCHNORMS) and module.affine and id(module.weight) in found.axes
+    }
+    norms = {module: own for module, own in norms.items() if not removable.isdisjoint(own)}
+    followers = {weight: norm for weight, norm in found.followers().items()}
+    directly = {followers.get(id(layer.weight)): layer for layer in layers.values()}
+    return [
+        Group(
+            len(order),
+            [
+                Member(layers[name], _index(order, roots[name]))
+                for name in layers
+                if not order.keys().isdisjoint(roots[name])
+            ],
+            [
+                (Member(norm, _index(order, own)), directly.get(id(norm.weight)))
+                for norm, own in norms.items()
+                if not order.keys().isdisjoint(own)
+            ],
+        )
+        for order in _components([roots[name] for name in layers], list(norms.values()), removable)
+    ]
+
+
+def _stuck(found: Follower, writers: dict, roots: dict, free: dict) -> list[str]:
+    """Layers with a channel that stays, or that a dense layer outside of ``free`` writes."""
+    held = {root for name in writers if name not in free and not _grouped(found, writers[name]) for root in roots[name]}
+    held.add(STAYS)
+    return [name for name in free if not held.isdisjoint(roots[name])]
+
+
+def _components(layers: list[list[int]], norms: list[list[int]], removable: set[int]) -> list[dict[int, int]]:
+    """Sets of roots that some layer or BatchNorm has together, each as root -> place."""
+    merged: list[dict[int, None]] = []
+    for own in [*layers, *norms]:
+        new = {root: None for root in own if root in removable}
+        for other in [group for group in merged if not group.keys().isdisjoint(new)]:
+            merged.remove(other)
+            new = other | new
+        if new:
+            merged.append(new)
+    return [{root: place for place, root in enumerate(group)} for group in merged]
+
+
+def _writes(found: Follower, module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and (id(weight) in found.dense or id(weight) in found.grouped)
+
+
+def _grouped(found: Follower, module: nn.Module) -> bool:
+    return id(module.weight) in found.grouped and type(module) is nn.Conv2d
+
+
+def _roots(found: Follower, weight: Tensor) -> list[int]:
+    axis = 1 if id(weight) in found.transposed else 0
+    return found.ties.roots(found.axes[id(weight)][axis]).tolist()
+
+
+def _index(order: dict[int, int], roots: list[int]) -> Tensor:
+    return torch.tensor([order.get(root, -1) for root in roots])

@@ -1,0 +1,125 @@
+"""y = activation(x @ W.T + bias + residual) for blocks of W that are narrow in K: several of them make one step.
+
+    row 2: cols 0, 3, 4, 7, 9        step 0: | 0 | 3 | 4 | 7 |  columns of x, next to each other in shared memory
+                                     step 1: | 9 | . | . | . |  zeros beyond the end of the row
+
+A step is BLOCK_K deep: GATHER pieces, each a stored tile or, PARTS_K of them to a tile, a piece of one. Tiles are read
+where they are stored, of any size (TILE_N, TILE_K). The indices of the next step are loaded one step ahead.
+"""
+
+import triton
+import triton.language as tl
+
+from smart_kernels.kernels.common.block_matmul import block_limit, block_start
+from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.tuning import autotune
+
+CONFIGS = [  # the first is valid for every shape
+    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 256}, num_warps=8, num_stages=2),
+]
+KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K", "WHOLE", "PRECISION"]
+
+
+def worth_trying(configs, args, **kwargs):
+    """No blocks taller than M."""
+    return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+
+
+@triton.jit
+def listed(entry, end, cols_ptr, slots_ptr, PARTS_K: tl.constexpr):
+    """The block column and the stored tile of each entry; an entry beyond the row repeats its last one."""
+    tile = tl.minimum(entry, end - 1) // PARTS_K
+    return tl.load(cols_ptr + tile), tile if slots_ptr is None else tl.load(slots_ptr + tile)
+
+
+@triton.jit
+def columns_of(col, in_tile, offs_k, TILE_K: tl.constexpr, PIECE: tl.constexpr):
+    """Where the pieces of a step start in K, and its columns. What is hinted holds; for AMD loaded indices hide it."""
+    k0 = tl.max_constancy(col * TILE_K + in_tile, PIECE)
+    k = tl.max_contiguous(k0 + offs_k % PIECE, PIECE)
+    return k0, tl.multiple_of(k, PIECE) if TILE_K % PIECE == 0 else k
+
+
+@triton.jit
+def in_step(entry, end, k0, k, col, K, TILE_K: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr):
+    """Which elements of a step exist: all of a row's whole pieces up to K, else the columns of its tiles."""
+    if EVEN_K:
+        return entry < end
+    elif WHOLE:
+        return (entry < end) & (k0 < K)
+    else:
+        return (entry < end) & (k < block_limit(col, K, TILE_K, 1))
+
+
+@triton.jit
+def rows_of_tile(pid_n, TILE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The rows of the stored tile that a program reads; those beyond its end start over and are not stored."""
+    return (pid_n % PARTS_N * BLOCK_N + tl.arange(0, BLOCK_N)) % TILE_N
+
+
+@autotune(CONFIGS, KEY, worth_trying)
+@triton.jit
+def block_gather_kernel(
+    # tensors; slots, bias and residual may be None
+    x_ptr, w_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr, bias_ptr, residual_ptr, y_ptr,
+    # sizes
+    M, N, K,
+    # strides
+    stride_xm, stride_xk, stride_rm, stride_rn, stride_ym,
+    # scalars; M_CLASS is M rounded, for the choice of the config
+    M_CLASS, blocks_n,
+    # compile-time; W's strides are, so that its addresses differ by constants
+    STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
+    TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
+    GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):
+    # eight blocks of M side by side share the blocks of W in L2
+    pid = tl.program_id(0)
+    pid_m, pid_n = tl.swizzle2d(pid // blocks_n, pid % blocks_n, tl.cdiv(M, BLOCK_M), blocks_n, 8)
+    PIECE: tl.constexpr = BLOCK_K // GATHER
+    start, end = tl.load(start_ptr + pid_n // PARTS_N) * PARTS_K, tl.load(end_ptr + pid_n // PARTS_N) * PARTS_K
+
+    offs_m, offs_n, offs_k = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    # rows beyond the edge repeat the last one: no mask in the loop, and they are not stored
+    offs_m += pid_m * BLOCK_M
+    rows = tl.minimum(offs_m, M - 1).to(tl.int64)
+    x_p = x_ptr + rows[:, None] * stride_xm
+    w_p = w_ptr + rows_of_tile(pid_n, TILE_N, PARTS_N, BLOCK_N)[None, :] * STRIDE_WN
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if end > start:  # a loop that may not run would serialize wgmma
+        entry = start + offs_k // PIECE
+        col, slot = listed(entry, end, cols_ptr, slots_ptr, PARTS_K)
+        for _ in range(start, end, GATHER):
+            next_col, next_slot = listed(entry + GATHER, end, cols_ptr, slots_ptr, PARTS_K)
+            in_tile = entry % PARTS_K * PIECE
+            k0, k = columns_of(col, in_tile, offs_k, TILE_K, PIECE)
+            in_tile += offs_k % PIECE
+            x_kp = x_p + k.to(tl.int64)[None, :] * stride_xk
+            w_kp = w_p + slot.to(tl.int64)[:, None] * STRIDE_WS + in_tile[:, None] * STRIDE_WK
+            if GATHER == 1 and EVEN_K:
+                x, w = tl.load(x_kp), tl.load(w_kp)                           # (BLOCK_M, BLOCK_K), (BLOCK_K, BLOCK_N)
+            else:
+                in_k = in_step(entry, end, k0, k, col, K, TILE_K, EVEN_K, WHOLE)
+                x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
+                w = tl.load(w_kp, mask=in_k[:, None], other=0.0)
+            acc = tl.dot(x, w, acc, input_precision=PRECISION)
+            col, slot, entry = next_col, next_slot, entry + GATHER
+
+    offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
+    in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)
+    in_y = (offs_m < M)[:, None] & in_n[None, :]
+    offs_m = offs_m.to(tl.int64)[:, None]
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
+    if residual_ptr is not None:
+        r_p = residual_ptr + offs_m * stride_rm + offs_n.to(tl.int64)[None, :] * stride_rn
+        acc += tl.load(r_p, mask=in_y, other=0.0).to(tl.float32)
+    acc = activate(acc, ACTIVATION)
+    tl.store(y_ptr + offs_m * stride_ym + offs_n[None, :], acc.to(y_ptr.dtype.element_ty), mask=in_y)

@@ -1,0 +1,98 @@
+"""Which blocks of a masked weight are live, as one list per block row.
+
+           block columns                      cols, C entries per block row
+         +---+---+---+---+                   +---+---+---+---+
+    row  | . | # | . | # |   a block is live | 1 | 3 |   |   |   end - start = 2
+         | # | . | . | . |   if one of its   | 0 |   |   |   |                 1
+         +---+---+---+---+   tiles is > eps  +---+---+---+---+
+
+Work then loops over the list: no branch on the mask in a loop, no host synchronisation. The mask is either stored or
+``sigmoid((score - threshold) / temperature)``, computed where it is used; ``threshold_ptr`` is None if it is stored.
+"""
+
+import triton
+import triton.language as tl
+
+from smart_kernels.kernels.common.block_matmul import block_limit, block_start
+
+
+@triton.jit
+def block_span(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    """The elements of block i, and which of them belong to it; EVEN: all, known while compiling."""
+    offs = block_start(i, STRIDE, PARTS, BLOCK) + tl.arange(0, BLOCK)
+    inside = tl.full((BLOCK,), 1, tl.int1) if EVEN else offs < block_limit(i, size, STRIDE, PARTS)
+    return offs, inside
+
+
+@triton.jit
+def element_tiles(i, TILE: tl.constexpr, TILES: tl.constexpr, STRIDE: tl.constexpr, PARTS: tl.constexpr,
+                  BLOCK: tl.constexpr):
+    """The tile of each element of block i; a single entry, to be broadcast, where all share one."""
+    start = block_start(i, STRIDE, PARTS, BLOCK)
+    if TILES == 1:
+        return start // TILE + tl.arange(0, 1)
+    else:
+        return (start + tl.arange(0, BLOCK)) // TILE
+
+
+@triton.jit
+def load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, inside,
+              stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k):
+    """Mask values of the tiles tile_n x tile_k, fp32; 0 where not inside."""
+    offs = tile_n.to(tl.int64)[:, None] * stride_maskn + tile_k[None, :] * stride_maskk
+    value = tl.load(mask_ptr + offs, mask=inside, other=0.0)
+    if threshold_ptr is not None:
+        threshold = tl.load(threshold_ptr)
+        if group_n is not None:
+            t_offs = (tile_n // group_n)[:, None] * stride_tn + (tile_k // group_k)[None, :] * stride_tk
+            threshold = tl.load(threshold_ptr + t_offs, mask=inside, other=0.0)
+        # finite, so that infinite scores stay pinned: inf - inf would be NaN
+        threshold = threshold.to(tl.float64)
+        threshold = tl.where(threshold == float("inf"), 1e300, threshold)
+        threshold = tl.where(threshold == float("-inf"), -1e300, threshold)
+        # fp64: the difference is small against both and is divided by a small number
+        z = (value.to(tl.float64) - threshold) * (1 / tl.load(temperature_ptr).to(tl.float64))
+        value = tl.where(inside, tl.sigmoid(z.to(tl.float32)), 0.0)
+    return value.to(tl.float32)
+
+
+@triton.jit
+def is_live(mask, eps):
+    """Not dead; NaN is live, so that it stays visible."""
+    return (mask <= eps) == 0
+
+
+@triton.jit
+def live_blocks_kernel(
+    # tensors: inputs, then outputs
+    mask_ptr, threshold_ptr, temperature_ptr, start_ptr, end_ptr, cols_ptr,
+    # sizes of the weight, block columns, tiles per group
+    N, K, C, group_n, group_k,
+    # strides
+    stride_maskn, stride_maskk, stride_tn, stride_tk,
+    # scalars
+    eps,
+    # compile-time
+    TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr,
+    TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """One program per block row; CHUNK block columns at a time, compacted in order."""
+    row = tl.program_id(0)
+    # the first element of each tile of the block
+    offs_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N) + tl.arange(0, TILES_N) * TILE_N
+    count = 0
+    for first in range(0, C, CHUNK):
+        i = tl.arange(0, CHUNK * TILES_K)
+        offs_k = block_start(first + i // TILES_K, STRIDE_K, PARTS_K, BLOCK_K) + i % TILES_K * TILE_K
+        inside = (offs_n < N)[:, None] & (offs_k < K)[None, :]
+        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, offs_n // TILE_N, offs_k // TILE_K, inside,
+                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+        live = tl.max((inside & is_live(mask, eps)).to(tl.int32), axis=0)
+        live = tl.max(tl.reshape(live, (CHUNK, TILES_K)), axis=1)
+        col = first + tl.arange(0, CHUNK)
+        pos = count + tl.cumsum(live, axis=0) - live
+        tl.store(cols_ptr + row.to(tl.int64) * C + pos, col, mask=live != 0)
+        count += tl.sum(live)
+    tl.store(start_ptr + row, row * C)
+    tl.store(end_ptr + row, row * C + count)

@@ -1,0 +1,119 @@
+"""Soft top-k of many small groups: several groups per program, each solved in registers, one launch.
+
+FULL tells the compiler that n = BLOCK_N, hence how rows are aligned: a group of 4 is one 16-byte load.
+"""
+
+import triton
+import triton.language as tl
+
+from .soft_topk import INF, NEAR, bracket, free_cost, mask_sums, newton_step, pinned_cost, soft_mask, split
+
+NEWTON = tl.constexpr(32)  # steps in which Newton may be trusted
+STEPS = tl.constexpr(80)  # the rest are halvings: 48 reach fp64 from any bracket
+
+
+@triton.jit
+def load_cost(cost_ptr, groups, cols, inside, stride_cg):
+    if cost_ptr is not None:
+        return tl.load(cost_ptr + groups[:, None] * stride_cg + cols[None, :], mask=inside, other=0.0)
+    return inside.to(tl.float32)
+
+
+@triton.jit
+def solve(scores, cost, start, keep, temperature, inv_temperature):
+    """(BLOCK_G, BLOCK_N) scores, -inf where there are none, and cost -> (BLOCK_G,) fp64 thresholds.
+
+    start: where to begin; ignored outside of the bracket.
+    """
+    pinned = tl.abs(scores) == INF
+    low, high = bracket(
+        tl.min(tl.where(pinned, INF, scores), 1).to(tl.float64),
+        tl.max(tl.where(pinned, -INF, scores), 1).to(tl.float64),
+        tl.sum(free_cost(scores, cost), 1), tl.sum(pinned_cost(scores, cost), 1), keep, temperature)
+    threshold = 0.5 * (low + high)
+    threshold = tl.where((start > low) & (start < high), start, threshold)
+    move = high - low
+    turn = 0
+    while (tl.max((low < high).to(tl.int32), 0) > 0) & (turn < STEPS):
+        lead, rest = split(threshold)
+        total, slope = mask_sums(scores, cost, lead[:, None], rest[:, None], inv_temperature, 1)
+        excess = total - keep
+        step = tl.where(low < high, newton_step(excess, slope, temperature), 0.0)
+        low = tl.where(excess > 0, threshold, low)
+        high = tl.where(excess > 0, high, threshold)
+        newton = threshold + step
+        done = tl.abs(step) <= NEAR * temperature
+        trusted = (newton > low) & (newton < high) & (tl.abs(step) <= 0.5 * move) & (turn < NEWTON)
+        following = tl.where(done | trusted, newton, 0.5 * (low + high))
+        move = tl.abs(following - threshold)
+        threshold = following
+        low = tl.where(done, threshold, low)
+        high = tl.where(done, threshold, high)
+        turn += 1
+    return threshold
+
+
+@triton.jit
+def soft_topk_small_fwd_kernel(
+    # tensors
+    scores_ptr, cost_ptr, start_ptr, mask_ptr, threshold_ptr,
+    # sizes
+    G, n,
+    # strides
+    stride_cg,
+    # scalars
+    keep: tl.float64, temperature: tl.float64, inv_temperature,
+    # compile-time
+    FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
+    cols = tl.arange(0, BLOCK_N)
+
+    width = BLOCK_N if FULL else n
+    in_g = groups < G
+    inside = in_g[:, None] & (cols < width)[None, :]
+    offsets = groups[:, None] * width + cols[None, :]
+    scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)  # (BLOCK_G, BLOCK_N)
+    cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)      # (BLOCK_G, BLOCK_N)
+
+    start = tl.full((BLOCK_G,), INF, tl.float64)
+    if start_ptr is not None:
+        start = tl.load(start_ptr + groups, mask=in_g, other=0.0)
+    threshold = solve(scores, cost, start, keep, temperature, inv_temperature)
+
+    lead, rest = split(threshold)
+    tl.store(mask_ptr + offsets, soft_mask(scores, lead[:, None], rest[:, None], inv_temperature), mask=inside)
+    tl.store(threshold_ptr + groups, threshold, mask=in_g)
+
+
+@triton.jit
+def soft_topk_small_bwd_kernel(
+    # tensors
+    dmask_ptr, dthreshold_ptr, mask_ptr, cost_ptr, dscores_ptr,
+    # sizes
+    G, n,
+    # strides
+    stride_cg,
+    # scalars
+    temperature: tl.float64, inv_temperature,
+    # compile-time
+    UNDERFLOW: tl.constexpr, FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
+    cols = tl.arange(0, BLOCK_N)
+
+    width = BLOCK_N if FULL else n
+    in_g = groups < G
+    inside = in_g[:, None] & (cols < width)[None, :]
+    offsets = groups[:, None] * width + cols[None, :]
+    mask = tl.load(mask_ptr + offsets, mask=inside, other=0.0)             # (BLOCK_G, BLOCK_N)
+    dmask = tl.load(dmask_ptr + offsets, mask=inside, other=0.0)           # (BLOCK_G, BLOCK_N)
+    dthreshold = tl.load(dthreshold_ptr + groups, mask=in_g, other=0.0)    # (BLOCK_G,)
+    cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)
+
+    v = mask * (1.0 - mask)
+    slope = tl.sum(cost * v, 1)
+    push = tl.sum(v * dmask, 1) - (temperature * dthreshold).to(tl.float32)
+    dscores = v * inv_temperature * (dmask - cost * (push / slope)[:, None])
+
+    tl.store(dscores_ptr + offsets, tl.where((slope < UNDERFLOW)[:, None], 0.0, dscores), mask=inside)

@@ -1,0 +1,65 @@
+"""``block_sparse_conv2d``: convolution whose weight is stored as block compressed sparse rows."""
+
+import torch
+from torch import Tensor
+
+from smart_kernels.ops.common.conv_inputs import autocast_all, check_conv, check_conv_index, nhwc, pair
+from .conv_ops import block_conv
+from smart_kernels.ops.common.inputs import no_autocast
+from smart_kernels.shapes.conv import Conv
+from smart_kernels.reference.common.epilogue import check_activation, finish
+
+Size = int | tuple[int, int]
+
+
+def block_sparse_conv2d(
+    x: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    bias: Tensor | None = None,
+    *,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+    out_channels: int,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    index: Tensor | None = None,
+) -> Tensor:
+    """``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) in block compressed sparse rows.
+
+    Block column ``tap * ceil(C / tile_c) + i`` is channel block ``i`` of kernel position ``tap = row * kw + column``.
+    Costs follow the number of stored blocks. Differentiable in ``x``, ``values``, ``bias`` and ``residual``; activation
+    and residual are fused where no gradient is needed. The indices are trusted: see ``check_indices``.
+
+    Args:
+        x: (B, C, H, W), fastest in channels_last; fp32, fp16, bf16 or fp64. Under autocast all are cast.
+        values: (nnz, tile_n, tile_c) stored blocks, dtype of ``x``, zeros beyond the edges of W.
+        crow_indices: (ceil(N / tile_n) + 1,) int32 or int64, row ``i`` owns the blocks ``crow[i] .. crow[i + 1] - 1``.
+        col_indices: (nnz,) int32 or int64, block column of each block, below ``taps * ceil(C / tile_c)``.
+        bias: (N,) dtype of ``x``, or None.
+        kernel_size, stride, padding, dilation: as in ``nn.Conv2d``; groups are not supported.
+        out_channels: N.
+        activation: None, "relu", "relu6", "gelu", "gelu_tanh" or "silu".
+        residual: shape of the result, or None.
+        index: what :func:`.bsr_indices.conv_index` made of these indices; without it each backward sorts them anew.
+
+    Returns:
+        (B, N, H', W') in channels_last, dtype of ``x``, accumulated in fp32 (fp64 for fp64).
+
+    Raises:
+        ValueError: a shape, dtype, device or the activation does not fit.
+    """
+    conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
+    check_activation(activation)
+    x, values, bias, residual = autocast_all(x, values, bias, residual)
+    check_conv(x, values, crow_indices, col_indices, bias, out_channels, conv, residual)
+    check_conv_index(index, crow_indices, col_indices, values, (out_channels, x.shape[1]), conv)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
+    after = (None, None) if wanted else (None if residual is None else nhwc(residual), activation)
+    with no_autocast(x):
+        args = nhwc(x), values, crow_indices, col_indices, bias, after[0], conv.numbers, out_channels, after[1]
+        y = block_conv(*args, index).movedim(3, 1)
+        return finish(y, None, residual, activation) if wanted else y

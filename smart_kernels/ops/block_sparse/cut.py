@@ -1,0 +1,164 @@
+"""Stored blocks of any size (bn, bk), cut into the blocks a kernel works on.
+
+A stored block gives n.parts x k.parts kernel blocks. All first parts along n come first, then all second ones:
+(n.parts, nnz, k.parts), so a row of kernel blocks is one range and needs no slots.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smart_kernels.kernels.common.tuning import shared_memory
+from smart_kernels.ops.common.axis import Axis
+from smart_kernels.ops.common.block_matmul import BlockRows
+
+LARGEST = (128, 64)  # block of W that one program of its gradient works on
+
+
+def axes(block, shape, largest=LARGEST, least=(16, 16)) -> tuple[Axis, Axis]:
+    n, k = (Axis.separate(*args) for args in zip(shape, block, largest, least, strict=True))
+    return n, k
+
+
+def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
+    """A step reads 256 bytes of each row of x and W, and 256 rows of W, if the device holds two steps of 128 rows.
+    Tensor cores take 16 elements of a row, of one byte 32; steps of these are scaled, in registers of their own."""
+    if itemsize == 1:
+        return axes(block, shape, (128, 128), (16, 32))
+    roomy = shared_memory() >= 2 * (128 + 128) * 256
+    return axes(block, shape, (256 if roomy and itemsize == 2 else 128, (256 if roomy else 128) // itemsize))
+
+
+def backward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
+    """The same for the transposed product."""
+    k, n = forward_axes(block[::-1], shape[::-1], itemsize)
+    return n, k
+
+
+def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
+    """(nnz, bn, bk) -> (n.parts * nnz * k.parts, n.block, k.block), a view where nothing is cut or padded."""
+    values = filled(values, n, k)
+    parts = values.view(len(values), n.parts, n.block, k.parts, k.block).permute(1, 0, 3, 2, 4)
+    return parts.reshape(n.parts * len(values) * k.parts, n.block, k.block)
+
+
+def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
+    """(nnz, bn, bk) -> (S, n.block, k.block), a view where nothing is padded: kernel blocks are at ``slots`` of it.
+
+    Where a stored block is cut, its parts are not next to each other, so the windows overlap: one starts every
+    ``k.block`` elements.
+    """
+    values = filled(values, n, k)
+    if n.parts * k.parts == 1:
+        return values
+    count = max(0, (len(values) * n.parts - 1) * n.block * k.parts + k.parts)
+    return values.contiguous().as_strided((count, n.block, k.block), (k.block, k.parts * k.block, 1))
+
+
+def slots(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
+    """The window of each kernel block, in the order of ``cut``."""
+    options = {"device": col_indices.device, "dtype": torch.int32}
+    part_n, block, part_k = (torch.arange(size, **options) for size in (n.parts, len(col_indices), k.parts))
+    rows = (block * n.parts + part_n[:, None]) * (n.block * k.parts)
+    return (rows[..., None] + part_k).flatten()
+
+
+def filled(values: Tensor, n: Axis, k: Axis) -> Tensor:
+    """Stored blocks with zeros up to whole kernel blocks."""
+    _, bn, bk = values.shape
+    if (bn, bk) == (n.parts * n.block, k.parts * k.block):
+        return values
+    return F.pad(values, (0, k.parts * k.block - bk, 0, n.parts * n.block - bn))
+
+
+def cut_scale(scale: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
+    """() or (nnz,) -> one per block of ``cut``, of stride 0 where they are the same."""
+    return scale.repeat_interleave(k.parts).repeat(n.parts) if scale.dim() else scale.expand(n.parts * nnz * k.parts)
+
+
+def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:
+    """The way back from ``cut``."""
+    nnz = len(parts) // (n.parts * k.parts)
+    values = parts.view(n.parts, nnz, k.parts, n.block, k.block).permute(1, 0, 3, 2, 4)
+    return values.reshape(nnz, n.parts * n.block, k.parts * k.block)[:, : n.tile, : k.tile].contiguous()
+
+
+def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axis, k: Axis) -> BlockRows:
+    """The rows of kernel blocks; ``order`` is that of the stored rows."""
+    start, end = bounds(crow_indices, len(col_indices), n, k)
+    if order is not None and n.parts > 1:
+        order = (order[:, None] * n.parts + torch.arange(n.parts, device=order.device, dtype=order.dtype)).flatten()
+    return BlockRows(start, end, columns(col_indices, n, k), order=order)
+
+
+def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
+    """The rows of kernel blocks of W.T, from those of the stored blocks; slots of ``cut(values.mT, k, n)``."""
+    nnz, slots = len(stored.slots), stored.slots
+    if n.parts * k.parts > 1:
+        part_n, part_k = (torch.arange(axis.parts, device=slots.device, dtype=torch.int32) for axis in (n, k))
+        slots = ((part_k[:, None] * nnz + slots)[..., None] * n.parts + part_n).flatten()
+    start, end = (spread(edge, nnz, k, n) for edge in (stored.start, stored.end))
+    return BlockRows(start, end, columns(stored.cols, k, n), slots)
+
+
+def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows:
+    """The stored blocks by columns."""
+    return BlockRows.transposed(block_rows(crow_indices, len(col_indices)), col_indices, cols)
+
+
+def by_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | None) -> BlockRows:
+    """The stored blocks by columns, taken from ``index`` where there is one."""
+    if index is None:
+        return transpose(crow_indices, col_indices, cols)
+    return split(index, len(crow_indices) - 1, len(col_indices))[1]
+
+
+def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
+    """What follows from the indices alone, in one int32 tensor: the rows, longest first, and ``transpose``."""
+    order = crow_indices.diff().argsort(descending=True, stable=True).int()
+    columns = transpose(crow_indices, col_indices, cols)
+    return torch.cat([order, columns.start, columns.end, columns.cols, columns.slots])
+
+
+def split(index: Tensor, rows: int, nnz: int) -> tuple[Tensor, BlockRows]:
+    """The way back from ``index``."""
+    cols = (len(index) - rows - 2 * nnz) // 2
+    order, *columns = index.split((rows, cols, cols, nnz, nnz))
+    return order, BlockRows(*columns)
+
+
+def bounds(crow_indices: Tensor, nnz: int, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
+    """(rows + 1,) -> start and end of each row of kernel blocks."""
+    return spread(crow_indices[:-1], nnz, n, k), spread(crow_indices[1:], nnz, n, k)
+
+
+def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
+    """Where each row starts (or ends) -> where each row of kernel blocks does."""
+    edges = edges.int()
+    if n.parts * k.parts > 1:
+        copies = torch.arange(n.parts, device=edges.device, dtype=torch.int32) * (nnz * k.parts)
+        edges = (edges[:, None] * k.parts + copies).flatten()
+    return edges
+
+
+def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
+    """The row and the column of each kernel block."""
+    rows = block_rows(crow_indices, len(col_indices))
+    if n.parts * k.parts > 1:
+        rows = rows * n.parts + torch.arange(n.parts, device=rows.device, dtype=torch.int32)[:, None]
+        rows = rows.repeat_interleave(k.parts, dim=1).flatten()
+    return rows, columns(col_indices, n, k)
+
+
+def block_rows(crow_indices: Tensor, nnz: int) -> Tensor:
+    """(rows + 1,) -> (nnz,) int32: the block row of each block."""
+    blocks = torch.arange(nnz, device=crow_indices.device, dtype=crow_indices.dtype)
+    return torch.searchsorted(crow_indices[1:], blocks, right=True, out_int32=True)
+
+
+def columns(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
+    cols = col_indices.int()
+    if n.parts * k.parts > 1:
+        cols = cols[:, None] * k.parts + torch.arange(k.parts, device=cols.device, dtype=torch.int32)
+        cols = cols.flatten().repeat(n.parts)
+    return cols

@@ -1,0 +1,74 @@
+"""What can be said of block compressed sparse rows from their indices alone."""
+
+from torch import Tensor
+
+from . import cut as _bsr
+from .conv_index import ConvBlocks
+from smart_kernels.ops.common.conv_inputs import pair
+from smart_kernels.shapes.conv import Conv
+
+Size = int | tuple[int, int]
+
+
+def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, int]) -> None:
+    """Raise ``ValueError`` unless the indices describe blocks of a (rows, cols) grid. Reads them: synchronises.
+
+    Args:
+        crow_indices: (rows + 1,) must rise from 0 to nnz.
+        col_indices: (nnz,) must be inside the grid and rise inside each row.
+        grid: rows and columns of blocks, ``ceil(N / bn)`` and ``ceil(K / bk)``.
+    """
+    (rows, cols), nnz = grid, len(col_indices)
+    if crow_indices.shape != (rows + 1,):
+        raise ValueError(f"crow_indices must be (rows + 1,) for {rows} block rows, got {tuple(crow_indices.shape)}")
+    crow, col = crow_indices.long().cpu(), col_indices.long().cpu()
+    if crow[0] != 0 or crow[-1] != nnz or (crow.diff() < 0).any():
+        raise ValueError(f"crow_indices must rise from 0 to nnz for {nnz} blocks, got {crow.tolist()}")
+    if nnz and not 0 <= col.min() <= col.max() < cols:
+        raise ValueError(f"col_indices must be in 0..{cols - 1} for {cols} block columns, got {col.min()}..{col.max()}")
+    place = _bsr.block_rows(crow, nnz) * cols + col
+    if (place.diff() <= 0).any():
+        raise ValueError(f"col_indices must rise inside each row, got {col.tolist()} for crow_indices {crow.tolist()}")
+
+
+def block_index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
+    """What ``block_sparse_linear`` derives from the indices, made once per change of them and passed as ``index``.
+
+    Holds the block rows by falling length, so that no long one is left for the end, and the blocks by columns, which
+    the gradient of ``x`` walks. Stays on the device of the indices, without a synchronisation.
+
+    Args:
+        crow_indices: (rows + 1,) int32 or int64.
+        col_indices: (nnz,) int32 or int64.
+        cols: ``ceil(K / bk)``.
+
+    Returns:
+        (rows + 2 * cols + 2 * nnz,) int32.
+    """
+    return _bsr.index(crow_indices, col_indices, cols)
+
+
+def conv_index(
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    tile: tuple[int, int],
+    channels: tuple[int, int],
+    *,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+) -> Tensor:
+    """The same for ``block_sparse_conv2d`` and its relatives, which depends on the geometry, too.
+
+    Args:
+        crow_indices, col_indices: as there.
+        tile: (tile_n, tile_c) of the stored blocks.
+        channels: (N, C) of the convolution; (C, N) of the transposed one, which has the blocks of its gradient.
+        kernel_size, stride, padding, dilation: as there.
+
+    Returns:
+        (L,) int32: block rows with their start, end and columns, for the convolution and for the gradient of ``x``.
+    """
+    conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
+    return ConvBlocks.of(crow_indices, col_indices, tile, channels, conv).pack()

@@ -1,0 +1,164 @@
+"""``block_sparse_linear``: linear layer whose weight is stored as block compressed sparse rows."""
+
+import torch
+from torch import Tensor
+
+from . import cut as _bsr
+from .checks import check, check_dtypes, check_epilogue, check_fp8, check_index
+from smart_kernels.ops.common.inputs import autocast, flat, no_autocast
+from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.block_matmul import BlockRows, block_grad, block_matmul, needs_fp8
+from .tile_matmul import takes_tiles, tile_matmul
+from smart_kernels.reference.block_sparse import linear as reference
+from smart_kernels.reference.common.epilogue import finish
+
+
+def block_sparse_linear(
+    x: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    bias: Tensor | None = None,
+    *,
+    out_features: int,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    index: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """``activation(x @ W.T + bias + residual)``, W in block compressed sparse rows (as ``torch.sparse_bsr_tensor``).
+
+    Costs follow the number of stored blocks; columns of ``x`` that no block needs are not read. Differentiable in
+    ``x``, ``values``, ``bias`` and ``residual``. The indices are trusted: see :func:`.bsr_indices.check_indices`.
+
+    Args:
+        x: (..., K) activations; fp32, fp16, bf16 or fp64. Under autocast x, values and bias are cast. Or, without
+            gradients, float8_e4m3fn: see ``scale`` and :func:`.fp8.quantize_fp8`.
+        values: (nnz, bn, bk) stored blocks, dtype of ``x``, zeros beyond the edges of W.
+        crow_indices: (ceil(N / bn) + 1,) int32 or int64, row ``i`` owns the blocks ``crow[i] .. crow[i + 1] - 1``.
+        col_indices: (nnz,) int32 or int64, block column of each block, below ``ceil(K / bk)``.
+        bias: (N,) dtype of ``x`` (any of the others for fp8), or None.
+        out_features: N.
+        activation: "relu", "relu6", "gelu", "gelu_tanh", "silu" or None. Fused where no gradient is needed.
+        residual: (..., N) any floating dtype, added before the activation, or None.
+        out_dtype: dtype of the result, default that of ``x``, bf16 for fp8.
+        index: what :func:`.bsr_indices.block_index` made of these indices; without it the backward sorts them anew.
+        scale: fp32, for fp8 only: () the scale of x times that of values, or (nnz,) one such product per block. Each
+            step of at most 128 columns is summed by the tensor core, then scaled and added in fp32.
+
+    Returns:
+        (..., N), accumulated in fp32 (fp64 for fp64).
+
+    Raises:
+        ValueError: a shape, dtype, device or activation does not fit.
+    """
+    check(x, values, crow_indices, col_indices, bias, out_features)
+    if check_fp8(x, values, bias, residual, scale):
+        out_dtype = out_dtype or torch.bfloat16
+    else:
+        x, values, bias = (t if t is None else autocast(t) for t in (x, values, bias))
+        check_dtypes(x, values, bias)
+    check_epilogue(x, activation, residual, out_dtype, (*x.shape[:-1], out_features))
+    check_index(index, crow_indices, values, x.shape[-1])
+    args = flat(x), values, crow_indices, col_indices, bias, out_features, index
+    rest = None if residual is None else flat(residual)
+    inputs = [t for t in (x, values, bias, residual) if t is not None]
+    with no_autocast(x):
+        if not torch.is_grad_enabled() or not any(t.requires_grad for t in inputs):
+            y = _block_sparse_linear(*args, rest, activation, out_dtype, scale)
+        elif residual is None and activation is None:
+            y = _block_sparse_linear(*args, None, None, out_dtype)
+        else:  # torch differentiates what follows the sums
+            y = _block_sparse_linear(*args, None, None, torch.promote_types(x.dtype, torch.float32))
+            y = finish(y, None, rest, activation).to(out_dtype or x.dtype)
+    return y.view(*x.shape[:-1], out_features)
+
+
+def _fake(x, values, crow_indices, col_indices, bias, out_features, index=None, residual=None, activation=None,
+          out_dtype=None, scale=None):  # fmt: skip
+    return x.new_empty(x.shape[0], out_features, dtype=out_dtype)
+
+
+def _fake_dx(dy, values, crow_indices, col_indices, in_features, index=None):
+    return dy.new_empty(dy.shape[0], in_features)
+
+
+def _fake_dvalues(dy, x, crow_indices, col_indices, bn, bk):
+    return x.new_empty(col_indices.shape[0], bn, bk)
+
+
+@define("block_sparse_linear", reference=reference.block_sparse_linear, fake=_fake)
+def _block_sparse_linear(
+    x: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    bias: Tensor | None,
+    out_features: int,
+    index: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    out_dtype: torch.dtype | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    epilogue = {"residual": residual, "activation": activation}
+    if x.dtype == torch.float64:
+        return reference.block_sparse_linear(
+            x, values, crow_indices, col_indices, bias, out_features, out_dtype=out_dtype, **epilogue
+        )
+    if scale is not None:
+        needs_fp8()
+    elif takes_tiles(len(x), values.shape[2], x.dtype):
+        crow = crow_indices.int()
+        rows = BlockRows(crow[:-1], crow[1:], col_indices.int())
+        return tile_matmul(x, values, rows, bias, out_features, dtype=out_dtype, **epilogue)
+    n, k = _bsr.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
+    order = None if index is None else _bsr.split(index, len(crow_indices) - 1, len(values))[0]
+    rows = _bsr.rows(crow_indices, col_indices, order, n, k)
+    scale = None if scale is None else _bsr.cut_scale(scale, len(values), n, k)
+    return block_matmul(x, _bsr.cut(values, n, k), rows, bias, n, k, scale=scale, dtype=out_dtype, **epilogue)
+
+
+@define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx)
+def _block_sparse_linear_dx(
+    dy: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    in_features: int,
+    index: Tensor | None = None,
+) -> Tensor:
+    if dy.dtype == torch.float64:
+        return reference.block_sparse_linear_dx(dy, values, crow_indices, col_indices, in_features)
+    columns = _bsr.by_columns(crow_indices, col_indices, -(-in_features // values.shape[2]), index)
+    if takes_tiles(len(dy), values.shape[1], dy.dtype):
+        return tile_matmul(dy, values.mT, columns, None, in_features)
+    n, k = _bsr.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
+    return block_matmul(dy, _bsr.cut(values.mT, k, n), _bsr.transposed_rows(columns, n, k), None, k, n)
+
+
+@define("block_sparse_linear_dvalues", reference=reference.block_sparse_linear_dvalues, fake=_fake_dvalues)
+def _block_sparse_linear_dvalues(
+    dy: Tensor, x: Tensor, crow_indices: Tensor, col_indices: Tensor, bn: int, bk: int
+) -> Tensor:
+    if x.dtype == torch.float64:
+        return reference.block_sparse_linear_dvalues(dy, x, crow_indices, col_indices, bn, bk)
+    n, k = _bsr.axes((bn, bk), (dy.shape[1], x.shape[1]))
+    return _bsr.join(block_grad(dy, x, *_bsr.places(crow_indices, col_indices, n, k), n, k, x.dtype), n, k)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:4], inputs[6])
+
+
+def _backward(ctx, dy):
+    (x, values, *indices, index), needs = ctx.saved_tensors, ctx.needs_input_grad
+    dbias = dy.sum(0, dtype=x.dtype) if needs[4] else None
+    dy = dy.to(x.dtype)
+    dx = _block_sparse_linear_dx(dy, values, *indices, x.shape[1], index) if needs[0] else None
+    dvalues = _block_sparse_linear_dvalues(dy, x, *indices, *values.shape[1:]) if needs[1] else None
+    return dx, dvalues, None, None, dbias, *[None] * 6
+
+
+_block_sparse_linear.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,142 @@
+"""The registered operators behind ``masked_conv2d``. Images are contiguous NHWC; ``geometry`` is ``Conv.numbers``.
+
+The weight is a matrix (N, taps * W), W >= C so that each kernel position has blocks of its own, all of one cut.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from smart_kernels.kernels.masked.conv2d import masked_grad_kernel
+from smart_kernels.ops.common.axis import Axis
+from smart_kernels.ops.common.conv_matmul import Walk, conv_grad_parts, conv_matmul, transposed
+from smart_kernels.ops.common.inputs import unsuited
+from smart_kernels.ops.common.library import define
+from .live_blocks import TileMask, cut, live_blocks
+from .matmul import finished, new_gradients, pack
+from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.reference.masked import conv2d as reference
+from smart_kernels.shapes.conv import Conv
+
+
+@define("masked_conv2d", reference=reference.masked_conv2d)
+def masked_conv(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    geometry: list[int],
+    tile_n: int,
+    tile_k: int,
+    eps: float,
+    dead_grad: bool,
+) -> Tensor:
+    if unsuited(x, weight, mask):
+        return reference.masked_conv2d(x, weight, mask, bias, geometry, tile_n, tile_k, eps, dead_grad)
+    conv, tiles = Conv.of(geometry), TileMask(mask, (tile_n, tile_k), eps)
+    n, k, columns = _axes(tiles, weight, x.shape[3])
+    rows = live_blocks(tiles, n, columns)
+    packed = pack(weight, tiles, rows, n, columns, x.dtype)
+    size = conv.output_size(*x.shape[1:3])
+    return conv_matmul(
+        x, packed, rows, Walk.forward(conv), size, n, k, None if bias is None else bias.contiguous()
+    )  # fmt: skip
+
+
+@define("masked_conv2d_dx", reference=reference.masked_conv2d_dx)
+def masked_conv_dx(
+    dy: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    geometry: list[int],
+    height: int,
+    width: int,
+    channels: int,
+    tile_n: int,
+    tile_k: int,
+    eps: float,
+) -> Tensor:
+    if unsuited(dy, weight, mask):
+        return reference.masked_conv2d_dx(
+            dy, weight, mask, geometry, height, width, channels, tile_n, tile_k, eps
+        )  # fmt: skip
+    conv, tiles = Conv.of(geometry), TileMask(mask, (tile_n, tile_k), eps)
+    n, k, columns = _axes(tiles, weight, channels)
+    rows = live_blocks(tiles, n, columns)
+    packed = pack(weight, tiles, rows, n, columns, dy.dtype)
+    back = transposed(*_places(rows), conv, n, k)
+    return conv_matmul(dy, packed.mT, back, Walk.transposed(conv), (height, width), k, n)
+
+
+@define("masked_conv2d_backward", reference=reference.masked_conv2d_backward)
+def masked_conv_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    geometry: list[int],
+    tile_n: int,
+    tile_k: int,
+    eps: float,
+    dead_grad: bool,
+    needs_dweight: bool,
+    needs_dmask: bool,
+) -> tuple[Tensor, Tensor]:
+    needs = needs_dweight, needs_dmask
+    if unsuited(x, weight, mask):
+        return reference.masked_conv2d_backward(
+            dy, x, weight, mask, geometry, tile_n, tile_k, eps, dead_grad, *needs
+        )  # fmt: skip
+    tiles = TileMask(mask, (tile_n, tile_k), eps)
+    n, k, columns = _axes(tiles, weight, x.shape[3])
+    rows = live_blocks(tiles, n, columns, all_blocks=dead_grad and needs_dmask)
+    g = conv_grad_parts(dy, x, *_places(rows), Conv.of(geometry), n, k, torch.float32, gaps=True)
+    dweight, dmask = new_gradients(weight, tiles, n, columns, *needs)
+    masked_grad_kernel[(len(rows.cols),)](
+        g, weight, *tiles.tensors, rows.end, rows.cols, dweight, dmask,
+        *weight.shape, columns.blocks, *tiles.groups,
+        *weight.stride(), *tiles.strides,
+        len(rows.cols), len(g), eps,
+        **cut(n, columns), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=columns.blocks_per_tile,
+        EVEN_N=n.even, EVEN_K=columns.even, DEAD_GRAD=dead_grad,
+        num_warps=8 if n.block * k.block > 64 * 64 else 4,
+    )  # fmt: skip
+    return finished(dweight, dmask, weight, tiles)
+
+
+def _axes(mask: TileMask, weight: Tensor, channels: int) -> tuple[Axis, Axis, Axis]:
+    """Output channels, input channels, and the columns of the weight: the input channels of every kernel position."""
+    n, k = mask.axes((len(weight), channels))
+    return n, k, replace(k, size=weight.shape[1])
+
+
+def _places(rows: BlockRows) -> tuple[Tensor, Tensor]:
+    """The row and the column of each entry; row -1 where there is none."""
+    entries = torch.arange(len(rows.cols), dtype=torch.int32, device=rows.cols.device)
+    row = entries // (len(rows.cols) // len(rows.end))
+    return torch.where(entries < rows.end[row], row, -1), rows.cols
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, mask, bias, *ctx.settings = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, mask)
+
+
+def _backward(ctx, dy):
+    x, weight, mask = ctx.saved_tensors
+    geometry, tile_n, tile_k, eps, _ = ctx.settings
+    needs_dx, needs_dweight, needs_dmask, needs_dbias = ctx.needs_input_grad[:4]
+    dx = dweight = dmask = dbias = None
+    dy = dy.contiguous()
+    if needs_dx:
+        dx = masked_conv_dx(dy, weight, mask, geometry, *x.shape[1:], tile_n, tile_k, eps)
+    if needs_dweight or needs_dmask:
+        dweight, dmask = masked_conv_backward(dy, x, weight, mask, *ctx.settings, needs_dweight, needs_dmask)
+    if needs_dbias:
+        dbias = dy.sum((0, 1, 2), dtype=ctx.bias_dtype)
+    return dx, dweight if needs_dweight else None, dmask if needs_dmask else None, dbias, *[None] * 5
+
+
+masked_conv.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,105 @@
+"""``masked_linear``: linear layer whose weight is scaled, tile by tile, by a mask."""
+
+from torch import Tensor
+
+from smart_kernels.ops.common.inputs import autocast, check_linear, flat, no_autocast, unsuited
+from smart_kernels.ops.common.library import define
+from .live_blocks import TileMask
+from .matmul import matmul, weight_grad
+from smart_kernels.reference.masked import linear as reference
+
+
+def masked_linear(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    *,
+    tile: tuple[int, int],
+    eps: float = 0.0,
+    dead_grad: bool = False,
+) -> Tensor:
+    """``x @ (weight * expand(mask)).T + bias``, skipping dead tiles, those with mask <= eps.
+
+    A dead tile is neither loaded nor multiplied, forward or backward, and its dweight and dmask are exactly 0.
+    Differentiable in ``x``, ``weight``, ``mask`` and ``bias``; deterministic.
+
+    Args:
+        x: (..., K) activations; fp32, fp16, bf16 or fp64. Under autocast they are cast, the others are not.
+        weight: (N, K), may be wider than ``x``.
+        mask: (ceil(N / tile_n), ceil(K / tile_k)) one value in [0, 1] per tile. NaN is live.
+        bias: (N,) or None.
+        tile: (tile_n, tile_k), what one mask value covers.
+        eps: in [0, 1).
+        dead_grad: compute dmask in dead tiles too, at the cost of a dense backward.
+
+    Returns:
+        (..., N), dtype of ``x``, accumulated in fp32 (fp64 for fp64).
+
+    Raises:
+        ValueError: a shape, device, tile or eps does not fit.
+    """
+    check_linear(x, weight, mask, bias, "mask", tile, eps)
+    x = autocast(x)
+    with no_autocast(x):
+        y = _masked_linear(flat(x), weight, mask, bias, *tile, eps, dead_grad)
+    return y.view(*x.shape[:-1], len(weight))
+
+
+@define("masked_linear", reference=reference.masked_linear)
+def _masked_linear(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    tile_n: int,
+    tile_k: int,
+    eps: float,
+    dead_grad: bool,
+) -> Tensor:
+    if unsuited(x, weight, mask):
+        return reference.masked_linear(x, weight, mask, bias, tile_n, tile_k, eps, dead_grad)
+    return matmul(x, weight, TileMask(mask, (tile_n, tile_k), eps), bias)
+
+
+@define("masked_linear_backward", reference=reference.masked_linear_backward)
+def _masked_linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    tile_n: int,
+    tile_k: int,
+    eps: float,
+    dead_grad: bool,
+    needs_dweight: bool,
+    needs_dmask: bool,
+) -> tuple[Tensor, Tensor]:
+    if unsuited(x, weight, mask):
+        return reference.masked_linear_backward(
+            dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dmask
+        )
+    return weight_grad(dy, x, weight, TileMask(mask, (tile_n, tile_k), eps), dead_grad, needs_dweight, needs_dmask)
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, mask, bias, *ctx.settings = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, mask)
+
+
+def _backward(ctx, dy):
+    x, weight, mask = ctx.saved_tensors
+    tile_n, tile_k, eps, dead_grad = ctx.settings
+    needs_dx, needs_dweight, needs_dmask, needs_dbias = ctx.needs_input_grad[:4]
+    dx = dweight = dmask = dbias = None
+    if needs_dx:  # the forward of the transposed weight
+        dx = _masked_linear(dy, weight.T, mask.T, None, tile_k, tile_n, eps, dead_grad)
+    if needs_dweight or needs_dmask:
+        dweight, dmask = _masked_linear_backward(dy, x, weight, mask, *ctx.settings, needs_dweight, needs_dmask)
+    if needs_dbias:
+        dbias = dy.sum(0, dtype=ctx.bias_dtype)
+    return dx, dweight if needs_dweight else None, dmask if needs_dmask else None, dbias, None, None, None, None
+
+
+_masked_linear.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,106 @@
+"""A mask over the tiles of a weight, stored or soft, and the blocks it leaves alive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+from torch import Tensor
+
+from smart_kernels.kernels.masked.live_blocks import live_blocks_kernel
+from smart_kernels.ops.common.axis import SMALL_TILES, Axis
+from smart_kernels.ops.common.block_matmul import BlockRows
+
+CHUNK = 4096  # mask values that a program of live_blocks_kernel looks at together
+
+
+@dataclass(frozen=True)
+class TileMask:
+    """One mask value per tile of an (N, K) weight.
+
+    Attributes:
+        values: (rows, cols) masks; scores if there is a threshold.
+        tile: (tile_n, tile_k).
+        eps: tiles with mask <= eps are dead.
+        threshold: (row groups, col groups) or None.
+        temperature: 0-d or None.
+        group: (tile rows, tile columns) that share a threshold.
+    """
+
+    values: Tensor
+    tile: tuple[int, int]
+    eps: float
+    threshold: Tensor | None = None
+    temperature: Tensor | None = None
+    group: tuple[int, int] = (1, 1)
+
+    @property
+    def T(self) -> TileMask:
+        """The mask of the transposed weight."""
+        return replace(
+            self,
+            values=self.values.T,
+            tile=self.tile[::-1],
+            threshold=None if self.threshold is None else self.threshold.T,
+            group=self.group[::-1],
+        )
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The kernel arguments mask, threshold, temperature."""
+        return self.values, self.threshold, self.temperature
+
+    @property
+    def groups(self) -> tuple[int | None, int | None]:
+        """The kernel arguments group_n, group_k; None where one threshold serves all."""
+        return self.group if self.threshold is not None and self.threshold.numel() > 1 else (None, None)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of mask and threshold."""
+        return *self.values.stride(), *((0, 0) if self.threshold is None else self.threshold.stride())
+
+    def axes(self, shape: tuple[int, int]) -> tuple[Axis, Axis]:
+        """How the weight is cut: blocks of at most 128 x 64; smaller where each holds many tiles, as many mask values
+        take registers, and more so where each also has a bound of its own."""
+        if max(self.tile) > max(SMALL_TILES):
+            largest = 128, 64
+        else:
+            largest = (32, 32) if shape[0] % 64 or shape[1] % 64 else (64, 64)
+        n, k = (Axis.cut(*args) for args in zip(shape, self.tile, largest, strict=True))
+        return n, k
+
+
+def cut(n: Axis, k: Axis) -> dict[str, int]:
+    """The compile-time arguments that say how tiles and blocks lie."""
+    return {
+        f"{name}_{letter}": value
+        for letter, axis in (("N", n), ("K", k))
+        for name, value in (
+            ("TILE", axis.tile), ("TILES", axis.tiles_per_block),
+            ("STRIDE", axis.stride), ("PARTS", axis.parts), ("BLOCK", axis.block),
+        )
+    }  # fmt: skip
+
+
+def live_blocks(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> BlockRows:
+    """The blocks of each block row that hold a live tile, in order; no synchronisation.
+
+    Returns:
+        Row ``r`` owns the entries from ``r * k.blocks``; there is room for all blocks.
+    """
+    options = {"dtype": torch.int32, "device": mask.values.device}
+    rows = BlockRows(
+        torch.empty(n.blocks, **options), torch.empty(n.blocks, **options), torch.empty(n.blocks * k.blocks, **options)
+    )
+    tiles = n.tiles_per_block * k.tiles_per_block
+    live_blocks_kernel[(n.blocks,)](
+        *mask.tensors, rows.start, rows.end, rows.cols,
+        n.size, k.size, k.blocks, *mask.groups,
+        *mask.strides,
+        -math.inf if all_blocks else mask.eps,
+        **cut(n, k), CHUNK=max(1, min(CHUNK // tiles, triton.next_power_of_2(k.blocks))),
+    )  # fmt: skip
+    return rows

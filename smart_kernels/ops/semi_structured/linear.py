@@ -1,0 +1,171 @@
+"""``semi_structured_linear``: linear layer whose weight keeps n of every m weights."""
+
+import torch
+from torch import Tensor
+
+from . import matmul as launchers
+from smart_kernels.ops.common.inputs import autocast, flat, no_autocast
+from smart_kernels.ops.common.library import define
+from .checks import check, check_dtypes
+from smart_kernels.reference.semi_structured import linear as reference
+from smart_kernels.reference.common.epilogue import check_activation, finish
+from smart_kernels.reference.semi_structured.linear import groups_of, index_bits
+
+HALVES = (torch.float16, torch.bfloat16)  # what the kernel for few rows takes
+
+
+def semi_structured_linear(
+    x: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    bias: Tensor | None = None,
+    *,
+    n: int = 2,
+    m: int = 4,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    transposable: bool = False,
+) -> Tensor:
+    """``activation(x @ W.T + bias + residual)``, W with n of every m weights along K stored.
+
+    Differentiable in ``x``, ``values``, ``bias`` and ``residual``. The indices are trusted: see
+    :func:`check_places`. fp32 and fp64 of any n:m, and bf16 and fp16, run on the portable kernel.
+
+    Args:
+        x: (..., K) activations; fp32, fp16, bf16 or fp64. Under autocast all floating inputs are cast.
+        values: (N, ceil(K / m) * n) dtype of ``x``.
+        indices: (N, ceil(ceil(K / m) * n * bits / 8)) uint8, bits = ceil(log2 m), the place of each value in its
+            group, rising, lowest bits first. Or for bf16 and fp16 at 2:4 what :func:`decode_words` makes of it, which
+            selects the kernel for few rows.
+        bias: (N,) dtype of ``x``, or None.
+        n, m: what is kept of every m weights; m = 2, 4 or 8.
+        activation: None, "relu", "relu6", "gelu", "gelu_tanh" or "silu".
+        residual: (..., N) dtype of ``x``, or None.
+        transposable: W.T is 2:4 as well, so that the gradient of ``x`` is a product of this kind, too.
+
+    Returns:
+        (..., N), dtype of ``x``, accumulated in fp32 (fp64 for fp64).
+
+    Raises:
+        ValueError: a shape, dtype, device or activation does not fit.
+    """
+    check(x, values, indices, bias, residual, n, m, transposable)
+    check_activation(activation)
+    x, values, bias, residual = (t if t is None else autocast(t) for t in (x, values, bias, residual))
+    check_dtypes(x, values, bias, residual)
+    y_shape = *x.shape[:-1], len(values)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
+    with no_autocast(x):
+        if learns:  # torch differentiates what follows the product
+            y = _semi_structured_linear(flat(x), values, indices, bias, None, n, m, None, transposable)
+            return finish(y.view(y_shape), None, residual, activation)
+        rest = None if residual is None else flat(residual)
+        return _semi_structured_linear(flat(x), values, indices, bias, rest, n, m, activation, False).view(y_shape)
+
+
+def decode_words(indices: Tensor, K: int) -> Tensor:
+    """2:4 indices as saved -> as the kernel for few rows reads them: (N, 8 * ceil(K / 256)) int32, in one pass."""
+    return _decode_words(indices, K)
+
+
+def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """2:4 values and indices of W -> those of W.T, where both are 2:4, in one pass. N and K are divisible by 4."""
+    return _transpose(values, indices, K)
+
+
+def check_places(indices: Tensor, n: int, m: int, K: int, transposable: bool = False) -> None:
+    """Raise ``ValueError`` unless indices, as saved, rise in each group; for ``transposable`` 2:4, unless those of W.T
+    do, too: two in every four of a column. Reads them: synchronises."""
+    groups = groups_of(K, m)
+    places = reference.unpack(indices, index_bits(m), groups * n).unflatten(1, (groups, n)).int()
+    if places.numel() and ((places.diff(dim=-1) <= 0).any() or places.max() >= m):
+        raise ValueError(f"indices must rise within [0, {m}) in each group of {m}, got others")
+    if transposable and ((1 << 4 * places).sum(-1).unflatten(0, (-1, 4)).sum(1) != 0x2222).any():
+        raise ValueError("indices must name each column twice in every four rows for transposable, got others")
+
+
+@define("semi_structured_words", reference=reference.decode_words)
+def _decode_words(indices: Tensor, K: int) -> Tensor:
+    return launchers.words_of(indices, K)
+
+
+def _fake_transpose(values, indices, K):
+    N = values.shape[0]
+    return values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
+
+
+@define("semi_structured_transpose", reference=reference.transpose, fake=_fake_transpose)
+def _transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    if values.dtype == torch.float64:
+        return reference.transpose(values, indices, K)
+    return launchers.transposed(values, indices, K)
+
+
+def _linear_reference(x, values, indices, bias, residual, n, m, activation, transposable):
+    return reference.semi_structured_linear(x, values, indices, bias, residual, n, m, activation)
+
+
+def _fake(x, values, *args):
+    return x.new_empty(x.shape[0], values.shape[0])
+
+
+def _fake_dx(dy, values, indices, n, m, in_features, transposable):
+    return dy.new_empty(dy.shape[0], in_features)
+
+
+@define("semi_structured_linear", reference=_linear_reference, fake=_fake)
+def _semi_structured_linear(
+    x: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    n: int,
+    m: int,
+    activation: str | None,
+    transposable: bool,
+) -> Tensor:
+    if x.dtype == torch.float64:
+        return reference.semi_structured_linear(x, values, indices, bias, residual, n, m, activation)
+    if indices.dtype == torch.int32 and x.dtype in HALVES:
+        return launchers.decode_matmul(x, values, indices, bias, residual, activation)
+    indices = reference.saved_indices(indices, x.shape[1])
+    return launchers.spread_matmul(x, values, indices, bias, residual, (n, m), len(values), activation)
+
+
+def _dx_reference(dy, values, indices, n, m, in_features, transposable):
+    return reference.semi_structured_linear_dx(dy, values, indices, n, m, in_features)
+
+
+@define("semi_structured_linear_dx", reference=_dx_reference, fake=_fake_dx)
+def _semi_structured_linear_dx(
+    dy: Tensor, values: Tensor, indices: Tensor, n: int, m: int, in_features: int, transposable: bool
+) -> Tensor:
+    if dy.dtype == torch.float64:
+        return reference.semi_structured_linear_dx(dy, values, indices, n, m, in_features)
+    decode = indices.dtype == torch.int32 and dy.dtype in HALVES
+    indices = reference.saved_indices(indices, in_features)
+    if not transposable:
+        return launchers.spread_matmul(dy, values, indices, None, None, (n, m), in_features, transposed=True)
+    values, indices = launchers.transposed(values, indices, in_features)
+    if decode:
+        return launchers.decode_matmul(dy, values, launchers.words_of(indices, dy.shape[1]), None, None, None)
+    return launchers.spread_matmul(dy, values, indices, None, None, (2, 4), in_features)
+
+
+def _setup_context(ctx, inputs, output):
+    x, values, indices, _, _, ctx.n, ctx.m, _, ctx.transposable = inputs
+    ctx.save_for_backward(x, values, indices)
+
+
+def _backward(ctx, dy):
+    (x, values, indices), needs, kept = ctx.saved_tensors, ctx.needs_input_grad, (ctx.n, ctx.m)
+    dx = dvalues = None
+    if needs[0]:
+        dx = _semi_structured_linear_dx(dy, values, indices, *kept, x.shape[1], ctx.transposable)
+    if needs[1]:
+        dvalues = reference.semi_structured_linear_dvalues(dy, x, indices, *kept)
+    return dx, dvalues, None, dy.sum(0) if needs[3] else None, *[None] * 5
+
+
+_semi_structured_linear.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,68 @@
+"""Values of a packed 2:4 matrix from a dense one, or from its packed transpose. No host synchronisation."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from smart_kernels.kernels.tensor_core.gather import sparse_gather_kernel
+from . import packing
+from smart_kernels.ops.common.library import define
+from smart_kernels.ops.semi_structured.linear import transpose
+from smart_kernels.reference.semi_structured import linear as reference
+
+
+def _kept_reference(dense, metadata, kernel):
+    (N, K), groups = dense.shape, reference.groups_of(dense.shape[1], 4)
+    columns = reference.columns_of(packing.restore_indices(metadata, N, groups), 2, 4, K)
+    return packing.arrange(F.pad(dense, (0, -K % 4)).gather(1, columns), kernel)
+
+
+def _turned_reference(weight, metadata, metadata_t, kernel, N, K):
+    values = packing.restore(weight, kernel, N, K // 4)
+    values_t, _ = reference.transpose(values, packing.restore_indices(metadata, N, K // 4), K)
+    return packing.arrange(values_t, kernel)
+
+
+def _fake(source, metadata, kernel):
+    return source.new_empty(packing.arranged_shape(metadata, kernel))
+
+
+def _fake_turned(weight, metadata, metadata_t, kernel, N, K):
+    return weight.new_empty(packing.arranged_shape(metadata_t, kernel))
+
+
+@define("sparse_tensor_kept", reference=_kept_reference, fake=_fake)
+def kept(dense: Tensor, metadata: Tensor, kernel: str) -> Tensor:
+    """What a weight with this metadata holds of a (N, K) matrix, in the order of ``arrange``; 0 in the padding."""
+    return _gathered(dense, None, metadata, kernel, dense.shape, dense.stride())
+
+
+@define("sparse_tensor_turned", reference=_turned_reference, fake=_fake_turned)
+def turned(weight: Tensor, metadata: Tensor, metadata_t: Tensor, kernel: str, N: int, K: int) -> Tensor:
+    """Values of W.T (K, N), in the order of ``arrange``, from those of W, where both are 2:4.
+
+    Args:
+        weight, metadata: of W (N, K), as ``pack`` makes them; N and K divisible by 4.
+        metadata_t: of W.T, see ``turned_metadata``.
+        kernel: of ``KERNELS``, the order of both.
+    """
+    return _gathered(weight, metadata, metadata_t, kernel, (K, N))
+
+
+def turned_metadata(metadata: Tensor, N: int, K: int) -> Tensor:
+    """Metadata of W.T (K, N) from that of W. It stays while only values change."""
+    indices = packing.restore_indices(metadata, N, K // 4)
+    return packing.arrange_indices(transpose(indices.new_zeros(N, K // 2), indices, K)[1], N // 4)
+
+
+def _gathered(source, source_metadata, metadata, kernel, size, stride=(0, 0)) -> Tensor:
+    """In the order of ``kernel``, from a dense source or, with its metadata, a packed one."""
+    values = source.new_empty(packing.arranged_shape(metadata, kernel))
+    packed = source_metadata is not None
+    if values.numel():
+        sparse_gather_kernel[tuple(metadata.shape[:2])](
+            source, source_metadata, metadata, values,
+            *size, source_metadata.shape[1] if packed else 0,
+            *stride,
+            PACKED=packed, FRAGMENTS=kernel != "wgmma_ss",
+        )  # fmt: skip
+    return values
