@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.ops import block_sparse_linear
-from smart_kernels.ops.block_sparse.index import block_index
+from smart_kernels.ops.block_sparse import block_index
 
 from .case import Case, Shape
 from .linear import Provider, dense, expand, linear_cases, random_mask

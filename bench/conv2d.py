@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smart_kernels.formats import BSR, ELL, JIT, Conv, Packed
 from smart_kernels.ops import block_sparse_conv2d
-from smart_kernels.ops.block_sparse.index import conv_index
+from smart_kernels.ops.block_sparse import conv_index
 
 from .case import Case, Shape
 from .case import shapes as device_shapes

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.ops import semi_structured_linear
+from smart_kernels.ops import semi_structured_linear, tensor_core
 from smart_kernels.patterns import NM, WeightShape
 
 from .case import Case, Shape

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import NM, VNM, SparseConv2d, SparseLinear, compress_, load, save
-from smart_kernels.convert.measure import timing
 from smart_kernels.convert.compress.nm import kept_of
+from smart_kernels.convert.measure import timing
 from smart_kernels.formats import SemiStructured
 from smart_kernels.patterns import WeightShape
 from tests.conftest import INTERPRETED

@@ -15,10 +15,9 @@ from torch._subclasses import FakeTensorMode
 from bench.codegen.compile import launchers
 from smart_kernels import SparseConv2d, SparseLinear
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.ops.tensor_core import linear as _sparse_tensor_linear
-from smart_kernels.ops.semi_structured.prune import semi_structured_prune
-from smart_kernels.reference.semi_structured.linear import expand
+from smart_kernels.ops import semi_structured_prune, tensor_core
+from smart_kernels.ops.tensor_core import packed_linear, verify
+from smart_kernels.reference.common import expand
 from tests.ptx.launch import Machine, emulated
 
 if triton.knobs.runtime.interpret:
@@ -39,9 +38,9 @@ def asked(monkeypatch):
         found.append(dtype)
         return True
 
-    monkeypatch.setattr(tensor_core, "_exact", set())
-    monkeypatch.setattr(tensor_core, "supported", lambda device, kernel: None)
-    monkeypatch.setattr(tensor_core, "_right", right)
+    monkeypatch.setattr(verify, "_exact", set())
+    monkeypatch.setattr(verify, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(verify, "_right", right)
     monkeypatch.setattr(tensor_core, "verified", functools.cache(tensor_core.verified.__wrapped__))
     return found
 
@@ -115,7 +114,7 @@ def test_training_both_ways(kernel, transposable, asked):
 
 @each_kernel
 def test_one_graph_for_any_number_of_rows(kernel, asked, monkeypatch):
-    monkeypatch.setattr(_sparse_tensor_linear, "TRITON_DEVICES", ("cpu",))  # strides as the launcher gives them
+    monkeypatch.setattr(packed_linear, "TRITON_DEVICES", ("cpu",))  # strides as the launcher gives them
     chosen = layer(kernel)
     run, graphs = compiled(lambda x: chosen(x))
     for rows in (5, 3, 9):
@@ -160,7 +159,7 @@ def test_what_is_compiled_runs_the_kernel(asked):
 @pytest.mark.parametrize("transposable", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_tracer_knows_the_strides(kernel, transposable, asked, monkeypatch):
     """N = 36 and K = 44 are not divisible by 8; TMA writes rows of whole 16 bytes."""
-    monkeypatch.setattr(_sparse_tensor_linear, "TRITON_DEVICES", ("cpu",))
+    monkeypatch.setattr(packed_linear, "TRITON_DEVICES", ("cpu",))
     chosen = layer(kernel, transposable).format
     linear, dx = torch.ops.smart_kernels.sparse_tensor_linear, torch.ops.smart_kernels.sparse_tensor_linear_dx
     forms = chosen.values.detach(), chosen.indices
@@ -182,7 +181,7 @@ def test_the_tracer_knows_the_strides(kernel, transposable, asked, monkeypatch):
 
 def test_what_nobody_verified_multiplies_the_saved_form_until_somebody_has(asked):
     chosen, x = layer("mma"), integers(5, K)
-    tensor_core._exact.clear()
+    verify._exact.clear()
     tensor_core.verified.cache_clear()
     before, (run, graphs) = len(asked), compiled(lambda x: chosen(x))
     got = step(run, chosen, x)
@@ -195,7 +194,7 @@ def test_what_nobody_verified_multiplies_the_saved_form_until_somebody_has(asked
 
 def test_what_is_wrong_is_not_run(asked, monkeypatch):
     plain = SemiStructured.from_dense(dense_weight(torch.bfloat16), (1, 1), transposable=True)
-    monkeypatch.setattr(tensor_core, "_right", lambda *_: False)
+    monkeypatch.setattr(verify, "_right", lambda *_: False)
     stored = SemiStructured(*plain.state_dict().values(), (N, K), layout="mma", transposable=True)
     x, (run, graphs) = integers(5, K), compiled(lambda x: stored.linear(x))
     y = stored.linear(x)

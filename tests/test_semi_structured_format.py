@@ -12,7 +12,7 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from smart_kernels.formats import Conv, CuSparseLt, SemiStructured, from_cutlass, from_torch, to_cutlass
-from smart_kernels.reference.semi_structured.linear import decode_words
+from smart_kernels.reference.common import decode_words
 from tests.util import assert_close
 
 PATTERNS = [(2, 4), (1, 4), (2, 8), (4, 8), (1, 2)]

@@ -14,11 +14,12 @@ from torch import nn
 from torch.func import functional_call
 
 from smart_kernels import SparseLinear, compress_, load, save
-from smart_kernels.convert.measure import timing
 from smart_kernels.convert.compress.candidates import Zeros
+from smart_kernels.convert.measure import timing
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.reference.semi_structured.linear import compress as compressed
+from smart_kernels.ops import tensor_core
+from smart_kernels.ops.tensor_core import verify
+from smart_kernels.reference.common import compress as compressed
 from tests.ptx.launch import Machine, emulated
 from tests.test_semi_structured_format import bits, pruned
 from tests.util import assert_close
@@ -165,7 +166,7 @@ def test_elsewhere_the_saved_form_is_multiplied(layout):
 def test_what_was_not_verified_is_refused(layout, monkeypatch):
     with pytest.raises(ValueError, match="need an NVIDIA GPU"):
         SemiStructured.from_dense(integers(16, 64), (1, 1), layout=layout)
-    monkeypatch.setattr(tensor_core, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(verify, "supported", lambda device, kernel: None)
     assert "weights, got torch.float32" in tensor_core.verified.__wrapped__("cpu", layout, torch.float32)
 
 

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 import triton
 from torch.sparse import _semi_structured_conversions as conversions
 
-from smart_kernels.ops.tensor_core import verify as sparse_tensor_core
+from smart_kernels.ops import tensor_core as sparse_tensor_core
+from smart_kernels.ops.tensor_core import verify
 from smart_kernels.ops.tensor_core.launch import _aligned
+from smart_kernels.reference.common import compress
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
-from smart_kernels.reference.semi_structured.linear import compress
 from tests.ptx.launch import Machine, emulated
 from tests.ptx.warp import Fault
 from tests.util import assert_close
@@ -430,15 +431,15 @@ def test_which_kernel_reads_eight_bits(monkeypatch, dtype, capability, kernel):
 
 def verifying(monkeypatch, kernel, trial):
     """``verified``, uncached, where every device is supported: one configuration, one (M, N, K)."""
-    monkeypatch.setattr(sparse_tensor_core, "supported", lambda device, kernel: None)
-    monkeypatch.setattr(sparse_tensor_core, "TRIALS", (trial,))
+    monkeypatch.setattr(verify, "supported", lambda device, kernel: None)
+    monkeypatch.setattr(verify, "TRIALS", (trial,))
     monkeypatch.setattr(sparse_tensor_core.tuner(kernel), "configs", (MMA if kernel == "mma" else WGMMA)[:1])
     return sparse_tensor_core.verified.__wrapped__
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, pytest.param(torch.float8_e4m3fn, marks=pytest.mark.slow)], ids=str)
 def test_eight_bits_are_verified_likewise(monkeypatch, dtype):
-    monkeypatch.setattr(sparse_tensor_core, "lacks", lambda device, dtype: None)
+    monkeypatch.setattr(verify, "lacks", lambda device, dtype: None)
     verified = verifying(monkeypatch, "mma", (16, 128, 512))
     with emulated(EIGHT[dtype], Machine()):
         assert verified(CPU, "mma", dtype) is None

@@ -18,9 +18,9 @@ from smart_kernels.ops import (
     smart_weight,
     soft_topk,
 )
-from smart_kernels.ops.tensor_core.gather import kept, turned
-from smart_kernels.ops.block_sparse.index import block_index
-from smart_kernels.ops.semi_structured.linear import decode_words
+from smart_kernels.ops.block_sparse import block_index
+from smart_kernels.ops.common import decode_words
+from smart_kernels.ops.tensor_core import kept, turned
 
 from . import sparse
 

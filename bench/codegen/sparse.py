@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 
-from smart_kernels.ops.tensor_core import verify as sparse_tensor_core
+from smart_kernels.ops import tensor_core as sparse_tensor_core
 
 from . import budget as dense
 

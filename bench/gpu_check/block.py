@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import triton
 
 from smart_kernels.ops import block_sparse_linear
-from smart_kernels.ops.block_sparse.index import block_index
+from smart_kernels.ops.block_sparse import block_index
 
 from ..block_sparse_linear import to_bsr, to_dense
 from ..case import TOLERANCE, Shape

@@ -9,17 +9,13 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.kernels.block_sparse import decode as block_decode, gather as block_gather
-from smart_kernels.kernels.common import conv_matmul as block_sparse_conv2d, block_matmul as block_sparse_linear
-from smart_kernels.kernels.masked import linear as masked_linear
-from smart_kernels.kernels.semi_structured import (linear as semi_structured, conv2d as semi_structured_conv2d, decode as semi_structured_decode)
-from smart_kernels.kernels.common.tuning import on_this_device
+from smart_kernels.kernels import block_sparse, common, masked, semi_structured, topk
+from smart_kernels.kernels.common import on_this_device
 
 from ..case import DTYPES, TOLERANCE
 
-MODULES = (block_sparse_linear, block_gather, block_decode, block_sparse_conv2d, masked_linear)
-MODULES += (semi_structured, semi_structured_conv2d, semi_structured_decode)
-TUNED = [v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)]
+FACES = (block_sparse, common, masked, semi_structured, topk)  # the products on sparse tensor cores have their own
+TUNED = [v for module in FACES for v in vars(module).values() if isinstance(v, Autotuner)]
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smart_kernels.formats import BSR, Conv
 from smart_kernels.ops import block_sparse_conv2d, masked_conv2d
-from smart_kernels.ops.block_sparse.index import conv_index
+from smart_kernels.ops.block_sparse import conv_index
 from smart_kernels.patterns import Block, WeightShape
 
 from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel

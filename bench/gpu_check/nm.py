@@ -12,12 +12,11 @@ import torch.nn.functional as F
 
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import semi_structured_linear, semi_structured_prune, smart_weight, soft_topk
-from smart_kernels.ops.tensor_core.verify import KERNELS, pack, verified
-from smart_kernels.ops.tensor_core.gather import kept, turned
-from smart_kernels.ops.semi_structured.linear import decode_words, transpose
+from smart_kernels.ops.common import decode_words, transpose
+from smart_kernels.ops.tensor_core import KERNELS, kept, pack, turned, verified
 from smart_kernels.patterns import NM, WeightShape
-from smart_kernels.reference.semi_structured import linear as reference
-from smart_kernels.reference.semi_structured import prune
+from smart_kernels.reference import common as reference
+from smart_kernels.reference import semi_structured as prune
 
 from .. import semi_structured_linear as bench
 from .. import timing

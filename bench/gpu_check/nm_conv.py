@@ -11,7 +11,7 @@ from torch import Tensor
 from smart_kernels.formats import Conv, SemiStructured
 from smart_kernels.ops import semi_structured_conv2d
 from smart_kernels.patterns import NM
-from smart_kernels.reference.semi_structured import conv2d as reference
+from smart_kernels.reference import semi_structured as reference
 
 from .. import semi_structured_conv2d as bench
 from ..conv2d import GPU_LAYERS, Layer

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from smart_kernels.formats import CuSparseLt, SemiStructured
-from smart_kernels.ops.tensor_core import verify as sparse_tensor_core
-from smart_kernels.reference.semi_structured.linear import expand
+from smart_kernels.ops import tensor_core as sparse_tensor_core
+from smart_kernels.reference.common import expand
 
 from .check import Check, Context
 

@@ -20,9 +20,9 @@ from smart_kernels import (
     semi_structured_prune,
 )
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops.tensor_core import verify as sparse_tensor_core
+from smart_kernels.ops import tensor_core as sparse_tensor_core
 from smart_kernels.patterns import NM, WeightShape
-from smart_kernels.reference.semi_structured import linear as reference
+from smart_kernels.reference import common as reference
 
 from .. import timing
 from ..case import GPU_SHAPES, Shape

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.shapes import Conv
 
 
 class Format(nn.Module, ABC):

@@ -2,8 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.ops.common.inputs import flat
-from smart_kernels.reference.semi_structured.linear import expand
+from smart_kernels.ops.common import flat
+from smart_kernels.reference.common import expand
 
 from .base import eager_inference
 from .semi_structured import SemiStructured

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.reference.semi_structured.linear import expand
+from smart_kernels.reference.common import expand
 
 from .semi_structured import SemiStructured
 

@@ -2,14 +2,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.ops.common.inputs import autocast, autocast_dtype
-from smart_kernels.ops.common.library import TRITON_DEVICES
-from smart_kernels.ops.semi_structured.conv2d import semi_structured_conv2d
-from smart_kernels.ops.semi_structured.linear import check_places, semi_structured_linear
-from smart_kernels.ops.semi_structured.prune import semi_structured_prune
-from smart_kernels.reference.semi_structured import linear as reference
-from smart_kernels.reference.semi_structured.linear import compress, expand, groups_of
+from smart_kernels.ops import semi_structured_conv2d, semi_structured_linear, semi_structured_prune, tensor_core
+from smart_kernels.ops.common import TRITON_DEVICES, autocast, autocast_dtype, check_places
+from smart_kernels.reference.common import compress, expand
+from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Format, version
 from .resident import LAYOUTS, resident, saved
@@ -138,7 +134,7 @@ class SemiStructured(Format):
 
     def _check(self, indices: Tensor, values: Tensor) -> None:
         length = self.columns // self.m * self.n
-        size = self.shape[0], -(-length * reference.index_bits(self.m) // 8)
+        size = self.shape[0], -(-length * index_bits(self.m) // 8)
         if values.shape != (self.shape[0], length) or indices.shape != size or indices.dtype != torch.uint8:
             raise ValueError(
                 f"{self.n}:{self.m} of {self.shape} needs values {(self.shape[0], length)} and indices {size} uint8, "

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.ops.block_sparse.cut import block_rows
+from smart_kernels.ops.block_sparse import block_rows
 
 COUNTS = (2, 4, 8)  # rows of tiles to unite
 ROWS = 128  # rows of x, and at most of W, that one program multiplies in a step

@@ -1,0 +1,1 @@
+"""Triton kernels: pointers, strides, blocks. A room per family, and ``common`` for what they share."""

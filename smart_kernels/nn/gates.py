@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smart_kernels.ops import smart_weight
 from smart_kernels.patterns import Pattern, WeightShape
-from smart_kernels.reference.topk.soft_topk import soft_mask
+from smart_kernels.reference.common import soft_mask
 
 
 @dataclass(frozen=True)

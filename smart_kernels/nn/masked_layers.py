@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import masked_conv2d
-from smart_kernels.ops.common.library import TRITON_DEVICES
+from smart_kernels.ops.common import TRITON_DEVICES
 
 from .gates import GroupGate
 from .masked import Masked

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.reference.semi_structured.prune import PINNED, best_masks, transposable_masks
+from smart_kernels.reference.semi_structured import PINNED, best_masks, transposable_masks
 
 from .base import Pattern
 from .budget import keep_n

@@ -46,3 +46,8 @@ class Conv(NamedTuple):
         """The smallest (height, width) whose ``output_size`` this is."""
         sizes = zip((height, width), *self, strict=True)
         return tuple((size - 1) * s - 2 * p + d * (k - 1) + 1 for size, k, s, p, d in sizes)
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a size that is given as one number where both are the same."""
+    return (size, size) if isinstance(size, int) else tuple(size)

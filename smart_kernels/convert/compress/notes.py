@@ -7,7 +7,7 @@ from torch import nn
 
 from smart_kernels.formats import simd
 from smart_kernels.formats.semi_structured import GROUPS
-from smart_kernels.ops.tensor_core import verify as tensor_core
+from smart_kernels.ops import tensor_core
 from smart_kernels.patterns import NM, Pattern
 
 

@@ -14,10 +14,11 @@ Steps gather tiles that are narrow in K, as in ``block_gather``.
 import triton
 import triton.language as tl
 
-from .gather import columns_of, in_step, listed, rows_of_tile
-from smart_kernels.kernels.common.block_matmul import block_limit, block_start
+from smart_kernels.kernels.common.blocks import block_limit, block_start
 from smart_kernels.kernels.common.epilogue import activate
 from smart_kernels.kernels.common.tuning import autotune, shared_memory
+
+from .steps import columns_of, in_step, listed, rows_of_tile
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({}, num_warps=4, num_stages=2),

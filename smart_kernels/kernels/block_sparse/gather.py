@@ -10,9 +10,11 @@ where they are stored, of any size (TILE_N, TILE_K). The indices of the next ste
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.block_matmul import block_limit, block_start
+from smart_kernels.kernels.common.blocks import block_limit, block_start
 from smart_kernels.kernels.common.epilogue import activate
 from smart_kernels.kernels.common.tuning import autotune
+
+from .steps import columns_of, in_step, listed, rows_of_tile
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -27,38 +29,6 @@ KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K",
 def worth_trying(configs, args, **kwargs):
     """No blocks taller than M."""
     return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
-
-
-@triton.jit
-def listed(entry, end, cols_ptr, slots_ptr, PARTS_K: tl.constexpr):
-    """The block column and the stored tile of each entry; an entry beyond the row repeats its last one."""
-    tile = tl.minimum(entry, end - 1) // PARTS_K
-    return tl.load(cols_ptr + tile), tile if slots_ptr is None else tl.load(slots_ptr + tile)
-
-
-@triton.jit
-def columns_of(col, in_tile, offs_k, TILE_K: tl.constexpr, PIECE: tl.constexpr):
-    """Where the pieces of a step start in K, and its columns. What is hinted holds; for AMD loaded indices hide it."""
-    k0 = tl.max_constancy(col * TILE_K + in_tile, PIECE)
-    k = tl.max_contiguous(k0 + offs_k % PIECE, PIECE)
-    return k0, tl.multiple_of(k, PIECE) if TILE_K % PIECE == 0 else k
-
-
-@triton.jit
-def in_step(entry, end, k0, k, col, K, TILE_K: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr):
-    """Which elements of a step exist: all of a row's whole pieces up to K, else the columns of its tiles."""
-    if EVEN_K:
-        return entry < end
-    elif WHOLE:
-        return (entry < end) & (k0 < K)
-    else:
-        return (entry < end) & (k < block_limit(col, K, TILE_K, 1))
-
-
-@triton.jit
-def rows_of_tile(pid_n, TILE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The rows of the stored tile that a program reads; those beyond its end start over and are not stored."""
-    return (pid_n % PARTS_N * BLOCK_N + tl.arange(0, BLOCK_N)) % TILE_N
 
 
 @autotune(CONFIGS, KEY, worth_trying)

@@ -12,12 +12,12 @@ ahead, which keeps it out of the load pipeline. Along N and K, block i starts at
 (i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
 """
 
-
 import triton
 import triton.language as tl
 
+from .blocks import block_limit, block_start
 from .epilogue import activate
-from .tuning import autotune, fitting, wgmma
+from .tuning import KEY, autotune, fitting, wgmma, worth_trying_grad
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
 EXACT = triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2, maxnreg=128)  # fp32, no tensor cores
@@ -41,7 +41,6 @@ GRAD_CONFIGS = [
     triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
 ]
-KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]
 
 
 def worth_trying(configs, args, **kwargs):
@@ -62,22 +61,6 @@ def fit_for_fp8(configs):
     if wgmma():
         return [c for c in configs if c.kwargs["BLOCK_M"] >= 64]
     return [c for c in configs if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)]
-
-
-def worth_trying_grad(configs, args, **kwargs):
-    """The same where BLOCK_M is the depth of a step."""
-    return fitting(configs, args, kwargs, grad=True)
-
-
-@triton.jit
-def block_start(i, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr):
-    return (i // PARTS) * STRIDE + (i % PARTS) * BLOCK
-
-
-@triton.jit
-def block_limit(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr):
-    """The first element after the tile of block i."""
-    return tl.minimum((i // PARTS + 1) * STRIDE, size)
 
 
 @autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], worth_trying)

@@ -22,9 +22,9 @@ taps, and a stride costs no idle products. Images are NHWC.
 import triton
 import triton.language as tl
 
-from .block_matmul import block_limit, block_start, worth_trying_grad
+from .blocks import block_limit, block_start, inside
 from .epilogue import activate
-from .tuning import autotune, fitting, wgmma
+from .tuning import autotune, fitting, wgmma, worth_trying_grad
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
@@ -47,12 +47,6 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "BLOCK_N", "BLOCK_K", "HALO", "PRECISION
 def worth_trying(configs, args, **kwargs):
     """Nothing that the device cannot hold; where operands need registers, pixels and their bits leave half the sums."""
     return fitting(configs, args, kwargs, sums=128 if wgmma() else 64)
-
-
-@triton.jit
-def inside(position, size):
-    """0 <= position < size, in one comparison."""
-    return position.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)  # a size of 1 is compiled in: no tensor
 
 
 @autotune(CONFIGS, [*KEY, "UP_H", "UP_W", "STRIDE_WK", "EVEN_K"], worth_trying)

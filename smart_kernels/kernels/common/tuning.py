@@ -6,7 +6,9 @@ import triton
 from triton.compiler.compiler import max_shared_mem
 from triton.runtime import driver
 
-PRODUCT, PRODUCTS = 16 * 8 * 16, 128  # of one mma.sync, and how many of them a warp does in one step
+PRODUCT = 16 * 8 * 16  # multiply-adds of one mma.sync
+PRODUCTS = 128  # how many of them a warp does in one step
+KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]  # what the choice for a product with blocks depends on
 
 
 def autotune(configs, key, worth_trying):
@@ -48,6 +50,11 @@ def fitting(configs, args, kwargs, *, grad: bool = False, sums: int = 128):
         if m <= args["M_CLASS"] and holds(config, step, size, kwargs["PRECISION"], sums, grad):
             found.append(config)
     return found or configs[:1]
+
+
+def worth_trying_grad(configs, args, **kwargs):
+    """Return ``fitting`` for a gradient of blocks, where BLOCK_M is the depth of a step."""
+    return fitting(configs, args, kwargs, grad=True)
 
 
 def holds(

@@ -12,9 +12,10 @@ packed as weight * mask and multiplied by the block-sparse matmul, so the cost f
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.block_matmul import KEY, block_start, worth_trying_grad
+from smart_kernels.kernels.common.blocks import block_start
+from smart_kernels.kernels.common.tuning import KEY, autotune, worth_trying_grad
+
 from .live_blocks import block_span, element_tiles, is_live, load_mask
-from smart_kernels.kernels.common.tuning import autotune
 
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),

@@ -13,7 +13,7 @@ Work then loops over the list: no branch on the mask in a loop, no host synchron
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.block_matmul import block_limit, block_start
+from smart_kernels.kernels.common.blocks import block_limit, block_start
 
 
 @triton.jit

@@ -5,16 +5,16 @@
     y[pixel] += x[pixel + shift(tap), BLOCK_K channels] @ (tile of W, spread out in registers).T
 
 x is never unfolded: a step reads the same BLOCK_M pixels, shifted by its tap, as ``block_sparse_conv2d`` does for the
-blocks of its list; here the list is every tap and block of channels. W is spread out as in ``semi_structured``. Images
+blocks of its list; here the list is every tap and block of channels. W is spread out as in ``nm_matmul``. Images
 are contiguous NHWC.
 """
 
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.conv_matmul import inside
+from smart_kernels.kernels.common.blocks import inside
 from smart_kernels.kernels.common.epilogue import activate
-from .linear import stored, tile
+from smart_kernels.kernels.common.nm import stored, tile
 from smart_kernels.kernels.common.tuning import autotune, holds, wgmma
 
 CONFIGS = [  # the first is valid for every shape; none is short: each spreads W out anew

@@ -19,9 +19,10 @@ from dataclasses import replace
 
 import triton
 
-from smart_kernels.kernels.common.gluon import (fence_async_shared, finish, gl, gluon, mbarrier, tma, tma_load, tma_store)
-from .mma import bytewise
+from smart_kernels.kernels.common.gluon import fence_async_shared, finish, gl, gluon, mbarrier, tma, tma_load, tma_store
 from smart_kernels.kernels.common.tuning import autotune
+
+from .mma import bytewise
 
 X_DESCRIPTOR, W_DESCRIPTOR = "0x40000040", "0x80000020"  # high words: K-major, 128- and 64-byte swizzle, 8 rows apart
 

@@ -7,8 +7,8 @@
 import triton
 import triton.language as tl
 
-from .soft_topk import INF, soft_mask, split
 from .small import solve
+from .soft_topk import INF, soft_mask, split
 
 
 @triton.jit

@@ -1,11 +1,10 @@
-"""What ``block_sparse_linear`` demands of its arguments."""
+"""Checks of the arguments of ``block_sparse_linear``."""
 
 import torch
 from torch import Tensor
 
+from smart_kernels.ops.common.inputs import DTYPES, needs_gradient
 from smart_kernels.reference.common.epilogue import check_activation
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def check(x, values, crow_indices, col_indices, bias, out_features) -> None:
@@ -52,8 +51,7 @@ def check_fp8(x, values, bias, residual, scale) -> bool:
         raise ValueError(f"scale must be on the device of x, {x.device}, got {scale.device}")
     if bias is not None and bias.dtype not in DTYPES:
         raise ValueError(f"bias must be one of {DTYPES} for x in float8_e4m3fn, got {bias.dtype}")
-    tensors = [t for t in (x, values, bias, residual, scale) if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if needs_gradient(x, values, bias, residual, scale):
         raise ValueError("nothing may need a gradient for x in float8_e4m3fn, which is forward only: use torch.no_grad")
     return True
 

@@ -1,13 +1,14 @@
 """``block_sparse_conv2d``: convolution whose weight is stored as block compressed sparse rows."""
 
-import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.conv_inputs import autocast_all, check_conv, check_conv_index, nhwc, pair
-from .conv_ops import block_conv
-from smart_kernels.ops.common.inputs import no_autocast
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
 from smart_kernels.reference.common.epilogue import check_activation, finish
+from smart_kernels.shapes import Conv, pair
+
+from .conv_checks import check_conv, check_conv_index
+from .conv_operators import block_conv
 
 Size = int | tuple[int, int]
 
@@ -57,7 +58,7 @@ def block_sparse_conv2d(
     x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_conv(x, values, crow_indices, col_indices, bias, out_channels, conv, residual)
     check_conv_index(index, crow_indices, col_indices, values, (out_channels, x.shape[1]), conv)
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
+    wanted = needs_gradient(x, values, bias, residual)
     after = (None, None) if wanted else (None if residual is None else nhwc(residual), activation)
     with no_autocast(x):
         args = nhwc(x), values, crow_indices, col_indices, bias, after[0], conv.numbers, out_channels, after[1]

@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
-from smart_kernels.ops.common.conv_inputs import autocast_all, check_conv, check_conv_index, nhwc, pair
-from .conv_ops import block_conv_dx
-from smart_kernels.ops.common.inputs import no_autocast
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.inputs import autocast_all, no_autocast
+from smart_kernels.shapes import Conv, pair
+
+from .conv_checks import check_conv, check_conv_index
+from .conv_operators import block_conv_dx
 
 
 def block_sparse_conv_transpose2d(

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from . import cut as _bsr
-from .conv_index import ConvBlocks
-from smart_kernels.ops.common.conv_inputs import pair
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.shapes import Conv, pair
+
+from . import kernel_blocks
+from .conv_blocks import ConvBlocks
 
 Size = int | tuple[int, int]
 
@@ -26,7 +26,7 @@ def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, in
         raise ValueError(f"crow_indices must rise from 0 to nnz for {nnz} blocks, got {crow.tolist()}")
     if nnz and not 0 <= col.min() <= col.max() < cols:
         raise ValueError(f"col_indices must be in 0..{cols - 1} for {cols} block columns, got {col.min()}..{col.max()}")
-    place = _bsr.block_rows(crow, nnz) * cols + col
+    place = kernel_blocks.block_rows(crow, nnz) * cols + col
     if (place.diff() <= 0).any():
         raise ValueError(f"col_indices must rise inside each row, got {col.tolist()} for crow_indices {crow.tolist()}")
 
@@ -45,7 +45,7 @@ def block_index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
     Returns:
         (rows + 2 * cols + 2 * nnz,) int32.
     """
-    return _bsr.index(crow_indices, col_indices, cols)
+    return kernel_blocks.index(crow_indices, col_indices, cols)
 
 
 def conv_index(

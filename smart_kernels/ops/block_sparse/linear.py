@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from . import cut as _bsr
-from .checks import check, check_dtypes, check_epilogue, check_fp8, check_index
-from smart_kernels.ops.common.inputs import autocast, flat, no_autocast
-from smart_kernels.ops.common.library import define
 from smart_kernels.ops.common.block_matmul import BlockRows, block_grad, block_matmul, needs_fp8
-from .tile_matmul import takes_tiles, tile_matmul
+from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
+from smart_kernels.ops.common.library import define
 from smart_kernels.reference.block_sparse import linear as reference
 from smart_kernels.reference.common.epilogue import finish
+
+from . import kernel_blocks
+from .checks import check, check_dtypes, check_epilogue, check_fp8, check_index
+from .tile_matmul import takes_tiles, tile_matmul
 
 
 def block_sparse_linear(
@@ -57,15 +58,14 @@ def block_sparse_linear(
     if check_fp8(x, values, bias, residual, scale):
         out_dtype = out_dtype or torch.bfloat16
     else:
-        x, values, bias = (t if t is None else autocast(t) for t in (x, values, bias))
+        x, values, bias = autocast_all(x, values, bias)
         check_dtypes(x, values, bias)
     check_epilogue(x, activation, residual, out_dtype, (*x.shape[:-1], out_features))
     check_index(index, crow_indices, values, x.shape[-1])
     args = flat(x), values, crow_indices, col_indices, bias, out_features, index
     rest = None if residual is None else flat(residual)
-    inputs = [t for t in (x, values, bias, residual) if t is not None]
     with no_autocast(x):
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in inputs):
+        if not needs_gradient(x, values, bias, residual):
             y = _block_sparse_linear(*args, rest, activation, out_dtype, scale)
         elif residual is None and activation is None:
             y = _block_sparse_linear(*args, None, None, out_dtype)
@@ -113,11 +113,11 @@ def _block_sparse_linear(
         crow = crow_indices.int()
         rows = BlockRows(crow[:-1], crow[1:], col_indices.int())
         return tile_matmul(x, values, rows, bias, out_features, dtype=out_dtype, **epilogue)
-    n, k = _bsr.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
-    order = None if index is None else _bsr.split(index, len(crow_indices) - 1, len(values))[0]
-    rows = _bsr.rows(crow_indices, col_indices, order, n, k)
-    scale = None if scale is None else _bsr.cut_scale(scale, len(values), n, k)
-    return block_matmul(x, _bsr.cut(values, n, k), rows, bias, n, k, scale=scale, dtype=out_dtype, **epilogue)
+    n, k = kernel_blocks.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
+    order = None if index is None else kernel_blocks.split(index, len(crow_indices) - 1, len(values))[0]
+    rows = kernel_blocks.rows(crow_indices, col_indices, order, n, k)
+    scale = None if scale is None else kernel_blocks.cut_scale(scale, len(values), n, k)
+    return block_matmul(x, kernel_blocks.cut(values, n, k), rows, bias, n, k, scale=scale, dtype=out_dtype, **epilogue)
 
 
 @define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx)
@@ -131,11 +131,13 @@ def _block_sparse_linear_dx(
 ) -> Tensor:
     if dy.dtype == torch.float64:
         return reference.block_sparse_linear_dx(dy, values, crow_indices, col_indices, in_features)
-    columns = _bsr.by_columns(crow_indices, col_indices, -(-in_features // values.shape[2]), index)
+    columns = kernel_blocks.by_columns(crow_indices, col_indices, -(-in_features // values.shape[2]), index)
     if takes_tiles(len(dy), values.shape[1], dy.dtype):
         return tile_matmul(dy, values.mT, columns, None, in_features)
-    n, k = _bsr.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
-    return block_matmul(dy, _bsr.cut(values.mT, k, n), _bsr.transposed_rows(columns, n, k), None, k, n)
+    n, k = kernel_blocks.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
+    return block_matmul(
+        dy, kernel_blocks.cut(values.mT, k, n), kernel_blocks.transposed_rows(columns, n, k), None, k, n
+    )
 
 
 @define("block_sparse_linear_dvalues", reference=reference.block_sparse_linear_dvalues, fake=_fake_dvalues)
@@ -144,8 +146,10 @@ def _block_sparse_linear_dvalues(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_linear_dvalues(dy, x, crow_indices, col_indices, bn, bk)
-    n, k = _bsr.axes((bn, bk), (dy.shape[1], x.shape[1]))
-    return _bsr.join(block_grad(dy, x, *_bsr.places(crow_indices, col_indices, n, k), n, k, x.dtype), n, k)
+    n, k = kernel_blocks.axes((bn, bk), (dy.shape[1], x.shape[1]))
+    return kernel_blocks.join(
+        block_grad(dy, x, *kernel_blocks.places(crow_indices, col_indices, n, k), n, k, x.dtype), n, k
+    )
 
 
 def _setup_context(ctx, inputs, output):

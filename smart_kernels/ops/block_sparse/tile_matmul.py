@@ -18,7 +18,8 @@ from torch import Tensor
 from smart_kernels.kernels.block_sparse.decode import block_decode_kernel, sum_pieces_kernel
 from smart_kernels.kernels.block_sparse.gather import block_gather_kernel
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.block_matmul import BlockRows, m_class, precision
+from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.ops.common.launch import m_class, precision, strides
 
 FEW_ROWS = 64
 STEP = 128  # bytes of each row of x and W that one step of the loop reads
@@ -80,7 +81,7 @@ def tile_matmul(
         block_gather_kernel[lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * n.blocks,)](
             *tensors, bias, residual, y,
             M, out_features, K,
-            *x.stride(), *_strides(residual), y.stride(0),
+            *x.stride(), *strides(residual), y.stride(0),
             m_class(M), n.blocks,
             **cut, ACTIVATION=activation,
         )  # fmt: skip
@@ -99,21 +100,17 @@ def _decode(tensors, y, bias, residual, activation, n: Axis, K: int, pieces: int
     block_decode_kernel[(n.blocks, pieces)](
         *tensors, bias, residual, out,
         M, N, K,
-        *tensors[0].stride(), *_strides(residual), N,
+        *tensors[0].stride(), *strides(residual), N,
         **cut, SPLITS=pieces, ACTIVATION=activation, BLOCK_M=max(16, triton.next_power_of_2(M)),
     )  # fmt: skip
     if pieces > 1:
         sum_pieces_kernel[(triton.cdiv(N, 256), M)](
             out, bias, residual, y,
             M, N,
-            *_strides(residual),
+            *strides(residual),
             SPLITS=pieces, ACTIVATION=activation, BLOCK_N=256,
         )  # fmt: skip
 
 
 def _axis_k(K: int, tile_k: int, dtype: torch.dtype) -> Axis:
     return Axis.separate(K, tile_k, STEP // dtype.itemsize, PIECE)
-
-
-def _strides(residual: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if residual is None else residual.stride()

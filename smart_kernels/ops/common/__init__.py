@@ -1,0 +1,18 @@
+"""What families share; its face is for the floors above, the families import its modules."""
+
+from .inputs import autocast, autocast_dtype, flat
+from .library import TRITON_DEVICES
+from .nm import check_places, decode_words, transpose
+from .quantize import quantize_fp8, quantize_int8
+
+__all__ = [
+    "TRITON_DEVICES",
+    "autocast",
+    "autocast_dtype",
+    "check_places",
+    "decode_words",
+    "flat",
+    "quantize_fp8",
+    "quantize_int8",
+    "transpose",
+]

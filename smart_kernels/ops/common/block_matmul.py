@@ -9,7 +9,9 @@ from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
+
 from .axis import Axis
+from .launch import m_class, precision, strides
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def block_matmul(
             x_tma, w_tma,
             M, n.size, k.size,
             *x.stride(), 0 if scale is None else scale.stride(0),
-            *((0, 0) if residual is None else residual.stride()), y.stride(0),
+            *strides(residual), y.stride(0),
             m_class(M), n.blocks,
             STRIDE_WS=values.stride(0), STRIDE_WN=values.stride(1), STRIDE_WK=values.stride(2),
             STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
@@ -146,13 +148,3 @@ def block_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, n: Axis, k: Ax
             EVEN=n.even and k.even, PRECISION=precision(), BLOCK_N=n.block, BLOCK_K=k.block,
         )  # fmt: skip
     return grad
-
-
-def m_class(M: int) -> int:
-    """M rounded up to 16, 64, 256, 1024 or 4096: configs are tuned once per class."""
-    return next((c for c in (16, 64, 256, 1024) if c >= M), 4096)
-
-
-def precision() -> str:
-    """How ``tl.dot`` multiplies fp32: torch's own switch decides."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"

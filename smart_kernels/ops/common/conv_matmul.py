@@ -7,9 +7,11 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.common.conv_matmul import conv_grad_kernel, conv_matmul_kernel
+from smart_kernels.shapes import Conv
+
 from .axis import Axis
-from .block_matmul import BlockRows, m_class, precision
-from smart_kernels.shapes.conv import Conv
+from .block_matmul import BlockRows
+from .launch import m_class, precision
 
 Pair = tuple[int, int]
 CHUNK = 4096  # fewest pixels that a program sums up in a gradient, a multiple of every BLOCK_M

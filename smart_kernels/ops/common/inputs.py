@@ -1,40 +1,26 @@
-"""What the linear ops do with their arguments before they launch."""
+"""What ops ask of their inputs, and do with them, before they launch."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from smart_kernels.shapes.tiles import grid
-
-
-def check_linear(
-    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, name: str, tile: tuple[int, int], eps: float
-) -> None:
-    """Raise ``ValueError`` unless the arguments fit; ``name`` is what the caller calls its mask."""
-    if weight.dim() != 2:
-        raise ValueError(f"weight must be (N, K), got {tuple(weight.shape)}")
-    N, K = weight.shape
-    if x.dim() < 1 or x.shape[-1] != K:
-        raise ValueError(f"x must be (..., {K}) for weight {(N, K)}, got {tuple(x.shape)}")
-    if len(tile) != 2 or min(tile) < 1:
-        raise ValueError(f"tile must be two positive sizes, got {tile}")
-    if mask.shape != grid((N, K), tile):
-        raise ValueError(
-            f"{name} must be {grid((N, K), tile)} for weight {(N, K)} and tile {tile}, got {tuple(mask.shape)}"
-        )
-    if bias is not None and bias.shape != (N,):
-        raise ValueError(f"bias must be {(N,)} for weight {(N, K)}, got {tuple(bias.shape)}")
-    if not 0 <= eps < 1:
-        raise ValueError(f"eps must be in [0, 1), got {eps}")
-    for other, tensor in (("weight", weight), (name, mask), ("bias", bias)):
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{other} must be on the device of x, {x.device}, got {tensor.device}")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # what products take
 
 
 def autocast(x: Tensor) -> Tensor:
     """``x`` as autocast would hand it to ``F.linear``."""
     return x.to(autocast_dtype(x))
+
+
+def autocast_all(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return each tensor as ``autocast`` does, None as None."""
+    return tuple(t if t is None else autocast(t) for t in tensors)
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Return whether autograd would follow an op of these inputs."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -4,11 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.ops.common.axis import SMALL_TILES
-from smart_kernels.ops.common.conv_inputs import check_masked_conv, nhwc, pair
+from smart_kernels.ops.common.conv_inputs import nhwc
 from smart_kernels.ops.common.inputs import autocast, no_autocast
+from smart_kernels.shapes import Conv, pair
+
+from .checks import check_conv
+from .conv_operators import masked_conv
 from .live_blocks import TileMask
-from .conv_matmul import masked_conv
-from smart_kernels.shapes.conv import Conv
 
 Size = int | tuple[int, int]
 
@@ -50,7 +52,7 @@ def masked_conv2d(
         ValueError: a shape, device, tile or eps does not fit.
     """
     conv = Conv(tuple(weight.shape[2:]), *map(pair, (stride, padding, dilation)))
-    check_masked_conv(x, weight, mask, bias, tile, eps, conv)
+    check_conv(x, weight, mask, bias, tile, eps, conv)
     x = autocast(x)
     with no_autocast(x):
         matrix, mask, tile_k = _aligned(weight, mask, tile)

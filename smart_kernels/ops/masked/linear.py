@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
-from smart_kernels.ops.common.inputs import autocast, check_linear, flat, no_autocast, unsuited
+from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
 from smart_kernels.ops.common.library import define
+from smart_kernels.reference.masked import linear as reference
+
+from .checks import check_linear
 from .live_blocks import TileMask
 from .matmul import matmul, weight_grad
-from smart_kernels.reference.masked import linear as reference
 
 
 def masked_linear(

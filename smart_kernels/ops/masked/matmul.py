@@ -8,8 +8,10 @@ from torch import Tensor
 
 from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
 from smart_kernels.ops.common.axis import Axis
+from smart_kernels.ops.common.block_matmul import BlockRows, block_matmul
+from smart_kernels.ops.common.launch import m_class, precision
+
 from .live_blocks import TileMask, cut, live_blocks
-from smart_kernels.ops.common.block_matmul import BlockRows, block_matmul, m_class, precision
 
 
 def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Tensor:

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.inputs import autocast, check_linear, flat, no_autocast, unsuited
+from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
 from smart_kernels.ops.common.library import define
+from smart_kernels.reference.masked import smart_linear as reference
+from smart_kernels.shapes.tiles import grid, reduce_sum
+
+from .checks import check_linear
 from .live_blocks import TileMask
 from .matmul import matmul, weight_grad
-from smart_kernels.reference.masked import linear as reference
-from smart_kernels.shapes.tiles import grid, reduce_sum
 
 
 def smart_linear(

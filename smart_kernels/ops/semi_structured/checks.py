@@ -1,13 +1,11 @@
-"""What ``semi_structured_linear`` and ``semi_structured_conv2d`` want of their arguments."""
+"""Checks of the arguments of ``semi_structured_linear`` and ``semi_structured_conv2d``."""
 
 import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import check_geometry
-from smart_kernels.shapes.conv import Conv
-from smart_kernels.reference.semi_structured.linear import groups_of, index_bits
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+from smart_kernels.ops.common.inputs import DTYPES
+from smart_kernels.shapes import Conv, groups_of, index_bits
 
 
 def check(x, values, indices, bias, residual, n, m, transposable) -> None:

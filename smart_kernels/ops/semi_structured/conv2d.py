@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.conv_inputs import autocast_all, nhwc, pair
-from smart_kernels.ops.common.inputs import no_autocast
+from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
 from smart_kernels.ops.common.library import define
-from .conv_matmul import spread_conv
-from .checks import check_conv, check_dtypes
-from smart_kernels.reference.semi_structured import conv2d as reference
-from smart_kernels.shapes.conv import Conv
 from smart_kernels.reference.common.epilogue import check_activation, finish
+from smart_kernels.reference.semi_structured import conv2d as reference
+from smart_kernels.shapes import Conv, pair
+
+from .checks import check_conv, check_dtypes
+from .conv_matmul import spread_conv
 
 Size = int | tuple[int, int]
 
@@ -59,7 +60,7 @@ def semi_structured_conv2d(
     check_activation(activation)
     x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_dtypes(x, values, bias, residual)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
+    learns = needs_gradient(x, values, bias, residual)
     after = (None, None) if learns else (None if residual is None else nhwc(residual), activation)
     with no_autocast(x):
         y = _conv(nhwc(x), values, indices, bias, after[0], conv.numbers, n, m, after[1]).movedim(3, 1)

@@ -5,10 +5,9 @@ from torch import Tensor
 
 from smart_kernels.kernels.semi_structured.conv2d import semi_structured_conv_kernel
 from smart_kernels.ops.common.conv_matmul import Walk
-from smart_kernels.ops.common.block_matmul import m_class, precision
-from .matmul import index_span
-from smart_kernels.shapes.conv import Conv
-from smart_kernels.reference.semi_structured.linear import index_bits
+from smart_kernels.ops.common.launch import m_class, precision
+from smart_kernels.ops.common.nm_matmul import index_span
+from smart_kernels.shapes import Conv, index_bits
 
 EVEN = 64  # output channels divisible by this have no edge in any configuration
 STEP = 128  # bytes of one pixel that a step reads

@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor
 
-from . import matmul as launchers
-from smart_kernels.ops.common.inputs import autocast, flat, no_autocast
+from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
 from smart_kernels.ops.common.library import define
-from .checks import check, check_dtypes
-from smart_kernels.reference.semi_structured import linear as reference
+from smart_kernels.ops.common.nm import launch_transpose, launch_words
+from smart_kernels.ops.common.nm_matmul import spread_matmul
 from smart_kernels.reference.common.epilogue import check_activation, finish
-from smart_kernels.reference.semi_structured.linear import groups_of, index_bits
+from smart_kernels.reference.common.nm import saved_indices
+from smart_kernels.reference.semi_structured import linear as reference
+
+from .checks import check, check_dtypes
+from .decode import decode_matmul
 
 HALVES = (torch.float16, torch.bfloat16)  # what the kernel for few rows takes
 
@@ -51,54 +54,16 @@ def semi_structured_linear(
     """
     check(x, values, indices, bias, residual, n, m, transposable)
     check_activation(activation)
-    x, values, bias, residual = (t if t is None else autocast(t) for t in (x, values, bias, residual))
+    x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_dtypes(x, values, bias, residual)
     y_shape = *x.shape[:-1], len(values)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias, residual))
+    learns = needs_gradient(x, values, bias, residual)
     with no_autocast(x):
         if learns:  # torch differentiates what follows the product
             y = _semi_structured_linear(flat(x), values, indices, bias, None, n, m, None, transposable)
             return finish(y.view(y_shape), None, residual, activation)
         rest = None if residual is None else flat(residual)
         return _semi_structured_linear(flat(x), values, indices, bias, rest, n, m, activation, False).view(y_shape)
-
-
-def decode_words(indices: Tensor, K: int) -> Tensor:
-    """2:4 indices as saved -> as the kernel for few rows reads them: (N, 8 * ceil(K / 256)) int32, in one pass."""
-    return _decode_words(indices, K)
-
-
-def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """2:4 values and indices of W -> those of W.T, where both are 2:4, in one pass. N and K are divisible by 4."""
-    return _transpose(values, indices, K)
-
-
-def check_places(indices: Tensor, n: int, m: int, K: int, transposable: bool = False) -> None:
-    """Raise ``ValueError`` unless indices, as saved, rise in each group; for ``transposable`` 2:4, unless those of W.T
-    do, too: two in every four of a column. Reads them: synchronises."""
-    groups = groups_of(K, m)
-    places = reference.unpack(indices, index_bits(m), groups * n).unflatten(1, (groups, n)).int()
-    if places.numel() and ((places.diff(dim=-1) <= 0).any() or places.max() >= m):
-        raise ValueError(f"indices must rise within [0, {m}) in each group of {m}, got others")
-    if transposable and ((1 << 4 * places).sum(-1).unflatten(0, (-1, 4)).sum(1) != 0x2222).any():
-        raise ValueError("indices must name each column twice in every four rows for transposable, got others")
-
-
-@define("semi_structured_words", reference=reference.decode_words)
-def _decode_words(indices: Tensor, K: int) -> Tensor:
-    return launchers.words_of(indices, K)
-
-
-def _fake_transpose(values, indices, K):
-    N = values.shape[0]
-    return values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
-
-
-@define("semi_structured_transpose", reference=reference.transpose, fake=_fake_transpose)
-def _transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    if values.dtype == torch.float64:
-        return reference.transpose(values, indices, K)
-    return launchers.transposed(values, indices, K)
 
 
 def _linear_reference(x, values, indices, bias, residual, n, m, activation, transposable):
@@ -128,9 +93,9 @@ def _semi_structured_linear(
     if x.dtype == torch.float64:
         return reference.semi_structured_linear(x, values, indices, bias, residual, n, m, activation)
     if indices.dtype == torch.int32 and x.dtype in HALVES:
-        return launchers.decode_matmul(x, values, indices, bias, residual, activation)
-    indices = reference.saved_indices(indices, x.shape[1])
-    return launchers.spread_matmul(x, values, indices, bias, residual, (n, m), len(values), activation)
+        return decode_matmul(x, values, indices, bias, residual, activation)
+    indices = saved_indices(indices, x.shape[1])
+    return spread_matmul(x, values, indices, bias, residual, (n, m), len(values), activation)
 
 
 def _dx_reference(dy, values, indices, n, m, in_features, transposable):
@@ -144,13 +109,13 @@ def _semi_structured_linear_dx(
     if dy.dtype == torch.float64:
         return reference.semi_structured_linear_dx(dy, values, indices, n, m, in_features)
     decode = indices.dtype == torch.int32 and dy.dtype in HALVES
-    indices = reference.saved_indices(indices, in_features)
+    indices = saved_indices(indices, in_features)
     if not transposable:
-        return launchers.spread_matmul(dy, values, indices, None, None, (n, m), in_features, transposed=True)
-    values, indices = launchers.transposed(values, indices, in_features)
+        return spread_matmul(dy, values, indices, None, None, (n, m), in_features, transposed=True)
+    values, indices = launch_transpose(values, indices, in_features)
     if decode:
-        return launchers.decode_matmul(dy, values, launchers.words_of(indices, dy.shape[1]), None, None, None)
-    return launchers.spread_matmul(dy, values, indices, None, None, (2, 4), in_features)
+        return decode_matmul(dy, values, launch_words(indices, dy.shape[1]), None, None, None)
+    return spread_matmul(dy, values, indices, None, None, (2, 4), in_features)
 
 
 def _setup_context(ctx, inputs, output):

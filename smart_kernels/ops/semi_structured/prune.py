@@ -5,10 +5,10 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.semi_structured.prune import prune_both_ways_kernel, prune_kernel
+from smart_kernels.ops.common.inputs import DTYPES
 from smart_kernels.ops.common.library import define
 from smart_kernels.reference.semi_structured import prune as reference
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ROWS, GROUPS = 16, 64  # of a program; 4 warps have 32 weights in each thread
 BLOCKS = 16  # of 4x4 in both directions, one in each thread of 8 warps
 

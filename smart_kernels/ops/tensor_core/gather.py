@@ -4,14 +4,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.kernels.tensor_core.gather import sparse_gather_kernel
-from . import packing
 from smart_kernels.ops.common.library import define
-from smart_kernels.ops.semi_structured.linear import transpose
-from smart_kernels.reference.semi_structured import linear as reference
+from smart_kernels.ops.common.nm import transpose
+from smart_kernels.reference.common import nm as reference
+from smart_kernels.shapes import groups_of
+
+from . import packing
 
 
 def _kept_reference(dense, metadata, kernel):
-    (N, K), groups = dense.shape, reference.groups_of(dense.shape[1], 4)
+    (N, K), groups = dense.shape, groups_of(dense.shape[1], 4)
     columns = reference.columns_of(packing.restore_indices(metadata, N, groups), 2, 4, K)
     return packing.arrange(F.pad(dense, (0, -K % 4)).gather(1, columns), kernel)
 

@@ -10,7 +10,8 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.ops.common.block_matmul import m_class
+from smart_kernels.ops.common.launch import m_class, strides
+
 from .packing import BYTES, TYPES, PackedWeight
 
 
@@ -82,7 +83,8 @@ def words_kernel(device: torch.device | str, dtype: torch.dtype) -> str:
 
 def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
     """The configurations that may be chosen for some shape."""
-    from smart_kernels.kernels.tensor_core import mma as sparse_mma, wgmma as sparse_wgmma
+    from smart_kernels.kernels.tensor_core import mma as sparse_mma
+    from smart_kernels.kernels.tensor_core import wgmma as sparse_wgmma
 
     configs = tuner(kernel).configs
     if kernel == "mma":
@@ -103,7 +105,8 @@ def forced(kernel: str, config: triton.Config) -> Iterator[None]:
 
 def tuner(kernel: str) -> Autotuner:
     """The tuned kernel behind a name of ``KERNELS``."""
-    from smart_kernels.kernels.tensor_core import mma as sparse_mma, wgmma as sparse_wgmma
+    from smart_kernels.kernels.tensor_core import mma as sparse_mma
+    from smart_kernels.kernels.tensor_core import wgmma as sparse_wgmma
 
     return sparse_mma.sparse_mma_kernel if kernel == "mma" else sparse_wgmma.sparse_wgmma_kernel
 
@@ -132,7 +135,7 @@ def _mma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
     sparse_mma_kernel[grid](
         x.view(torch.int32), packed.weight.view(torch.int32), packed.metadata, scale, bias, residual, y,
         M, N, K // pairs, rows, columns // pairs,
-        x.stride(0) // chunk, scale.stride(0) if scale is not None and scale.dim() else 0, *_strides(residual),
+        x.stride(0) // chunk, scale.stride(0) if scale is not None and scale.dim() else 0, *strides(residual),
         y.stride(0),
         m_class(M),
         EVEN_K=columns == K, TYPE=(TYPES | BYTES)[x.dtype], ACTIVATION=activation,
@@ -162,7 +165,7 @@ def _wgmma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
         TensorDescriptor.from_tensor(weight, [128, 32], narrow) if shared else None,
         None if shared else weight.view(torch.int32), packed.metadata, scale, bias, residual,
         M, N, K, rows, columns,
-        stride_s, *_strides(residual),
+        stride_s, *strides(residual),
         m_class(M),
         x_desc=TensorDescriptor(x, [M, K], [x.stride(0), 1], [16, 64], wide),
         y_desc=TensorDescriptor(y, [M, N], [y.stride(0), 1], [16, 64], result),
@@ -175,10 +178,6 @@ def _wgmma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
 def _processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; 1 where kernels are only compiled."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-def _strides(residual: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if residual is None else residual.stride()
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ import torch
 import triton
 from torch import Tensor
 
-from . import verify as tensor_core
-from smart_kernels.ops.common.inputs import flat, no_autocast
+from smart_kernels.ops.common.inputs import flat, needs_gradient, no_autocast
 from smart_kernels.ops.common.library import define
-from .packing import BYTES, PackedWeight, pack
-from smart_kernels.ops.semi_structured.linear import check_places
+from smart_kernels.ops.common.nm import check_places
 from smart_kernels.reference.common.epilogue import check_activation, finish
-from smart_kernels.reference.semi_structured.linear import expand, groups_of
+from smart_kernels.reference.common.nm import expand
+from smart_kernels.shapes import groups_of
+
+from .launch import matmul, words_kernel
+from .packing import BYTES, PackedWeight, pack, unpack
+from .verify import verified
 
 OUT = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -78,7 +81,7 @@ def quantized_semi_structured_linear(
 @torch.compiler.assume_constant_result
 def _refused(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernel must not be used; asked once, also by the compiler."""
-    return tensor_core.verified(device, tensor_core.words_kernel(device, dtype), dtype)
+    return verified(device, words_kernel(device, dtype), dtype)
 
 
 def _check(x, weight, scale, bias, residual, y_shape, out_dtype) -> None:
@@ -97,12 +100,12 @@ def _check(x, weight, scale, bias, residual, y_shape, out_dtype) -> None:
     tensors = [t for t in (x, weight.weight, scale, bias, residual) if t is not None]
     if any(t.device != x.device for t in tensors):
         raise ValueError(f"all tensors must be on the device of x, got {[str(t.device) for t in tensors]}")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if needs_gradient(*tensors):
         raise ValueError("nothing may need a gradient, use torch.no_grad()")
 
 
 def _reference(x, weight, metadata, scale, bias, residual, activation, out_dtype, N):
-    values, indices = tensor_core.unpack(PackedWeight("mma", weight, metadata, N, groups_of(x.shape[1], 4)))
+    values, indices = unpack(PackedWeight("mma", weight, metadata, N, groups_of(x.shape[1], 4)))
     dense = expand(values.double(), indices, 2, 4, x.shape[1])
     y = (x.double() @ dense.T).float() * scale
     return finish(y, *(t if t is None else t.float() for t in (bias, residual)), activation).to(out_dtype)
@@ -126,5 +129,5 @@ def _quantized(
 ) -> Tensor:
     if triton.knobs.runtime.interpret:  # it has no Gluon
         return _reference(x, weight, metadata, scale, bias, residual, activation, out_dtype, N)
-    packed = PackedWeight(tensor_core.words_kernel(x.device, x.dtype), weight, metadata, N, groups_of(x.shape[1], 4))
-    return tensor_core.matmul(x, packed, bias, residual, activation, scale, out_dtype).contiguous()
+    packed = PackedWeight(words_kernel(x.device, x.dtype), weight, metadata, N, groups_of(x.shape[1], 4))
+    return matmul(x, packed, bias, residual, activation, scale, out_dtype).contiguous()

@@ -1,4 +1,4 @@
-"""2:4 weights on sparse tensor cores: what the GPU must be, the packed form, the product, and whether it is right here.
+"""Whether the sparse tensor-core kernels are right on this device, found by running them.
 
 The kernels are Gluon, which triton calls experimental, with PTX inside. So nothing is chosen because of a version: the
 device must fit, Gluon must import, and the first use compares the product with the plain formula.
@@ -12,30 +12,9 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from .gather import turned_metadata
-from .launch import forced, lacks, matmul, offered, supported, tuner, words_kernel
-from .linear import linear
-from .packing import BYTES, KERNELS, TYPES, PackedWeight, pack, unpack
+from .launch import forced, lacks, matmul, offered, supported
+from .packing import BYTES, TYPES, pack
 
-__all__ = [
-    "KERNELS",
-    "PackedWeight",
-    "exact",
-    "forced",
-    "integers",
-    "lacks",
-    "linear",
-    "matmul",
-    "offered",
-    "pack",
-    "scales",
-    "supported",
-    "tuner",
-    "turned_metadata",
-    "unpack",
-    "verified",
-    "words_kernel",
-]
 _exact: set[tuple[torch.device, str, torch.dtype]] = set()
 TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; edges everywhere
 

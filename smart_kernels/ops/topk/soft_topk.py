@@ -1,10 +1,11 @@
 import torch
 from torch import Tensor
 
-from . import launch as launchers
 from smart_kernels.ops.common.library import define
 from smart_kernels.reference.topk.soft_topk import soft_topk as forward_reference
 from smart_kernels.reference.topk.soft_topk import soft_topk_backward as backward_reference
+
+from . import launch as launchers
 
 
 def soft_topk(

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.reference.common.conv import gradient
 from smart_kernels.reference.common.epilogue import finish
-
-GRADIENT = torch.ops.aten.convolution_backward
+from smart_kernels.reference.common.precision import wide
+from smart_kernels.shapes import Conv
 
 
 def block_sparse_conv2d(
@@ -78,18 +78,6 @@ def kernel(values: Tensor, crow_indices: Tensor, col_indices: Tensor, size: tupl
     return full.flatten(2, 3).flatten(0, 1)[:N, :C]
 
 
-def gradient(dy: Tensor, x: Tensor, weight: Tensor, conv: Conv, wanted: int) -> Tensor:
-    """The gradient of x (0) or of the weight (1), all NCHW but dy, in float32 or better."""
-    mask = [wanted == 0, wanted == 1, False]
-    settings = (None, conv.stride, conv.padding, conv.dilation, False, [0, 0], 1)
-    return GRADIENT(wide(dy).movedim(3, 1), x, weight, *settings, mask)[wanted]
-
-
 def _rows(crow_indices: Tensor, nnz: int) -> Tensor:
     rows = torch.arange(len(crow_indices) - 1, device=crow_indices.device)
     return rows.repeat_interleave(crow_indices.diff(), output_size=nnz)
-
-
-def wide(t: Tensor) -> Tensor:
-    """In float32 or better."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))

@@ -4,9 +4,11 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.reference.block_sparse.conv2d import gradient, wide
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.reference.common.conv import gradient
 from smart_kernels.reference.common.epilogue import finish
+from smart_kernels.reference.common.precision import wide
+from smart_kernels.shapes import Conv
+
 from .linear import apply_mask, split_gradient
 
 

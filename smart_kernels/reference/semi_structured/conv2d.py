@@ -6,10 +6,11 @@ The weight is the matrix (N, taps * C) with the channels of each tap filled up t
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.reference.block_sparse.conv2d import GRADIENT, wide
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.reference.common.conv import gradient_of
 from smart_kernels.reference.common.epilogue import finish
-from .linear import columns_of, expand, groups_of
+from smart_kernels.reference.common.nm import columns_of, expand
+from smart_kernels.reference.common.precision import wide
+from smart_kernels.shapes import Conv, groups_of
 
 
 def semi_structured_conv2d(
@@ -60,5 +61,4 @@ def _gradient(dy: Tensor, x: Tensor, weight: Tensor, conv: Conv, wanted: int) ->
     dy, x = dy.movedim(3, 1), x.movedim(3, 1)
     if not x.is_cuda:
         dy, x, weight = wide(dy), wide(x), wide(weight)
-    mask = [wanted == 0, wanted == 1, False]
-    return GRADIENT(dy, x, weight, None, conv.stride, conv.padding, conv.dilation, False, [0, 0], 1, mask)[wanted]
+    return gradient_of(dy, x, weight, conv, wanted)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import compress
+from smart_kernels.reference.common.nm import compress
 
 PAIRS = tuple(combinations(range(4), 2))
 CHUNK = 1 << 16  # blocks of 4x4 compared with all masks at a time

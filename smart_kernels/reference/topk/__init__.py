@@ -1,0 +1,1 @@
+"""Definitions of ``soft_topk`` and ``smart_weight``, for the ops of this family alone."""

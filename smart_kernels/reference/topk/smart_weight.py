@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .soft_topk import UNDERFLOW, soft_mask, soft_topk
+from smart_kernels.reference.common.soft_mask import soft_mask
+
+from .soft_topk import UNDERFLOW, soft_topk
 
 
 def smart_weight(

@@ -6,25 +6,11 @@ SMART, arXiv 2403.19969, section 3 (operator); Jacobian by implicit differentiat
 import torch
 from torch import Tensor
 
+from smart_kernels.reference.common.soft_mask import soft_mask
+
 NEWTON, BISECT = 32, 48  # steps: Newton's while it is trusted, then enough halvings for any bracket
 EXACT = 1e-20  # a smaller excess of the budget counts as none: fp32 underflows soon after
 UNDERFLOW = 1e-12  # below this sum of cost * mask * (1 - mask) no score moves the threshold
-
-
-def soft_mask(scores: Tensor, threshold: Tensor, temperature: float | Tensor) -> Tensor:
-    """``sigmoid((scores - threshold) / temperature)``; scores of +inf and -inf are pinned to 1 and 0.
-
-    Args:
-        scores: any shape.
-        threshold: broadcastable against ``scores``; float64 keeps the budget exact at small temperatures.
-        temperature: above 0, a number or a 0-d tensor.
-
-    Returns:
-        Shape and dtype of ``scores``. NaN scores and NaN thresholds give NaN.
-    """
-    pinned = scores.isinf() & ~threshold.isnan()
-    logits = torch.where(pinned, scores, (scores.double() - threshold) / temperature)
-    return logits.to(scores.dtype).sigmoid()
 
 
 def soft_topk(

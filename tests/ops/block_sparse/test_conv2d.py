@@ -10,17 +10,16 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 from smart_kernels.formats import BSR
 from smart_kernels.nn import SparseConv2d
-from smart_kernels.ops.block_sparse import cut as _bsr
-from smart_kernels.ops.common import conv_matmul as _conv
 from smart_kernels.ops import block_sparse_conv1d, block_sparse_conv2d, block_sparse_conv_transpose2d
-from smart_kernels.ops.block_sparse.conv_index import ConvBlocks
-from smart_kernels.ops.block_sparse.conv_ops import block_conv, block_conv_dx
+from smart_kernels.ops.block_sparse import kernel_blocks
+from smart_kernels.ops.block_sparse.conv_blocks import ConvBlocks
+from smart_kernels.ops.block_sparse.conv_operators import block_conv, block_conv_dx
 from smart_kernels.ops.block_sparse.index import conv_index
+from smart_kernels.ops.common import conv_matmul as _conv
 from smart_kernels.patterns import Block
 from smart_kernels.reference.block_sparse.conv2d import kernel
-from smart_kernels.shapes.conv import Conv
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
-
+from smart_kernels.shapes.conv import Conv
 from tests.util import assert_close
 
 NAMES = ("y", "dx", "dvalues", "dbias")
@@ -114,13 +113,13 @@ def test_an_index_holds_the_lists_that_would_be_made(tile):
 @pytest.mark.parametrize("tile", [(16, 16), (128, 128), (24, 40), (136, 72)])
 def test_blocks_that_are_cut_are_not_copied(tile):
     values, col = torch.randn(3, *tile), torch.zeros(3).int()
-    n, k = _bsr.axes(tile, (300, 300))
-    windows = _bsr.windows(values, n, k)
-    slots = slice(None) if n.parts * k.parts == 1 else _bsr.slots(col, n, k).long()
-    assert torch.equal(windows[slots], _bsr.cut(values, n, k))
+    n, k = kernel_blocks.axes(tile, (300, 300))
+    windows = kernel_blocks.windows(values, n, k)
+    slots = slice(None) if n.parts * k.parts == 1 else kernel_blocks.slots(col, n, k).long()
+    assert torch.equal(windows[slots], kernel_blocks.cut(values, n, k))
     whole = tile == (n.parts * n.block, k.parts * k.block)
     assert (windows.data_ptr() == values.data_ptr()) == whole
-    assert len(_bsr.windows(values[:0], n, k)) == 0
+    assert len(kernel_blocks.windows(values[:0], n, k)) == 0
 
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))

@@ -7,7 +7,7 @@ import torch
 
 from smart_kernels import Block, SparseConv2d, SparseLinear
 from smart_kernels.formats import indexed
-from smart_kernels.ops.block_sparse import conv_index as _conv_index
+from smart_kernels.ops.block_sparse import conv_blocks
 from smart_kernels.ops.common import block_matmul as _matmul
 from smart_kernels.ops.common.library import TRITON_DEVICES
 from tests.util import assert_close
@@ -46,7 +46,7 @@ def no_lists(monkeypatch):
         monkeypatch.setattr(_matmul.BlockRows, "transposed", refuse)
         monkeypatch.setattr(indexed, "block_index", refuse)
         monkeypatch.setattr(indexed, "conv_index", refuse)
-        monkeypatch.setattr(_conv_index.ConvBlocks, "_slots", refuse)
+        monkeypatch.setattr(conv_blocks.ConvBlocks, "_slots", refuse)
 
     return forbid
 

@@ -12,12 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
 from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
-from smart_kernels.ops.block_sparse import cut as _bsr
-from smart_kernels.ops.common import block_matmul as _matmul
-from smart_kernels.ops.block_sparse.linear import _block_sparse_linear, block_sparse_linear
+from smart_kernels.ops.block_sparse import kernel_blocks
 from smart_kernels.ops.block_sparse.index import block_index, check_indices
+from smart_kernels.ops.block_sparse.linear import _block_sparse_linear, block_sparse_linear
+from smart_kernels.ops.common import block_matmul as _matmul
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
-
 from tests.util import TOLERANCE, assert_close
 
 SHAPES = [  # M, N, K, (bn, bk)
@@ -222,9 +221,9 @@ def test_index_changes_nothing(block, device):
 
 def test_index_starts_long_rows_first():
     _, values, crow, col, _ = make(1, 100, 200, (16, 16))
-    order, columns = _bsr.split(block_index(crow, col, 13), 7, len(values))
+    order, columns = kernel_blocks.split(block_index(crow, col, 13), 7, len(values))
     assert (crow.diff()[order.long()].diff() <= 0).all() and sorted(order.tolist()) == list(range(7))
-    assert torch.equal(columns.cols, _bsr.block_rows(crow, len(values))[columns.slots.long()])
+    assert torch.equal(columns.cols, kernel_blocks.block_rows(crow, len(values))[columns.slots.long()])
     assert (col[columns.slots.long()].diff() >= 0).all()
 
 
@@ -298,11 +297,12 @@ def test_index_lists_need_no_synchronisation(block):
         values, crow, col = map(mode.from_tensor, tensors)
         cols = -(-K // block[1])
         index = block_index(crow, col, cols)
-        n, k = _bsr.axes(block, (N, K))
-        rows = _bsr.transposed_rows(_bsr.by_columns(crow, col, cols, index), n, k)
-        forward = _bsr.rows(crow, col, _bsr.split(index, len(crow) - 1, len(values))[0], *_bsr.axes(block, (N, K)))
+        n, k = kernel_blocks.axes(block, (N, K))
+        rows = kernel_blocks.transposed_rows(kernel_blocks.by_columns(crow, col, cols, index), n, k)
+        order, _ = kernel_blocks.split(index, len(crow) - 1, len(values))
+        forward = kernel_blocks.rows(crow, col, order, *kernel_blocks.axes(block, (N, K)))
     assert len(index) == len(crow) - 1 + 2 * cols + 2 * len(values)
-    assert rows.start.shape == (k.blocks,) and rows.slots.shape == (len(_bsr.cut(values, n, k)),)
+    assert rows.start.shape == (k.blocks,) and rows.slots.shape == (len(kernel_blocks.cut(values, n, k)),)
     assert forward.order.shape == forward.start.shape
 
 

@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from triton.runtime.interpreter import InterpreterBuilder
 
-from smart_kernels.ops.block_sparse import cut as _bsr, tile_matmul as _tile_matmul
-from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.ops.block_sparse import kernel_blocks
+from smart_kernels.ops.block_sparse import tile_matmul as _tile_matmul
 from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS, splits, takes_tiles, tile_matmul
+from smart_kernels.ops.common.block_matmul import BlockRows
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
-
 from tests.util import assert_close
+
 from .test_linear import dense, make
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -89,7 +90,7 @@ def test_transposed_weight_and_any_strides(M, block, device):
     N, K = 72, 80
     _, values, crow, col, _ = (t.detach() for t in make(1, N, K, block, device=device))
     dy = torch.randn(N, M, device=device).T
-    columns = BlockRows.transposed(_bsr.block_rows(crow, len(values)), col, -(-K // block[1]))
+    columns = BlockRows.transposed(kernel_blocks.block_rows(crow, len(values)), col, -(-K // block[1]))
     dx = tile_matmul(dy, values.mT, columns, None, K)
     assert_close("dx", dx, dy.double() @ dense(values, crow, col, N, K).double(), torch.float32)
 

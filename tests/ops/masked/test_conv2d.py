@@ -5,12 +5,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smart_kernels.kernels.common.conv_matmul import CONFIGS
-from smart_kernels.ops.common import conv_matmul as _conv
 from smart_kernels.ops import masked_conv2d, soft_topk
+from smart_kernels.ops.common import conv_matmul as _conv
 from smart_kernels.patterns import Block, WeightShape
+from smart_kernels.reference.common.soft_mask import soft_mask
 from smart_kernels.shapes.conv import Conv
-from smart_kernels.reference.topk.soft_topk import soft_mask
 from tests.conftest import INTERPRETED
+
 from .test_linear import NAMES, check, gradients
 
 SAME = Conv((3, 3), (1, 1), (1, 1))

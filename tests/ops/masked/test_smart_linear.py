@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 
 from smart_kernels.ops.masked.linear import masked_linear
 from smart_kernels.ops.masked.smart_linear import smart_linear
-from smart_kernels.reference.topk.soft_topk import soft_mask
+from smart_kernels.reference.common.soft_mask import soft_mask
 from smart_kernels.shapes.tiles import expand, grid, reduce_sum
-from .test_linear import check, formula, gradients
 from tests.util import assert_close
+
+from .test_linear import check, formula, gradients
 
 SHAPES = [  # M, N, K, tile, group
     pytest.param(7, 20, 33, (1, 1), (1, 4), id="n-of-m"),

@@ -9,10 +9,9 @@ from torch.library import opcheck
 from smart_kernels.nn import SparseConv2d
 from smart_kernels.ops.semi_structured.conv2d import _conv, semi_structured_conv2d
 from smart_kernels.patterns import NM
-from smart_kernels.shapes.conv import Conv
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
-from smart_kernels.reference.semi_structured.linear import compress, unpack
-
+from smart_kernels.reference.common.nm import compress, unpack
+from smart_kernels.shapes.conv import Conv
 from tests.util import assert_close
 
 NAMES = ("y", "dx", "dvalues", "dbias")

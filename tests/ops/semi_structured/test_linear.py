@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 
-from smart_kernels.ops.semi_structured.matmul import splits_of
-from smart_kernels.ops.semi_structured.linear import (_semi_structured_linear, check_places, decode_words, semi_structured_linear, transpose)
-from smart_kernels.reference.semi_structured import linear as reference
-
+from smart_kernels.ops.common.nm import check_places, decode_words, transpose
+from smart_kernels.ops.semi_structured.decode import splits_of
+from smart_kernels.ops.semi_structured.linear import _semi_structured_linear, semi_structured_linear
+from smart_kernels.reference.common import nm as reference
 from tests.util import assert_close
 
 SLOW = pytest.mark.slow

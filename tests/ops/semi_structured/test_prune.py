@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from smart_kernels.ops import semi_structured_prune
 from smart_kernels.patterns import NM, WeightShape
-from smart_kernels.reference.semi_structured.linear import compress, expand
+from smart_kernels.reference.common.nm import compress, expand
 from tests.conftest import INTERPRETED
 
 SHAPES = [(1, 1), (3, 5), (17, 22), (20, 264)]

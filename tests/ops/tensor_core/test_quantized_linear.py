@@ -11,8 +11,7 @@ from smart_kernels import (
     semi_structured_prune,
 )
 from smart_kernels.reference.common.epilogue import finish
-from smart_kernels.reference.semi_structured.linear import expand
-
+from smart_kernels.reference.common.nm import expand
 from tests.util import assert_close
 
 QUANTIZE = {"int8": quantize_int8, "fp8": quantize_fp8}

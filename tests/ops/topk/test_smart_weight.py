@@ -8,7 +8,6 @@ from torch.library import opcheck
 from smart_kernels.ops import smart_weight, soft_topk
 from smart_kernels.ops.topk.smart_weight import _smart_weight
 from smart_kernels.patterns import NM, WeightShape
-
 from tests.util import assert_close
 
 SLOW = pytest.mark.slow

@@ -7,7 +7,7 @@ from torch.library import opcheck
 
 from smart_kernels.ops.topk import launch as launchers
 from smart_kernels.ops.topk.soft_topk import _soft_topk, soft_topk
-from smart_kernels.reference.topk.soft_topk import soft_mask
+from smart_kernels.reference.common.soft_mask import soft_mask
 from tests.util import assert_close
 
 # lanes whose result is not taken divide by zero

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from bench.codegen.compile import launchers
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops.semi_structured import matmul as _semi_structured
-from smart_kernels.ops.tensor_core import verify as tensor_core
+from smart_kernels.ops import tensor_core
+from smart_kernels.ops.semi_structured.prune import semi_structured_prune
+from smart_kernels.ops.tensor_core import packed_linear
 from smart_kernels.ops.tensor_core.gather import kept, turned, turned_metadata
 from smart_kernels.ops.tensor_core.packing import KERNELS, PackedWeight, arrange, arrange_indices
-from smart_kernels.ops.semi_structured.prune import semi_structured_prune
-from smart_kernels.reference.semi_structured import linear as reference
-from smart_kernels.reference.semi_structured.linear import expand
-
+from smart_kernels.reference.common.nm import expand
+from smart_kernels.reference.semi_structured.linear import semi_structured_linear_dx
 from tests.ptx.launch import Machine, emulated
 from tests.util import assert_close
 
@@ -156,9 +155,9 @@ def test_one_way_only_the_input_gradient_is_portable(trusted, monkeypatch):
 
     def portable(dy, values, indices, bias, residual, kept, size, transposed):
         assert transposed and bias is residual is None
-        return reference.semi_structured_linear_dx(dy, values, indices, *kept, size)
+        return semi_structured_linear_dx(dy, values, indices, *kept, size)
 
-    monkeypatch.setattr(_semi_structured, "spread_matmul", portable)
+    monkeypatch.setattr(packed_linear, "spread_matmul", portable)
     y, names = trained("mma", stored, x, None, dy)
     assert names == ["sparse_mma_kernel", "sparse_gather_kernel"]
     assert torch.equal(y, x @ dense.T) and torch.equal(x.grad, dy @ dense)

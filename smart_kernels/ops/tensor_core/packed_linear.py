@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.semi_structured import matmul as launchers
-from . import packing
-from smart_kernels.ops.common.inputs import flat, no_autocast
+from smart_kernels.ops.common.inputs import flat, needs_gradient, no_autocast
 from smart_kernels.ops.common.library import TRITON_DEVICES, define
+from smart_kernels.ops.common.nm_matmul import spread_matmul
+from smart_kernels.reference.common.nm import expand
+from smart_kernels.shapes import groups_of
+
+from . import packing
 from .gather import kept, turned
 from .launch import like, matmul
 from .packing import PackedWeight
-from smart_kernels.reference.semi_structured import linear as reference
-from smart_kernels.reference.semi_structured.linear import groups_of
 
 
 def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, metadata_t: Tensor | None = None) -> Tensor:
@@ -27,8 +28,7 @@ def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, metadata
         (..., N).
     """
     args = flat(x), packed.weight, packed.metadata, bias
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args)
-    if learns or torch.compiler.is_compiling():
+    if needs_gradient(*args) or torch.compiler.is_compiling():
         with no_autocast(x):
             y = _linear(*args, metadata_t, packed.kernel, packed.out_features)
     else:
@@ -37,7 +37,7 @@ def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, metadata
 
 
 def _dense(weight: Tensor, metadata: Tensor, kernel: str, N: int, K: int) -> Tensor:
-    return reference.expand(*_saved(weight, metadata, kernel, N, K), 2, 4, K)
+    return expand(*_saved(weight, metadata, kernel, N, K), 2, 4, K)
 
 
 def _saved(weight: Tensor, metadata: Tensor, kernel: str, N: int, K: int) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def _linear_dx(dy: Tensor, weight: Tensor, metadata: Tensor, metadata_t: Tensor 
     N = dy.shape[1]
     if metadata_t is None:  # no instruction multiplies a matrix that is 2:4 along its other side
         values, indices = _saved(weight, metadata, kernel, N, K)
-        return launchers.spread_matmul(dy, values, indices, None, None, (2, 4), K, transposed=True)
+        return spread_matmul(dy, values, indices, None, None, (2, 4), K, transposed=True)
     weight_t = turned(weight, metadata, metadata_t, kernel, N, K)
     return matmul(dy, PackedWeight(kernel, weight_t, metadata_t, K, N // 4))
 

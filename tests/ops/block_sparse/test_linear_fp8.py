@@ -4,13 +4,13 @@ import pytest
 import torch
 import triton
 
-from smart_kernels.ops.common import block_matmul as _matmul
-from smart_kernels.ops.block_sparse.linear import block_sparse_linear
 from smart_kernels.ops.block_sparse.index import block_index
+from smart_kernels.ops.block_sparse.linear import block_sparse_linear
+from smart_kernels.ops.common import block_matmul as _matmul
 from smart_kernels.ops.common.quantize import quantize_fp8
 from smart_kernels.reference.common.epilogue import finish
-
 from tests.util import assert_close
+
 from .test_linear import dense, make
 
 FP8 = torch.float8_e4m3fn

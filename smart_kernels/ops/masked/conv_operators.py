@@ -10,14 +10,15 @@ from torch import Tensor
 
 from smart_kernels.kernels.masked.conv2d import masked_grad_kernel
 from smart_kernels.ops.common.axis import Axis
+from smart_kernels.ops.common.block_matmul import BlockRows
 from smart_kernels.ops.common.conv_matmul import Walk, conv_grad_parts, conv_matmul, transposed
 from smart_kernels.ops.common.inputs import unsuited
 from smart_kernels.ops.common.library import define
+from smart_kernels.reference.masked import conv2d as reference
+from smart_kernels.shapes import Conv
+
 from .live_blocks import TileMask, cut, live_blocks
 from .matmul import finished, new_gradients, pack
-from smart_kernels.ops.common.block_matmul import BlockRows
-from smart_kernels.reference.masked import conv2d as reference
-from smart_kernels.shapes.conv import Conv
 
 
 @define("masked_conv2d", reference=reference.masked_conv2d)

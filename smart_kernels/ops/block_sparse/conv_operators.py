@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from . import cut as _bsr
 from smart_kernels.ops.common.conv_matmul import Walk, conv_grad, conv_matmul
-from .conv_index import ConvBlocks
 from smart_kernels.ops.common.library import define
 from smart_kernels.reference.block_sparse import conv2d as reference
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.shapes import Conv
+
+from . import kernel_blocks
+from .conv_blocks import ConvBlocks
 
 
 def _fake(x, values, crow_indices, col_indices, bias, residual, geometry, out_channels, activation, index=None):
@@ -43,7 +44,7 @@ def block_conv(
     blocks = ConvBlocks.of(crow_indices, col_indices, values.shape[1:], (out_channels, x.shape[3]), conv, index)
     n, k, size = blocks.n, blocks.k, conv.output_size(*x.shape[1:3])
     return conv_matmul(
-        x, _bsr.windows(values, n, k), blocks.forward(), Walk.forward(conv), size, n, k,
+        x, kernel_blocks.windows(values, n, k), blocks.forward(), Walk.forward(conv), size, n, k,
         None if bias is None else bias.contiguous(), residual, activation,
     )  # fmt: skip
 
@@ -68,7 +69,7 @@ def block_conv_dx(
     blocks = ConvBlocks.of(crow_indices, col_indices, values.shape[1:], (dy.shape[3], channels), conv, index)
     n, k, size = blocks.n, blocks.k, (height, width)
     return conv_matmul(
-        dy, _bsr.windows(values, n, k).mT, blocks.backward(), Walk.transposed(conv), size, k, n,
+        dy, kernel_blocks.windows(values, n, k).mT, blocks.backward(), Walk.transposed(conv), size, k, n,
         None if bias is None else bias.contiguous(),
     )  # fmt: skip
 
@@ -89,7 +90,7 @@ def block_conv_dvalues(
     conv, channels = Conv.of(geometry), (dy.shape[3], x.shape[3])
     blocks = ConvBlocks.of(crow_indices, col_indices, (tile_n, tile_c), channels, conv, index)
     n, k = blocks.n, blocks.k
-    return _bsr.join(conv_grad(dy, x, *blocks.places(), conv, n, k, x.dtype), n, k)
+    return kernel_blocks.join(conv_grad(dy, x, *blocks.places(), conv, n, k, x.dtype), n, k)
 
 
 def _setup_context(ctx, inputs, output):

@@ -6,11 +6,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from . import cut as _bsr
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.conv_matmul import transposed
 from smart_kernels.ops.common.block_matmul import BlockRows
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.ops.common.conv_matmul import transposed
+from smart_kernels.shapes import Conv
+
+from . import kernel_blocks
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,19 @@ class ConvBlocks:
     @classmethod
     def of(cls, crow_indices, col_indices, tile, channels, conv, index=None) -> "ConvBlocks":
         """For stored blocks of size ``tile`` and a weight of (output, input) ``channels``."""
-        return cls(crow_indices, col_indices, conv, *_bsr.axes(tile, channels), index)
+        return cls(crow_indices, col_indices, conv, *kernel_blocks.axes(tile, channels), index)
 
     def forward(self) -> BlockRows:
-        """The rows of the convolution; slots of ``_bsr.windows``."""
+        """The rows of the convolution; slots of ``kernel_blocks.windows``."""
         if self.index is not None:
             start, end, cols, slots, *_ = self._parts
             return BlockRows(start, end, cols, slots if self._cut else None)
-        start, end = _bsr.bounds(self.crow_indices, len(self.col_indices), self.n, self.k)
-        cols = _bsr.columns(self.col_indices, self.n, self.k)
+        start, end = kernel_blocks.bounds(self.crow_indices, len(self.col_indices), self.n, self.k)
+        cols = kernel_blocks.columns(self.col_indices, self.n, self.k)
         return BlockRows(start, end, cols, self._slots())
 
     def backward(self) -> BlockRows:
-        """The rows (phase, channel block) of the transposed convolution; slots of ``_bsr.windows``."""
+        """The rows (phase, channel block) of the transposed convolution; slots of ``kernel_blocks.windows``."""
         if self.index is not None:
             return BlockRows(*self._parts[4:8])
         rows, slots = transposed(*self.places(), self.conv, self.n, self.k), self._slots()
@@ -56,7 +57,7 @@ class ConvBlocks:
         """The row and the column of each kernel block."""
         if self.index is not None:
             return self._parts[8], self._parts[2]
-        return _bsr.places(self.crow_indices, self.col_indices, self.n, self.k)
+        return kernel_blocks.places(self.crow_indices, self.col_indices, self.n, self.k)
 
     def pack(self) -> Tensor:
         """All of them in one tensor."""
@@ -82,4 +83,4 @@ class ConvBlocks:
         return self.n.parts * self.k.parts > 1
 
     def _slots(self) -> Tensor | None:
-        return _bsr.slots(self.col_indices, self.n, self.k) if self._cut else None
+        return kernel_blocks.slots(self.col_indices, self.n, self.k) if self._cut else None

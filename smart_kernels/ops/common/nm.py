@@ -1,0 +1,75 @@
+"""Indices of n:m weights: whether they are as saved, what few rows read instead, and those of a transpose."""
+
+import torch
+import triton
+from torch import Tensor
+
+from smart_kernels.kernels.common.nm import decode_words_kernel, transpose_kernel
+from smart_kernels.reference.common import nm as reference
+from smart_kernels.shapes import groups_of, index_bits
+
+from .library import define
+
+WORDS = 1024  # of a program that rearranges indices
+TILE = 256  # columns whose indices lie in eight words
+
+
+def decode_words(indices: Tensor, K: int) -> Tensor:
+    """2:4 indices as saved -> as the kernel for few rows reads them: (N, 8 * ceil(K / 256)) int32, in one pass."""
+    return _decode_words(indices, K)
+
+
+def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """2:4 values and indices of W -> those of W.T, where both are 2:4, in one pass. N and K are divisible by 4."""
+    return _transpose(values, indices, K)
+
+
+def check_places(indices: Tensor, n: int, m: int, K: int, transposable: bool = False) -> None:
+    """Raise ``ValueError`` unless indices, as saved, rise in each group; for ``transposable`` 2:4, unless those of W.T
+    do, too: two in every four of a column. Reads them: synchronises."""
+    groups = groups_of(K, m)
+    places = reference.unpack(indices, index_bits(m), groups * n).unflatten(1, (groups, n)).int()
+    if places.numel() and ((places.diff(dim=-1) <= 0).any() or places.max() >= m):
+        raise ValueError(f"indices must rise within [0, {m}) in each group of {m}, got others")
+    if transposable and ((1 << 4 * places).sum(-1).unflatten(0, (-1, 4)).sum(1) != 0x2222).any():
+        raise ValueError("indices must name each column twice in every four rows for transposable, got others")
+
+
+@define("semi_structured_words", reference=reference.decode_words)
+def _decode_words(indices: Tensor, K: int) -> Tensor:
+    return launch_words(indices, K)
+
+
+def _fake_transpose(values, indices, K):
+    N = values.shape[0]
+    return values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
+
+
+@define("semi_structured_transpose", reference=reference.transpose, fake=_fake_transpose)
+def _transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    if values.dtype == torch.float64:
+        return reference.transpose(values, indices, K)
+    return launch_transpose(values, indices, K)
+
+
+def launch_words(indices: Tensor, K: int) -> Tensor:
+    """See ``reference.semi_structured.decode_words``."""
+    indices, width = indices.contiguous(), 8 * -(-K // TILE)
+    words = indices.new_empty(len(indices), width, dtype=torch.int32)
+    if words.numel():
+        decode_words_kernel[(triton.cdiv(words.numel(), WORDS),)](
+            indices, words, words.numel(), width, groups_of(K, 4), indices.stride(0), BLOCK=WORDS
+        )
+    return words
+
+
+def launch_transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """See ``reference.semi_structured.transpose``."""
+    N, (values, indices) = len(values), (values.contiguous(), indices.contiguous())
+    values_t, indices_t = values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
+    if values_t.numel():
+        transpose_kernel[(triton.cdiv(K, 64), triton.cdiv(N, 64))](
+            values, indices, values_t, indices_t, N, K,
+            *(t.stride(0) for t in (values, indices, values_t, indices_t)), BLOCK_N=8, BLOCK_K=64,
+        )  # fmt: skip
+    return values_t, indices_t

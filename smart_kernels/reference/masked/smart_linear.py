@@ -1,0 +1,55 @@
+"""Definition of ``smart_linear``: ``masked_linear`` with the soft mask of scores."""
+
+from torch import Tensor
+
+from smart_kernels.reference.common.soft_mask import soft_mask
+from smart_kernels.shapes.tiles import expand, reduce_sum
+
+from .linear import masked_linear, masked_linear_backward
+
+
+def smart_linear(
+    x: Tensor,
+    weight: Tensor,
+    scores: Tensor,
+    threshold: Tensor,
+    temperature: Tensor,
+    bias: Tensor | None,
+    tile_n: int,
+    tile_k: int,
+    group_n: int,
+    group_k: int,
+    eps: float,
+    dead_grad: bool,
+) -> Tensor:
+    """``masked_linear`` with ``mask = soft_mask(scores, threshold of the group, temperature)``."""
+    mask = soft_mask(scores, expand(threshold, (group_n, group_k), scores.shape), temperature)
+    return masked_linear(x, weight, mask, bias, tile_n, tile_k, eps, dead_grad)
+
+
+def smart_linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scores: Tensor,
+    threshold: Tensor,
+    temperature: Tensor,
+    tile_n: int,
+    tile_k: int,
+    group_n: int,
+    group_k: int,
+    eps: float,
+    dead_grad: bool,
+    needs_dweight: bool,
+    needs_dscores: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dweight (N, K), dscores (grid) and dthreshold (one per group)."""
+    mask = soft_mask(scores, expand(threshold, (group_n, group_k), scores.shape), temperature)
+    dweight, dmask = masked_linear_backward(
+        dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dscores
+    )
+    if not needs_dscores:
+        return dweight, scores.new_empty(0), threshold.new_empty(0)
+    dscores = (mask * (1 - mask) * dmask / temperature).to(scores.dtype)
+    dthreshold = -reduce_sum(dscores.double(), (group_n, group_k)).to(threshold.dtype)
+    return dweight, dscores, dthreshold
