@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, mask_
-from smart_kernels.convert.measure import timing
 from smart_kernels.convert.compress.candidates import Zeros, candidates
-from smart_kernels.convert.measure.choice import Choice, choose, settle
 from smart_kernels.convert.compress.plan import explaining_tile
 from smart_kernels.convert.compress.select import select
 from smart_kernels.convert.compress.settings import Settings
+from smart_kernels.convert.measure import timing
+from smart_kernels.convert.measure.choice import Choice, choose, settle
 from smart_kernels.formats import BSR, ELL, Compact
 from tests.conftest import INTERPRETED
 from tests.util import assert_close

@@ -1,14 +1,14 @@
 """Whole models: ``mask_`` to prune, ``unmask_`` to bake the zeros in, ``compress_`` to make them fast."""
 
-from .compress.candidates import BACKENDS, DENSE
-from .measure.compare import Comparison, compare
-from .compress.compress import compress_
-from .modules.fold import fold_batchnorm_
-from .mask import mask_, masked_layers, unmask_
-from .compress.report import Report
-from .saving.save import load, save
 from .channels.slim import Slimmed, slim_
+from .compress.candidates import BACKENDS, DENSE
+from .compress.compress import compress_
+from .compress.report import Report
 from .compress.warmup import warmup
+from .mask import mask_, masked_layers, unmask_
+from .measure.compare import Comparison, compare
+from .modules.fold import fold_batchnorm_
+from .saving.save import load, save
 
 __all__ = [
     "BACKENDS",

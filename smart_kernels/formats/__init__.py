@@ -11,6 +11,7 @@ from .jit import JIT
 from .layouts import from_cutlass, from_torch, to_cutlass
 from .packed import Packed
 from .semi_structured import SemiStructured
+from .zeros import GROUP_SIZES, Groups
 
 FORMATS: dict[str, type[Format]] = {
     cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL, JIT, SemiStructured, CuSparseLt)
@@ -20,12 +21,14 @@ __all__ = [
     "BSR",
     "ELL",
     "FORMATS",
+    "GROUP_SIZES",
     "JIT",
     "Compact",
     "Conv",
     "CuSparseLt",
     "Dense",
     "Format",
+    "Groups",
     "Packed",
     "SemiStructured",
     "from_cutlass",

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.library import TRITON_DEVICES
 from smart_kernels.ops.block_sparse.index import block_index, conv_index
+from smart_kernels.ops.common.library import TRITON_DEVICES
 from smart_kernels.shapes.conv import Conv
 
 from .base import version

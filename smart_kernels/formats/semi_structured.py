@@ -2,19 +2,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.tensor_core import verify as tensor_core
 from smart_kernels.ops.common.inputs import autocast, autocast_dtype
 from smart_kernels.ops.common.library import TRITON_DEVICES
 from smart_kernels.ops.semi_structured.conv2d import semi_structured_conv2d
 from smart_kernels.ops.semi_structured.linear import check_places, semi_structured_linear
 from smart_kernels.ops.semi_structured.prune import semi_structured_prune
+from smart_kernels.ops.tensor_core import verify as tensor_core
 from smart_kernels.reference.semi_structured import linear as reference
 from smart_kernels.reference.semi_structured.linear import compress, expand, groups_of
 
 from .base import Format, version
 from .resident import LAYOUTS, resident, saved
-
-GROUPS = (2, 4, 8)  # sizes of a group that can be stored
+from .zeros import GROUP_SIZES
 
 
 class SemiStructured(Format):
@@ -65,8 +64,8 @@ class SemiStructured(Format):
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
-        if m not in GROUPS or not 0 < n < m:
-            raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUPS}, got {n}:{m}")
+        if m not in GROUP_SIZES or not 0 < n < m:
+            raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUP_SIZES}, got {n}:{m}")
         keep = _padded(weight != 0 if keep is None else keep, taps, m)
         matrix = _padded(weight.detach(), taps, m)
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:

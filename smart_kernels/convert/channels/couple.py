@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .follow import Follower, follow
 from smart_kernels.convert.modules.graph import BATCHNORMS
+
+from .follow import Follower, follow
 from .ties import STAYS
 
 logger = logging.getLogger("smart_kernels")

@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from smart_kernels.convert.modules.graph import call, evaluating
+
 from . import follow_layers, follow_moves  # noqa: F401, their rules
 from .follow_rules import RULES
-from smart_kernels.convert.modules.graph import call, evaluating
 from .ties import STAYS, Channels, Ties
 
 ALIASES = {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "div"}

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from smart_kernels.convert.measure.agree import agrees
+from smart_kernels.convert.modules.graph import call, evaluating
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse
 
-from smart_kernels.convert.measure.agree import agrees
 from .follow import Follower, follow
-from smart_kernels.convert.modules.graph import call, evaluating
 from .resize import note_, resize_, select_, sizes
 from .ties import STAYS
 

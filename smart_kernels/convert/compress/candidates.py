@@ -7,14 +7,14 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from smart_kernels.formats import BSR, ELL, JIT, Compact, Format
+from smart_kernels.formats import BSR, ELL, JIT, Compact, Format, Groups
 from smart_kernels.formats.resident import KERNELS, LAYOUTS
 from smart_kernels.formats.union import worth_uniting
-from smart_kernels.nn.sparse_base import geometry, matrix
+from smart_kernels.nn.sparse_base import geometry, matrix, weight_shape
 from smart_kernels.patterns import Pattern
 
-from .nm import kept_of
-from .plan import sparse_format, tile_of, weight_shape, wrap
+from .nm import groups_of
+from .plan import sparse_format, tile_of, wrap
 
 DENSE = ("dense", "packed")  # what a dense layer may run as; the best of them is the baseline of every speed-up
 ELL_VARIANTS = tuple((engine, buckets) for engine in ("onednn", "bmm") for buckets in (1, 2, 4, 8))
@@ -30,17 +30,17 @@ class Zeros:
 
     Attributes:
         tile: (tile_n, tile_k) of which all or nothing is kept, or None.
-        kept: options of ``SemiStructured`` where n of every m are kept, or None.
+        groups: the n:m of which they are, or None.
     """
 
     layer: Layer
     tile: tuple[int, int] | None
-    kept: dict | None
+    groups: Groups | None
 
     @classmethod
     def of(cls, layer: Layer, pattern: Pattern | None) -> "Zeros":
         """Those of the pattern, or those that the weight shows."""
-        return cls(layer, tile_of(layer, pattern), kept_of(layer, pattern))
+        return cls(layer, tile_of(layer, pattern), groups_of(layer, pattern))
 
     @cached_property
     def bsr(self) -> BSR:
@@ -49,8 +49,8 @@ class Zeros:
     @property
     def kernels(self) -> set[tuple[str, torch.dtype]]:
         """Those for sparse tensor cores, with the dtype: for 2:4 in 16 bits on a GPU, one tap."""
-        weight, kept = self.layer.weight, self.kept or {}
-        fits = (kept.get("n"), kept.get("m")) == (2, 4) and weight_shape(self.layer).taps == 1
+        weight = self.layer.weight
+        fits = self.groups is not None and self.groups[:2] == (2, 4) and weight_shape(self.layer).taps == 1
         return {(kernel, weight.dtype) for kernel in KERNELS if fits and weight.is_cuda and weight.element_size() == 2}
 
 
@@ -112,15 +112,15 @@ def _bsr(zeros: Zeros) -> Builds:
 
 
 def _semi_structured(zeros: Zeros) -> Builds:
-    if zeros.kept is None:
+    if zeros.groups is None:
         return
     for layout in LAYOUTS if zeros.kernels else LAYOUTS[:1]:
-        yield f"nm {layout}", partial(sparse_format, zeros.layer, "nm", None, layout=layout, **zeros.kept)
+        yield f"nm {layout}", partial(sparse_format, zeros.layer, "nm", None, layout=layout, **zeros.groups._asdict())
 
 
 def _cusparselt(zeros: Zeros) -> Builds:
-    if zeros.kept is not None and (zeros.kept["n"], zeros.kept["m"]) == (2, 4):
-        yield "cusparselt", partial(sparse_format, zeros.layer, "cusparselt", None, **zeros.kept)
+    if zeros.groups is not None and zeros.groups[:2] == (2, 4):
+        yield "cusparselt", partial(sparse_format, zeros.layer, "cusparselt", None, **zeros.groups._asdict())
 
 
 BUILDS: dict[str, Callable[[Zeros], Builds]] = {

@@ -5,18 +5,18 @@ import logging
 import torch
 from torch import nn
 
+from smart_kernels.convert.measure.timing import device_name
+from smart_kernels.convert.modules.fold import fold_batchnorm_
+from smart_kernels.convert.modules.graph import device_of, inputs_of, users_of_weights
+from smart_kernels.convert.modules.swap import swap_
 from smart_kernels.nn import Masked
 from smart_kernels.nn.sparse_base import Sparse
 
 from .candidates import Zeros
-from smart_kernels.convert.modules.fold import fold_batchnorm_
-from smart_kernels.convert.modules.graph import device_of, inputs_of, users_of_weights
 from .notes import absent
 from .report import Report
 from .select import select
 from .settings import Settings
-from smart_kernels.convert.modules.swap import swap_
-from smart_kernels.convert.measure.timing import device_name
 from .whole import settle_
 
 logger = logging.getLogger("smart_kernels")

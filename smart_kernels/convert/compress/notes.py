@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from smart_kernels.formats import simd
-from smart_kernels.formats.semi_structured import GROUPS
+from smart_kernels.nn.sparse_base import weight_shape
 from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.patterns import NM, Pattern
+from smart_kernels.patterns import Pattern
 
 
 def absent(
@@ -31,8 +31,8 @@ def absent(
 
 def left_dense(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> str:
     """A line for the report where nothing here leaves out the zeros of a layer; else empty."""
-    if isinstance(pattern, NM) and pattern.m not in GROUPS:
-        return f"{pattern}: stored dense, groups of {GROUPS} have a kernel"
+    if pattern is not None and (note := pattern.storage(weight_shape(layer)).note):
+        return f"{pattern}: {note}"
     if getattr(layer, "groups", 1) == 1 or (layer.weight != 0).all():
         return ""
     kind = "depthwise" if layer.groups == layer.in_channels else "grouped"

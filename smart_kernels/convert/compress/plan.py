@@ -4,19 +4,13 @@ from torch import Tensor, nn
 
 from smart_kernels.formats import FORMATS, Format
 from smart_kernels.nn.sparse import SparseConv2d, SparseLinear
-from smart_kernels.nn.sparse_base import Sparse, matrix
-from smart_kernels.patterns import NM, Channel, Pattern, WeightShape
+from smart_kernels.nn.sparse_base import Sparse, matrix, weight_shape
+from smart_kernels.patterns import Pattern
 from smart_kernels.shapes import tiles
 
 TILES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32), (128, 8), (64, 16), (32, 16))
 TILES += ((16, 32), (16, 16), (32, 8), (8, 32), (16, 8), (8, 16), (8, 8))
 EXPLAINED = 0.99  # fraction of the zeros that lies in dead tiles; single weights may be 0 by chance
-
-
-def weight_shape(layer: nn.Linear | nn.Conv2d) -> WeightShape:
-    """(N, taps, C) of a plain layer."""
-    N, C, *size = layer.weight.shape
-    return WeightShape(N, size[0] * size[1] if size else 1, C)
 
 
 def explaining_tile(weight: Tensor, taps: int) -> tuple[int, int] | None:
@@ -37,12 +31,10 @@ def explaining_tile(weight: Tensor, taps: int) -> tuple[int, int] | None:
 
 
 def tile_of(layer: nn.Linear | nn.Conv2d, pattern: Pattern | None) -> tuple[int, int] | None:
-    """The tile to store a layer with: the pattern's, or the one its zeros show; None without one."""
+    """Return the tile to store a layer with: the pattern's, or the one its zeros show; None without one."""
     if pattern is None:
         return explaining_tile(matrix(layer), weight_shape(layer).taps)
-    if isinstance(pattern, NM | Channel):
-        return None
-    return pattern.tile(weight_shape(layer))
+    return pattern.storage(weight_shape(layer)).tile
 
 
 def sparse_format(layer: nn.Linear | nn.Conv2d, name: str, tile: tuple[int, int] | None, **options) -> Format:

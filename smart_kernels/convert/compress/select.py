@@ -7,15 +7,14 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.formats import Format
-from smart_kernels.nn.sparse_base import matrix
-
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.measure.agree import agrees
-from .candidates import DENSE, Zeros, candidates
 from smart_kernels.convert.measure.choice import Times, choose, pair_ratio
+from smart_kernels.formats import Format
+from smart_kernels.nn.sparse_base import matrix, weight_shape
+
+from .candidates import DENSE, Zeros, candidates
 from .notes import left_dense
-from .plan import weight_shape
 from .report import Row
 from .settings import Settings
 

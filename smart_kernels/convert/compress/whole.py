@@ -9,11 +9,12 @@ from torch import nn
 from smart_kernels.convert.measure.choice import settle
 from smart_kernels.convert.measure.compare import in_turns
 from smart_kernels.convert.measure.cost import Cost, cost
+from smart_kernels.convert.modules.swap import swap_
+
 from .plan import wrap
 from .report import Row
 from .select import Selected
 from .settings import Settings
-from smart_kernels.convert.modules.swap import swap_
 
 KINDS = ("chosen", "rival", "plain")  # attributes of Selected
 

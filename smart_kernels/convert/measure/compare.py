@@ -9,9 +9,10 @@ from statistics import median
 import torch
 from torch import nn
 
+from smart_kernels.convert.modules.graph import call, device_of, evaluating
+
 from . import timing
 from .choice import Times, pair_ratio
-from smart_kernels.convert.modules.graph import call, device_of, evaluating
 
 logger = logging.getLogger("smart_kernels")
 

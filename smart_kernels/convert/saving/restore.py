@@ -8,12 +8,11 @@ import safetensors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from smart_kernels.convert.compress.compress import LAYERS
+from smart_kernels.convert.compress.report import Report
 from smart_kernels.formats import FORMATS
 from smart_kernels.nn import SplitAttention
-
-from smart_kernels.convert.compress.compress import LAYERS
-from smart_kernels.convert.compress.plan import weight_shape
-from smart_kernels.convert.compress.report import Report
+from smart_kernels.nn.sparse_base import weight_shape
 
 VERSION = 1
 KEYS = {"version", "layers", "tied", "split_attention", "report"}

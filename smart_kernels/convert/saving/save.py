@@ -12,22 +12,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from smart_kernels.convert.channels.resize import fit_, noted
+from smart_kernels.convert.compress.compress import compress_
+from smart_kernels.convert.compress.nm import groups_of
+from smart_kernels.convert.compress.notes import absent
+from smart_kernels.convert.compress.plan import sparse_format, wrap
+from smart_kernels.convert.compress.report import Report, Row
+from smart_kernels.convert.compress.settings import Settings
+from smart_kernels.convert.measure.timing import device_name
+from smart_kernels.convert.modules.fold import Folded, refold_
+from smart_kernels.convert.modules.swap import swap_
 from smart_kernels.formats import BSR, Compact, Dense, Format, SemiStructured
 from smart_kernels.formats.resident import KERNELS
 from smart_kernels.nn import SplitAttention
-from smart_kernels.nn.sparse_base import Sparse, matrix
+from smart_kernels.nn.sparse_base import Sparse, matrix, weight_shape
 
-from smart_kernels.convert.compress.compress import compress_
-from smart_kernels.convert.modules.fold import Folded, refold_
-from smart_kernels.convert.compress.nm import kept_of
-from smart_kernels.convert.compress.notes import absent
-from smart_kernels.convert.compress.plan import sparse_format, weight_shape, wrap
-from smart_kernels.convert.compress.report import Report, Row
-from smart_kernels.convert.channels.resize import fit_, noted
 from .restore import VERSION, checked, fill, read, reported, split_attention, submodule
-from smart_kernels.convert.compress.settings import Settings
-from smart_kernels.convert.modules.swap import swap_
-from smart_kernels.convert.measure.timing import device_name
 
 logger = logging.getLogger("smart_kernels")
 
@@ -115,8 +115,8 @@ def _smallest(layer: nn.Module, row: Row) -> Format:
     forms = [Dense.from_dense(weight, (1, 1), taps=taps), Compact.from_dense(weight, (1, 1), taps=taps)]
     if row.tile is not None:
         forms.append(BSR.from_dense(weight, row.tile, taps=taps))
-    if kept := kept_of(layer, None):
-        forms.append(SemiStructured.from_dense(weight, (1, 1), taps=taps, **kept))
+    if groups := groups_of(layer, None):
+        forms.append(SemiStructured.from_dense(weight, (1, 1), taps=taps, **groups._asdict()))
     return min(forms, key=lambda form: form.nbytes)
 
 
