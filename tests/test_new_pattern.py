@@ -61,7 +61,7 @@ def sparse_wins(monkeypatch):
     def fake(candidates, *_):
         return {name: [0.5 if name == "bsr" else 1.0] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
 
 
 class Net(nn.Module):

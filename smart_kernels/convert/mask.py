@@ -6,13 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention, start_scores_
-from smart_kernels.nn.batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm
-from smart_kernels.nn.sparse_base import weight_shape
+from smart_kernels.nn import (
+    MASKED_BATCHNORMS,
+    Masked,
+    MaskedBatchNorm,
+    MaskedConv2d,
+    MaskedLinear,
+    SplitAttention,
+    start_scores_,
+    weight_shape,
+)
 from smart_kernels.patterns import Pattern, check_pattern
 
-from .channels.couple import Group, coupled
-from .modules.graph import following_batchnorms, users_of_weights
+from .channels import Group, coupled
+from .modules import following_batchnorms, users_of_weights
 
 logger = logging.getLogger("smart_kernels")
 Filter = Callable[[nn.Module, str], bool]
