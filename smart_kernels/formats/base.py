@@ -203,8 +203,8 @@ def _alike(tensor: Tensor, other: Tensor) -> bool:
 
 
 def eager_inference(x: Tensor, *tensors: Tensor | None) -> bool:
-    """Return whether a prepared fast path may stand in: no gradient, no compiler and no autocast."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    """Return whether a prepared fast path may stand in: numbers, no gradient, no compiler and no autocast."""
+    if torch.compiler.is_compiling() or x.is_meta or torch.is_autocast_enabled(x.device.type):
         return False
     return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (x, *tensors))
 

@@ -122,7 +122,8 @@ class ELL(BSR):
             done += bucket.outputs
         if done < len(bias):  # dead rows
             parts.append(bias[done:].expand(x.shape[0], *conv.output_size(*x.shape[1:3]), -1))
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, 3)
+        # dead rows alone would be the bias itself, seen many times
+        y = parts[0] if len(parts) == 1 and done else torch.cat(parts, 3)
         if found.place is None:
             return y if out is None else out.copy_(y)
         blocks = (rows, tile_n)
