@@ -23,7 +23,7 @@ def fastest(request, monkeypatch):
     def fake(candidates, *_):
         return {name: [0.5 if name == request.param else 1.0] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
     return request.param.split()[0]
 
 

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, mask_
-from smart_kernels.convert.compress.candidates import Zeros, candidates
-from smart_kernels.convert.compress.plan import explaining_tile
-from smart_kernels.convert.compress.select import select
+from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
+from smart_kernels.convert.compress.select import candidates, select
 from smart_kernels.convert.compress.settings import Settings
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.measure.choice import Choice, choose, settle
@@ -22,7 +21,7 @@ from tests.util import assert_close
 if INTERPRETED:
     pytest.skip("measures layers, which takes hours in the interpreter", allow_module_level=True)
 
-MEASURE = timing.measure
+MEASURE = timing.time_in_turns
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +32,7 @@ def measured(monkeypatch):
     def fake(candidates, *_):
         return {name: [seconds.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
     return seconds
 
 
@@ -344,13 +343,13 @@ def test_what_a_cuda_graph_cannot_hold_is_left_out(monkeypatch, measured):
     monkeypatch.setattr(timing, "capture", capture)
     layer = prune(nn.Linear(48, 64))
     settings = Settings(backends=("dense", "ell"), cuda_graph=True)
-    found = select(("0",), Zeros.of(layer, None), torch.randn(6, 48), settings)
-    assert found.chosen.format is None and "not in a CUDA graph: ell" in found.chosen.row.note
+    found = select(("0",), layer, zeros_of(layer, None), torch.randn(6, 48), settings)
+    assert found.chosen.format is None and "not in a CUDA graph: ell" in found.chosen.report.note
 
 
 @pytest.mark.gpu
 def test_chosen_in_cuda_graphs(monkeypatch):
-    monkeypatch.setattr(timing, "measure", MEASURE)
+    monkeypatch.setattr(timing, "time_in_turns", MEASURE)
     model, x = mlp().cuda(), torch.randn(6, 48, device="cuda")
     expected = model(x)
     report = compress_(model, x, seconds=0.0, policy="size", cuda_graph=True)
@@ -368,7 +367,7 @@ def test_the_whole_model_is_held_against_the_dense_ones(monkeypatch, measured):
             seen.update({kind: call.args[0] for kind, call in candidates.items()})
         return {name: [measured.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
     bias = model[0].bias
     compress_(model, torch.randn(6, 48))
     assert {kind: stored(net) for kind, net in seen.items()} == {
@@ -426,7 +425,7 @@ def test_equal_whole_models_keep_the_winners():
 
 
 def test_really_measured(monkeypatch):
-    monkeypatch.setattr(timing, "measure", MEASURE)
+    monkeypatch.setattr(timing, "time_in_turns", MEASURE)
     model = nn.Sequential(SparseLinear(64, 64, Block(32, 32), 0.25), nn.ReLU())
     model[0].format.values.data.normal_()
     x = torch.randn(8, 64)
@@ -440,13 +439,14 @@ def test_really_measured(monkeypatch):
 def test_unions_of_rows_of_tiles_are_tried_on_a_gpu_only(device):
     layer = nn.Linear(128, 256, bias=False)
     layer.weight.data *= (torch.rand(16, 8) < 0.5).repeat_interleave(16, 0).repeat_interleave(16, 1)
-    labels = candidates(Zeros(layer.to(device), (16, 16), None), ("bsr",))
+    layer = layer.to(device)
+    labels = candidates(layer, zeros_of(layer, Block(16, 16)), ("bsr",))
     assert list(labels)[:2] == ["dense", "bsr"]
     assert list(labels)[2:] == ([] if device == "cpu" else ["bsr union 2", "bsr union 4", "bsr union 8"])
 
 
 def test_compare_of_a_model_with_itself(monkeypatch):
-    monkeypatch.setattr(timing, "measure", MEASURE)
+    monkeypatch.setattr(timing, "time_in_turns", MEASURE)
     model = nn.Linear(8, 8)
     found = compare(model, model, torch.zeros(1, 8), seconds=0.0)
     assert found.dense_ms > 0 and found.sparse_ms > 0 and found.pairs == timing.PAIRS and found.spread >= 0
@@ -454,7 +454,7 @@ def test_compare_of_a_model_with_itself(monkeypatch):
 
 @pytest.mark.parametrize("use", [compress_, lambda model, x: compare(model, model, x)], ids=["compress", "compare"])
 def test_what_can_be_neither_run_nor_placed(use, monkeypatch):
-    monkeypatch.setattr(timing, "measure", MEASURE)
+    monkeypatch.setattr(timing, "time_in_turns", MEASURE)
     with pytest.raises(ValueError, match="must have parameters, got none in Sequential"):
         use(nn.Sequential(nn.ReLU()), torch.zeros(1, 8))
     with pytest.raises(ValueError, match="example_input must be a tensor, a tuple or a dict of arguments, got None"):
@@ -467,6 +467,6 @@ def test_compare_goes_on_where_a_cuda_graph_cannot(monkeypatch, caplog):
             raise RuntimeError("operation not permitted when stream is capturing")
         return {"dense": [4.0] * 4, "sparse": [2.0] * 4}
 
-    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "time_in_turns", measure)
     found = compare(nn.Linear(8, 8), nn.Linear(8, 8), torch.zeros(1, 8), cuda_graph=True)
     assert found.speedup == 2.0 and found.steady and "without a CUDA graph" in caplog.text

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import NM, VNM, SparseConv2d, SparseLinear, compress_, load, save
-from smart_kernels.convert.compress.nm import kept_of
+from smart_kernels.convert.compress.explain import zeros_of
 from smart_kernels.convert.measure import timing
 from smart_kernels.formats import SemiStructured
 from smart_kernels.patterns import WeightShape
@@ -25,7 +25,7 @@ def seconds(monkeypatch):
     def fake(candidates, *_):
         return {name: [table.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
     return table
 
 
@@ -119,11 +119,11 @@ def test_dense_wins_where_it_is_faster_and_is_still_small_on_disk(seconds, tmp_p
 
 def test_what_the_zeros_show():
     linear = nn.Linear(32, 16)
-    assert kept_of(linear, None) is None
-    assert kept_of(prune(linear, NM(4, 8)), None) == {"n": 4, "m": 8}
-    assert kept_of(prune(linear, NM(2, 4)), None) == {"n": 2, "m": 4}
-    assert kept_of(prune(linear, NM(1, 4)), None) == {"n": 1, "m": 4}
-    assert kept_of(linear, NM(3, 16)) is None
+    assert zeros_of(linear, None).groups is None
+    assert zeros_of(prune(linear, NM(4, 8)), None).groups == (4, 8, False)
+    assert zeros_of(prune(linear, NM(2, 4)), None).groups == (2, 4, False)
+    assert zeros_of(prune(linear, NM(1, 4)), None).groups == (1, 4, False)
+    assert zeros_of(linear, NM(3, 16)).groups is None
 
 
 def test_the_report_says_what_has_no_kernel():

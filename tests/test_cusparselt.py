@@ -263,7 +263,7 @@ def test_compress_chooses_it_and_the_choice_travels(library, monkeypatch, tmp_pa
     def fake(candidates, *_):
         return {name: [0.1 if name == "cusparselt" else 1.0] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
     net, x = nn.Sequential(nn.Linear(K, N)).half(), torch.randn(4, K).half()
     net[0].weight.data = pruned(N, K, dtype=torch.float16)
     weight, expected = net[0].weight.detach().clone(), net(x)

@@ -19,7 +19,7 @@ SHAPES = [
 NOT_NM = ("nm:1:4:transposable", "nm:2:4:other", "vnm:64:1:8", "vnm:64:2:4", "vnm:0:2:8", "vnm:2:8")
 
 
-@pytest.fixture(params=[*PATTERNS, "all-taps"], ids=lambda p: getattr(p, "__name__", p))
+@pytest.fixture(params=[*PATTERNS.values(), "all-taps"], ids=lambda p: getattr(p, "__name__", p))
 def pattern(request):
     return Block(8, 16, "all") if request.param == "all-taps" else request.param(*request.param.example)
 

@@ -30,7 +30,7 @@ def seconds(monkeypatch):
     def fake(candidates, *_):
         return {name: [table.get(name, 1.0)] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
     return table
 
 

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from smart_kernels import Block, SparseConv2d, SparseLinear, warmup
-from smart_kernels.convert.compress.plan import wrap
 from smart_kernels.formats import FORMATS, simd
+from smart_kernels.nn import sparse_layer
 
 
 def model(name):
     layers = [nn.Linear(64, 64), nn.Linear(64, 32)]
     for layer in layers:
         layer.weight.data[:, 32:] = 0
-    return nn.Sequential(*(wrap(FORMATS[name].from_dense(layer.weight, (32, 32)), layer) for layer in layers))
+    return nn.Sequential(*(sparse_layer(layer, FORMATS[name].from_dense(layer.weight, (32, 32))) for layer in layers))
 
 
 @pytest.mark.parametrize("name", ["packed", "compact", "ell", "jit"])

@@ -1,14 +1,21 @@
-"""Whole models: ``mask_`` to prune, ``unmask_`` to bake the zeros in, ``compress_`` to make them fast."""
+"""Whole models: ``mask_`` to prune, ``unmask_`` to bake the zeros in, ``compress_`` to make them fast.
 
-from .channels.slim import Slimmed, slim_
-from .compress.candidates import BACKENDS, DENSE
-from .compress.compress import compress_
-from .compress.report import Report
-from .compress.warmup import warmup
+    modules/    a model as a tree of modules; knows nothing of sparsity
+    measure/    how long models and layers take, and who wins
+    channels/   which channels belong together; slim_
+    mask.py     mask_, unmask_
+    compress/   compress_: every layer becomes what runs it fastest
+    saving/     save, load
+
+Each uses those above it.
+"""
+
+from .channels import Slimmed, slim_
+from .compress import BACKENDS, DENSE, Report, compress_, warmup
 from .mask import mask_, masked_layers, unmask_
-from .measure.compare import Comparison, compare
-from .modules.fold import fold_batchnorm_
-from .saving.save import load, save
+from .measure import Comparison, compare
+from .modules import fold_batchnorm_
+from .saving import load, save
 
 __all__ = [
     "BACKENDS",

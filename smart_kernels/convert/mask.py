@@ -6,12 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from smart_kernels.nn import Masked, MaskedConv2d, MaskedLinear, SplitAttention, start_scores_
-from smart_kernels.nn.batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm
-from smart_kernels.patterns import Block, Channel, Pattern, check_pattern
+from smart_kernels.nn import (
+    MASKED_BATCHNORMS,
+    Masked,
+    MaskedBatchNorm,
+    MaskedConv2d,
+    MaskedLinear,
+    SplitAttention,
+    start_scores_,
+    weight_shape,
+)
+from smart_kernels.patterns import Pattern, check_pattern
 
-from .channels.couple import Group, coupled
-from .modules.graph import following_batchnorms, users_of_weights
+from .channels import Group, coupled
+from .modules import following_batchnorms, users_of_weights
 
 logger = logging.getLogger("smart_kernels")
 Filter = Callable[[nn.Module, str], bool]
@@ -47,7 +55,7 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
             through.
     """
     check_pattern(pattern)
-    if example_input is not None and not isinstance(pattern, Channel):
+    if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     chosen = filter_fn or _default_filter(model, pattern)
     _split_attention(model, chosen)
@@ -61,7 +69,7 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
     if example_input is not None:
         return layers
-    followers = following_batchnorms(model) if isinstance(pattern, Channel) else {}
+    followers = following_batchnorms(model) if pattern.whole_channels else {}
     scores: dict[int, nn.Parameter] = {}
     for layer in layers.values():
         layer.__class__ = MASKED_CLASSES[layer.__class__]
@@ -74,7 +82,7 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
     return layers
 
 
-def _couple(groups: list[Group], pattern: Channel) -> None:
+def _couple(groups: list[Group], pattern: Pattern) -> None:
     """Mask the layers and BatchNorms of each group by one score tensor."""
     for group in groups:
         first = group.layers[0].module
@@ -123,9 +131,7 @@ def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
             return False
         if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.in_channels <= STEM_CHANNELS):
             return False
-        if not isinstance(pattern, Block):
-            return True
-        return module.weight.shape[0] >= pattern.rows and module.weight.shape[1] >= pattern.cols
+        return pattern.fits(weight_shape(module))
 
     return chosen
 

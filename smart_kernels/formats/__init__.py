@@ -1,7 +1,7 @@
 """Storage formats of pruned weights: from_dense, linear, to_dense."""
 
 from . import simd
-from .base import Conv, Format
+from .base import Candidate, Conv, Format
 from .bsr import BSR
 from .compact import Compact
 from .cusparselt import CuSparseLt
@@ -11,23 +11,36 @@ from .jit import JIT
 from .layouts import from_cutlass, from_torch, to_cutlass
 from .packed import Packed
 from .semi_structured import SemiStructured
+from .zeros import GROUP_SIZES, Groups, Zeros
 
+# by name, a line for each: ``compress_``, ``save`` and ``load`` know what stands here, and try it in this order
 FORMATS: dict[str, type[Format]] = {
-    cls.name: cls for cls in (Dense, Packed, Compact, BSR, ELL, JIT, SemiStructured, CuSparseLt)
+    Dense.name: Dense,
+    Packed.name: Packed,
+    Compact.name: Compact,
+    ELL.name: ELL,
+    JIT.name: JIT,
+    BSR.name: BSR,
+    SemiStructured.name: SemiStructured,
+    CuSparseLt.name: CuSparseLt,
 }
 
 __all__ = [
     "BSR",
     "ELL",
     "FORMATS",
+    "GROUP_SIZES",
     "JIT",
+    "Candidate",
     "Compact",
     "Conv",
     "CuSparseLt",
     "Dense",
     "Format",
+    "Groups",
     "Packed",
     "SemiStructured",
+    "Zeros",
     "from_cutlass",
     "from_torch",
     "simd",

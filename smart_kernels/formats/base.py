@@ -1,7 +1,8 @@
 """How a pruned weight is stored, and the product that reads it."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,28 +10,66 @@ from torch import Tensor, nn
 
 from smart_kernels.shapes import Conv
 
+from .zeros import Zeros
+
+GEOMETRIES = 8  # how many geometries a format stays prepared for: layers that share it may have several
+
+
+class Candidate(NamedTuple):
+    """A variant of a format that a layer could run as.
+
+    Attributes:
+        label: for reports and timings; its first word is the name of the format.
+        options: keyword arguments of ``from_zeros`` and ``lacking``.
+    """
+
+    label: str
+    options: dict
+
+
+class Prepared(NamedTuple):
+    """What a fast path has derived from stored tensors.
+
+    Attributes:
+        built_for: the state of the tensors at that time, see ``state``.
+        memory: aliases of the tensors: while they live, no other tensor can lie at the same address.
+        by_geometry: what was built, for each geometry.
+    """
+
+    built_for: tuple
+    memory: tuple[Tensor, ...]
+    by_geometry: dict
+
 
 class Format(nn.Module, ABC):
-    """Base of all storage formats of an (N, K) weight.
+    """Base of all storage formats of an (N, K) weight: a format is one class that describes itself.
 
     The weight of a convolution is the matrix (N, taps * C), input channels next to each other. What is stored are
     Parameters and buffers, so ``state_dict``, ``.to()`` and ``copy.deepcopy`` need nothing special; what a fast path
-    derives from them is a cache that is rebuilt when they change.
+    derives from them is ``prepared``, for one state of the tensors and one geometry, and asks for both at every call.
+
+    A new format is a subclass with ``name``, ``from_dense``, ``to_dense`` and ``linear``, and a line in ``FORMATS``.
 
     Attributes:
         name: how reports and saved models call the format.
+        dense: zeros are stored and multiplied; the best such format is the baseline of every speed-up.
+        saves: the tensors of ``state_dict`` that a weight is saved as in this form; empty where it is saved as another.
+        values: Parameter, the weights that are stored.
         shape: (N, K).
         taps: kernel positions, 1 for a linear layer.
     """
 
     name: ClassVar[str]
-    _cache = None
+    dense: ClassVar[bool] = False
+    saves: ClassVar[tuple[str, ...]] = ()
+    _cache: Prepared | None = None
 
     def __init__(self, shape: tuple[int, int], taps: int = 1):
         super().__init__()
         if shape[1] % taps:
             raise ValueError(f"columns must be taps * channels, got {shape[1]} columns and {taps} taps")
-        self.shape, self.taps = (shape[0], shape[1]), taps
+        self.shape = (shape[0], shape[1])
+        self.taps = taps
 
     @classmethod
     @abstractmethod
@@ -49,38 +88,101 @@ class Format(nn.Module, ABC):
             ValueError: where the format cannot hold the weight.
         """
 
+    @classmethod
+    def from_zeros(cls, zeros: Zeros, **options) -> "Format":
+        """Store a weight whose zeros are known, with the options of a candidate.
+
+        Raises:
+            ValueError: where the format cannot hold the weight.
+        """
+        return cls.from_dense(zeros.weight, zeros.tile or (1, 1), taps=zeros.taps, **options)
+
+    @classmethod
+    def from_saved(cls, tensors: list[Tensor], shape: tuple[int, int], taps: int) -> "Format":
+        """Rebuild the format from the tensors that ``saves`` names, in that order.
+
+        Raises:
+            ValueError: they do not fit each other or the shape.
+        """
+        return cls(*tensors, shape, taps)
+
+    @classmethod
+    def candidates(cls, zeros: Zeros) -> Iterator[Candidate]:
+        """Yield the variants that a layer with such zeros may gain from; ``from_zeros`` may still refuse one."""
+        yield Candidate(cls.name, {})
+
+    @classmethod
+    def lacking(cls, device: torch.device, dtype: torch.dtype, **options) -> str | None:
+        """Say in a line why a device cannot run a variant which it would run if more were installed; else None."""
+        return None
+
     @abstractmethod
     def to_dense(self) -> Tensor:
-        """(N, K), differentiable in what is stored."""
+        """Return (N, K), differentiable in what is stored."""
 
     @abstractmethod
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``x @ weight.T + bias``: (..., K) -> (..., N)."""
+        """Return ``x @ weight.T + bias``: (..., K) -> (..., N)."""
 
     def conv2d(self, x: Tensor, bias: Tensor | None, conv: Conv) -> Tensor:
-        """(B, C, H, W) -> (B, N, H', W')."""
+        """Return the convolution: (B, C, H, W) -> (B, N, H', W')."""
         if conv.pointwise:
             return self.linear(pixels(x, conv), bias).movedim(-1, -3)
         return F.conv2d(x, kernel(self.to_dense(), conv), bias, *conv[1:])
 
     def expect(self, conv: Conv) -> None:
-        """The weight will be that of this convolution: what follows from that can be made now."""
+        """Be told that the weight will be that of this convolution: what follows from that can be made now."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is stored."""
+        """Return the bytes of what is stored."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
     def options(self) -> dict:
-        """Keyword arguments of ``from_dense`` that build this variant of the format."""
+        """Return the keyword arguments of ``from_dense`` that build this variant of the format."""
         return {}
 
-    def prepared(self, build, *args, of: tuple[Tensor, ...] | None = None):
-        """``build(*args)``, kept until a stored tensor changes, or one of those named."""
-        key = version(*((*self._parameters.values(), *self._buffers.values()) if of is None else of))
-        if self._cache is None or self._cache[0] != key:
-            self._cache = key, build(*args)
-        return self._cache[1]
+    def runs(self) -> bool:
+        """Return whether the fast path has products for the dtype and device that the values have now."""
+        return True
+
+    def fast(self, x: Tensor, bias: Tensor | None, dim: int = -1) -> bool:
+        """Return whether ``prepared`` may stand in for the plain formula at this call.
+
+        Args:
+            x: its channels are dimension ``dim``: -1 of a linear layer, 1 of a convolution.
+            bias: (N,) or None.
+
+        Returns:
+            False where x or bias are not what the values are, in dtype, device or size: the plain formula says so.
+        """
+        rows, columns = self.shape
+        channels = columns if dim == -1 else columns // self.taps
+        if not eager_inference(x, self.values, bias) or not _alike(x, self.values):
+            return False
+        if bias is not None and not (bias.shape == (rows,) and _alike(bias, self.values)):
+            return False
+        return x.numel() > 0 and x.dim() > 0 and x.shape[dim] == channels and self.runs()
+
+    def prepared(self, build: Callable, *geometry: Conv | None, of: tuple[Tensor, ...] | None = None):
+        """Return ``build(*geometry)``, kept while the stored tensors, or those named, are what they were.
+
+        Each geometry has its own, so a format has one ``build``. Layers of other geometry may share the format.
+        """
+        tensors = (*self._parameters.values(), *self._buffers.values()) if of is None else of
+        now = state(*tensors)
+        if self._cache is None or self._cache.built_for != now:
+            self._cache = Prepared(now, tuple(t.detach() for t in tensors if t is not None), {})
+        built = self._cache.by_geometry
+        if geometry not in built:
+            if len(built) == GEOMETRIES:
+                built.clear()
+            built[geometry] = build(*geometry)
+        return built[geometry]
+
+    def _apply(self, fn, recurse=True):
+        self._cache = None  # frees what belongs to the old tensors
+        return super()._apply(fn, recurse)
 
     def __getstate__(self):
         return {**self.__dict__, "_cache": None}  # packed tensors can be neither copied nor pickled
@@ -89,29 +191,35 @@ class Format(nn.Module, ABC):
         return f"{self.shape[0]}x{self.shape[1]}, {self.nbytes} bytes"
 
 
-def version(*tensors: Tensor | None) -> tuple:
-    """Changes when one of the tensors does."""
-    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors if t is not None)
+def state(*tensors: Tensor | None) -> tuple:
+    """Return what changes when one of the tensors does: in place, moved, converted or replaced."""
+    return tuple(
+        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors if t is not None
+    )
+
+
+def _alike(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.dtype == other.dtype and tensor.device == other.device
 
 
 def eager_inference(x: Tensor, *tensors: Tensor | None) -> bool:
-    """No gradient, no compiler and no autocast: a prepared fast path may stand in for the plain formula."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    """Return whether a prepared fast path may stand in: numbers, no gradient, no compiler and no autocast."""
+    if torch.compiler.is_compiling() or x.is_meta or torch.is_autocast_enabled(x.device.type):
         return False
     return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (x, *tensors))
 
 
 def pixels(x: Tensor, conv: Conv) -> Tensor:
-    """(B, C, H, W) -> (B, H', W', C), what a pointwise convolution reads."""
+    """Turn (B, C, H, W) into (B, H', W', C), what a pointwise convolution reads."""
     height, width = conv.stride
     return (x if conv.stride == (1, 1) else x[..., ::height, ::width]).movedim(-3, -1)
 
 
 def kernel(matrix: Tensor, conv: Conv) -> Tensor:
-    """(N, taps * C) -> (N, C, kh, kw) view."""
+    """View (N, taps * C) as (N, C, kh, kw)."""
     return matrix.unflatten(1, (*conv.kernel, -1)).permute(0, 3, 1, 2)
 
 
 def filled(tensor: Tensor, size: int) -> Tensor:
-    """Zeros behind the last dimension up to ``size``; F.pad would copy even where there are none to add."""
+    """Put zeros behind the last dimension up to ``size``; F.pad would copy even where there are none to add."""
     return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))

@@ -2,13 +2,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.block_sparse import FEW_ROWS, block_sparse_conv2d, block_sparse_linear, check_indices
-from smart_kernels.ops.common import TRITON_DEVICES
+from smart_kernels.ops.block_sparse.conv2d import block_sparse_conv2d
+from smart_kernels.ops.block_sparse.index import check_indices
+from smart_kernels.ops.block_sparse.linear import block_sparse_linear
+from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS
+from smart_kernels.ops.common.library import TRITON_DEVICES
 from smart_kernels.shapes import tiles
 
-from .base import Format, eager_inference
+from .base import Candidate, Format, eager_inference
 from .indexed import Indexed
-from .union import unite
+from .union import unite, worth_uniting
+from .zeros import Zeros
 
 
 class BSR(Indexed, Format):
@@ -26,6 +30,7 @@ class BSR(Indexed, Format):
     """
 
     name = "bsr"
+    saves = ("values", "crow_indices", "col_indices")
     union = 1
 
     def __init__(
@@ -50,6 +55,34 @@ class BSR(Indexed, Format):
         stored = cls(blocks[live], crow.int(), live.nonzero()[:, 1].int(), weight.shape, taps)
         stored.union = union
         return stored
+
+    @classmethod
+    def from_zeros(cls, zeros, union=1):
+        return BSR.of(zeros).united(union)
+
+    @classmethod
+    def of(cls, zeros: Zeros) -> "BSR":
+        """Return the weight in its tiles, made once: all formats of tiles read the same tensors.
+
+        Raises:
+            ValueError: the zeros are not made of tiles.
+        """
+        if zeros.tile is None:
+            raise ValueError(f"{cls.name} needs a weight of which whole tiles are kept, got another")
+        if BSR not in zeros.made:
+            zeros.made[BSR] = BSR.from_dense(zeros.weight, zeros.tile, taps=zeros.taps)
+        return zeros.made[BSR]
+
+    @classmethod
+    def candidates(cls, zeros):
+        """Yield also rows of tiles united, which only tensor cores gain from."""
+        if zeros.tile is None or not zeros.any():
+            return
+        yield Candidate(cls.name, {})
+        if zeros.weight.is_cuda:
+            bsr = BSR.of(zeros)
+            for count in worth_uniting(bsr.crow_indices, bsr.col_indices, zeros.tile[0]):
+                yield Candidate(f"{cls.name} union {count}", {"union": count})
 
     def united(self, union: int) -> "BSR":
         """The same stored tensors, read in unions."""
@@ -88,7 +121,7 @@ class BSR(Indexed, Format):
         tiles, index = (self.values, self.crow_indices, self.col_indices), self._index()
         many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
         if self.union > 1 and many and eager_inference(x, self.values, bias):
-            tiles, index = self.prepared(lambda: unite(self.values.detach(), *tiles[1:], self.union)), None
+            tiles, index = self.prepared(self._unite), None
         return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0], index=index)
 
     def conv2d(self, x, bias, conv):
@@ -98,6 +131,9 @@ class BSR(Indexed, Format):
         stored = self.values, self.crow_indices, self.col_indices
         shape = {**conv.named, "out_channels": self.shape[0]}
         return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv))
+
+    def _unite(self) -> tuple[Tensor, Tensor, Tensor]:
+        return unite(self.values.detach(), self.crow_indices, self.col_indices, self.union)
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid

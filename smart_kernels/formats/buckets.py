@@ -20,7 +20,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Buckets:
     """Buckets in order of computation; ``order`` and ``place`` (rows,) lead to it and back, None where they agree.
 
     ``sizes`` are those of the layer: block rows, tile_n, block columns, tile_c; ``zeros`` stand for no bias.
@@ -38,14 +38,15 @@ class Plan:
         return self.sizes[3] * max((len(bucket.cols) for bucket in self.buckets), default=0)
 
 
-def make_plan(blocks: Tensor, engine: str, most: int, conv: Conv) -> Plan:
-    """How (block rows, taps, block columns, tile_n, tile_c) dense blocks are multiplied, in at most so many buckets."""
+def sort_into_buckets(blocks: Tensor, engine: str, most: int, conv: Conv) -> Buckets:
+    """Sort (block rows, taps, block columns, tile_n, tile_c) dense blocks into at most so many buckets."""
     tile_n, tile_c = blocks.shape[3:]
     live = blocks.ne(0).any(-1).any(-1).any(1)  # (rows, cols)
     length = live.sum(1)
     order = length.argsort(stable=True)
     order = torch.cat([order[length[order] > 0], order[length[order] == 0]])
-    buckets, start = [], 0
+    buckets: list[Bucket] = []
+    start = 0
     for count, longest in split(length.tolist(), most):
         rows = order[start : start + count]
         # the first columns are the live ones, ascending; dead ones fill up, their weight is 0
@@ -56,7 +57,7 @@ def make_plan(blocks: Tensor, engine: str, most: int, conv: Conv) -> Plan:
     moved = not torch.equal(order, torch.arange(len(order)))
     sizes = len(blocks), tile_n, live.shape[1], tile_c
     zeros = blocks.new_zeros(sizes[0] * sizes[1])
-    return Plan(buckets, order if moved else None, order.argsort() if moved else None, sizes, zeros)
+    return Buckets(buckets, order if moved else None, order.argsort() if moved else None, sizes, zeros)
 
 
 def _product(weight: Tensor, engine: str, conv: Conv) -> Callable[[Tensor, Tensor | None], Tensor]:

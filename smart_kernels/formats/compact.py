@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Conv, Format, eager_inference, kernel
+from .base import Candidate, Conv, Format, kernel
 from .packed import onednn_takes, pack_conv, pack_linear
 
 GRANULES = (64, 32, 16, 8, 4, 2, 1)
@@ -21,6 +21,7 @@ class Compact(Format):
     """
 
     name = "compact"
+    saves = ("values", "rows", "cols")
 
     def __init__(self, values: Tensor, rows: Tensor, cols: Tensor, shape: tuple[int, int], taps: int = 1):
         super().__init__(shape, taps)
@@ -38,6 +39,12 @@ class Compact(Format):
         values = weight.detach().unflatten(1, (taps, -1))[rows][..., cols].flatten(1)
         return cls(values, rows, cols, weight.shape, taps)
 
+    @classmethod
+    def candidates(cls, zeros):
+        live = (zeros.weight != 0).unflatten(1, (zeros.taps, -1))
+        if not live.any(2).any(1).all() or not live.any(1).any(0).all():
+            yield Candidate(cls.name, {})
+
     def to_dense(self):
         channels = self.shape[1] // self.taps
         wide = self.values.new_zeros(len(self.rows), self.taps, channels)
@@ -45,14 +52,13 @@ class Compact(Format):
         return self.values.new_zeros(self.shape).index_copy(0, self.rows, wide.flatten(1))
 
     def linear(self, x, bias=None):
-        fast = self._fast(x, bias)
-        small, read, write = self.prepared(self._prepare) if fast else self._plain()
+        small, read, write = self.prepared(self._prepare) if self.fast(x, bias) else self._plain()
         return write(small(read(x), None if bias is None else bias[self.rows]), bias)
 
     def conv2d(self, x, bias, conv):
         if conv.pointwise:
             return super().conv2d(x, bias, conv)
-        fast = self._fast(x, bias) and x.dim() == 4
+        fast = x.dim() == 4 and self.fast(x, bias, dim=1)
         small, read, write = self.prepared(self._prepare, conv) if fast else self._plain(conv)
         y = small(read(x.movedim(-3, -1)).movedim(-1, -3), None if bias is None else bias[self.rows])
         return write(y.movedim(-3, -1), bias).movedim(-1, -3)
@@ -74,9 +80,6 @@ class Compact(Format):
             small = pack_linear(values) if conv is None else _channels_last(pack_conv(kernel(values, conv), conv))
         read = _reader(self.cols, channels, _granule(self.cols, channels))
         return small, read, _writer(self.rows, self.shape[0], _granule(self.rows, self.shape[0]))
-
-    def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
-        return x.dtype == self.values.dtype and eager_inference(x, self.values, bias)
 
     def _check(self, rows: Tensor, cols: Tensor) -> None:
         for name, index, size in (("rows", rows, self.shape[0]), ("cols", cols, self.shape[1] // self.taps)):

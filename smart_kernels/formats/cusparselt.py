@@ -5,7 +5,7 @@ from torch import Tensor
 from smart_kernels.ops.common import flat
 from smart_kernels.reference.common import expand
 
-from .base import eager_inference
+from .base import Candidate, eager_inference
 from .semi_structured import SemiStructured
 
 CODES = 30713  # a prime: no order made of powers of two puts a code where the same code was
@@ -23,6 +23,7 @@ class CuSparseLt(SemiStructured):
     """
 
     name = "cusparselt"
+    saves = ()  # saved as SemiStructured
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, **options):
@@ -34,6 +35,15 @@ class CuSparseLt(SemiStructured):
         if isinstance(reason := stored._packed(), str):
             raise ValueError(f"cusparselt does not take {tuple(weight.shape)} here: {reason}")
         return stored
+
+    @classmethod
+    def from_zeros(cls, zeros, **options):
+        return cls.from_dense(zeros.weight, (1, 1), taps=zeros.taps, **options)
+
+    @classmethod
+    def candidates(cls, zeros):
+        if zeros.groups is not None and zeros.groups[:2] == (2, 4):
+            yield Candidate(cls.name, {})
 
     def linear(self, x, bias=None):
         fits = x.dtype == self.values.dtype and torch_packs(self.values) and eager_inference(x, self.values, bias)
@@ -67,10 +77,6 @@ class CuSparseLt(SemiStructured):
             packed.values().copy_(values)
             self.values.data = packed.values()
         return packed
-
-    def _apply(self, fn, recurse=True):
-        self._cache = None
-        return super()._apply(fn, recurse)
 
 
 def torch_packs(weight: Tensor) -> bool:

@@ -9,6 +9,8 @@ class Dense(Format):
     """Zeros stored. ``mask`` holds them at 0 in training, where a pattern has no format of its own (N:M)."""
 
     name = "dense"
+    dense = True
+    saves = ("values",)
 
     def __init__(self, weight: Tensor, taps: int = 1, mask: Tensor | None = None):
         super().__init__(weight.shape, taps)
@@ -18,6 +20,15 @@ class Dense(Format):
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
         return cls(weight.detach().clone(), taps, keep)
+
+    @classmethod
+    def from_saved(cls, tensors, shape, taps):
+        (values,) = tensors
+        return cls(values.view(shape), taps)
+
+    @classmethod
+    def candidates(cls, zeros):
+        return iter(())  # the plain layer is this candidate
 
     def to_dense(self):
         return self.values if self.mask is None else torch.where(self.mask, self.values, 0)

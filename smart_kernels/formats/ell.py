@@ -14,12 +14,14 @@ few rows of x leave no work to hide its call behind, a batched matrix product.
 import torch
 from torch import Tensor
 
-from .base import Conv, eager_inference, filled
+from .base import Candidate, Conv, filled
 from .bsr import BSR
-from .buckets import Plan, even, make_plan
+from .buckets import Buckets, even, sort_into_buckets
 from .packed import POINT, onednn_takes
 
 ENGINES = ("onednn", "bmm")
+VARIANTS = tuple((engine, buckets) for engine in ENGINES for buckets in (1, 2, 4, 8))
+SHORTEST = 8  # rows of a tile; shorter ones gather more than they multiply
 GATHERED = 2**22  # bytes at a time: they stay in the cache, and the allocator has them at hand
 ROWS = 16  # of x: pieces are equal multiples of it, which is faster than any length, decision 0043
 
@@ -33,7 +35,9 @@ class ELL(BSR):
     """
 
     name = "ell"
-    engine, buckets = "onednn", 4
+    saves = ()  # saved as BSR
+    engine = "onednn"
+    buckets = 4
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, engine="onednn", buckets=4):
@@ -52,67 +56,79 @@ class ELL(BSR):
         self.engine, self.buckets = engine, buckets
         return self
 
+    @classmethod
+    def from_zeros(cls, zeros, **options):
+        return cls.from_bsr(BSR.of(zeros), **options)
+
+    @classmethod
+    def candidates(cls, zeros):
+        if zeros.weight.device.type != "cpu" or zeros.tile is None or zeros.tile[0] < SHORTEST or not zeros.any():
+            return
+        lengths = BSR.of(zeros).blocks().ne(0).any(-1).any(-1).any(1).sum(1).unique().count_nonzero().item()
+        for engine, buckets in VARIANTS:
+            if buckets == 1 or buckets // 2 < lengths:  # else no more buckets than with half as many
+                yield Candidate(f"{cls.name} {engine} {buckets}", {"engine": engine, "buckets": buckets})
+
     def options(self):
         return {"engine": self.engine, "buckets": self.buckets}
 
     def linear(self, x, bias=None):
-        if not self._fast(x, bias):
+        if not self.fast(x, bias):
             return super().linear(x, bias)
-        plan = self.prepared(self._plan, POINT)
-        y = self._pieces(x.reshape(1, -1, 1, x.shape[-1]), self._ordered(bias, plan), POINT, plan)
+        found = self.prepared(self._sorted, POINT)
+        y = self._pieces(x.reshape(1, -1, 1, x.shape[-1]), self._ordered(bias, found), POINT, found)
         return self._cropped(y).reshape(*x.shape[:-1], self.shape[0])
 
     def conv2d(self, x, bias, conv):
-        if conv.pointwise or self.engine == "bmm" or x.dim() != 4 or not self._fast(x, bias):
+        if conv.pointwise or self.engine == "bmm" or x.dim() != 4 or not self.fast(x, bias, dim=1):
             return super().conv2d(x, bias, conv)
-        plan = self.prepared(self._plan, conv)
-        y = self._pieces(x.movedim(1, 3).contiguous(), self._ordered(bias, plan), conv, plan)
+        found = self.prepared(self._sorted, conv)
+        y = self._pieces(x.movedim(1, 3).contiguous(), self._ordered(bias, found), conv, found)
         return self._cropped(y).movedim(3, 1)
 
-    def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
-        if not eager_inference(x, self.values, bias) or x.dtype != self.values.dtype or not x.numel():
-            return False
-        return onednn_takes(x) if self.engine == "onednn" else x.device.type == "cpu"
+    def runs(self):
+        return onednn_takes(self.values) if self.engine == "onednn" else self.values.device.type == "cpu"
 
-    def _ordered(self, bias: Tensor | None, plan: Plan) -> Tensor:
+    def _ordered(self, bias: Tensor | None, found: Buckets) -> Tensor:
         """(block rows * tile_n,) in order of computation."""
         if bias is None:
-            return plan.zeros
-        bias = filled(bias, len(plan.zeros))
-        return bias if plan.order is None else bias.view(plan.sizes[:2]).index_select(0, plan.order).view(-1)
+            return found.zeros
+        bias = filled(bias, len(found.zeros))
+        return bias if found.order is None else bias.view(found.sizes[:2]).index_select(0, found.order).view(-1)
 
     def _cropped(self, y: Tensor) -> Tensor:
         return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
 
-    def _pieces(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan) -> Tensor:
+    def _pieces(self, x: Tensor, bias: Tensor, conv: Conv, found: Buckets) -> Tensor:
         """``_run`` of as many rows or images at a time as ``GATHERED`` holds."""
         dim, unit = (1, ROWS) if conv == POINT else (0, 1)
         size = x.shape[dim]
-        step = even(size, unit, GATHERED * size // max(1, plan.gathered * x[..., :1].nbytes))
+        step = even(size, unit, GATHERED * size // max(1, found.gathered * x[..., :1].nbytes))
         if step >= size:
-            return self._run(x, bias, conv, plan)
-        y = x.new_empty(x.shape[0], *conv.output_size(*x.shape[1:3]), len(plan.zeros))
+            return self._run(x, bias, conv, found)
+        y = x.new_empty(x.shape[0], *conv.output_size(*x.shape[1:3]), len(found.zeros))
         for piece, out in zip(x.split(step, dim), y.split(step, dim), strict=True):
-            self._run(piece, bias, conv, plan, out)
+            self._run(piece, bias, conv, found, out)
         return y
 
-    def _run(self, x: Tensor, bias: Tensor, conv: Conv, plan: Plan, out: Tensor | None = None) -> Tensor:
+    def _run(self, x: Tensor, bias: Tensor, conv: Conv, found: Buckets, out: Tensor | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H', W', block rows * tile_n), into ``out`` if given."""
-        rows, tile_n, cols, tile_c = plan.sizes
+        rows, tile_n, cols, tile_c = found.sizes
         pixels = filled(x, cols * tile_c).reshape(-1, cols, tile_c)  # index_select is fast in three dimensions
         parts, done = [], 0
-        for bucket in plan.buckets:
+        for bucket in found.buckets:
             piece = bias[done : done + bucket.outputs]
             parts.append(bucket.product(pixels.index_select(1, bucket.cols).view(*x.shape[:3], -1), piece))
             done += bucket.outputs
         if done < len(bias):  # dead rows
             parts.append(bias[done:].expand(x.shape[0], *conv.output_size(*x.shape[1:3]), -1))
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, 3)
-        if plan.place is None:
+        # dead rows alone would be the bias itself, seen many times
+        y = parts[0] if len(parts) == 1 and done else torch.cat(parts, 3)
+        if found.place is None:
             return y if out is None else out.copy_(y)
         blocks = (rows, tile_n)
         out = None if out is None else out.unflatten(3, blocks)
-        return torch.index_select(y.unflatten(3, blocks), 3, plan.place, out=out).flatten(3)
+        return torch.index_select(y.unflatten(3, blocks), 3, found.place, out=out).flatten(3)
 
-    def _plan(self, conv: Conv) -> Plan:
-        return make_plan(self.blocks().detach(), self.engine, self.buckets, conv)
+    def _sorted(self, conv: Conv) -> Buckets:
+        return sort_into_buckets(self.blocks().detach(), self.engine, self.buckets, conv)

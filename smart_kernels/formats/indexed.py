@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.block_sparse import block_index, conv_index
-from smart_kernels.ops.common import TRITON_DEVICES
-from smart_kernels.shapes import Conv
+from smart_kernels.ops.block_sparse.index import block_index, conv_index
+from smart_kernels.ops.common.library import TRITON_DEVICES
+from smart_kernels.shapes.conv import Conv
 
-from .base import version
+from .base import state
 
 
 class Indexed:
@@ -19,7 +19,7 @@ class Indexed:
     """
 
     _conv: Conv | None = None  # the convolution that ``index`` is for
-    _version = None  # of the indices that it was made of
+    _made_of = None  # state of the indices that it was made of
 
     def expect(self, conv):
         self._remember(None if conv.pointwise else conv)
@@ -32,11 +32,13 @@ class Indexed:
 
     def _remember(self, conv: Conv | None) -> None:
         """Make ``index`` anew, if the indices have changed or it is for another convolution (None: a linear layer)."""
-        indices, known = (self.crow_indices, self.col_indices), self._version if self._conv == conv else None
+        indices = (self.crow_indices, self.col_indices)
+        known = self._made_of if self._conv == conv else None
         self._conv = conv
-        if indices[0].device.type in TRITON_DEVICES and known != version(*indices):
+        if indices[0].device.type in TRITON_DEVICES and known != state(*indices):
             with torch.inference_mode(False):  # it may be needed for a backward
-                self.index, self._version = self._derived(*indices), version(*indices)
+                self.index = self._derived(*indices)
+            self._made_of = state(*indices)
 
     def _derived(self, *indices: Tensor) -> Tensor:
         if self._conv is None:

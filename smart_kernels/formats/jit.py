@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import simd
-from .base import Conv, eager_inference, filled
+from .base import Candidate, Conv, filled
 from .bsr import BSR
 from .packed import POINT
 from .vector_code import CALL, LAYOUT, Spec
@@ -26,6 +26,7 @@ class JIT(BSR):
     """
 
     name = "jit"
+    saves = ()  # saved as BSR
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
@@ -41,21 +42,43 @@ class JIT(BSR):
             raise ValueError(f"jit needs blocks of a multiple of 8 rows, float32, on a CPU, got {got}")
         return cls(values, bsr.crow_indices, bsr.col_indices, bsr.shape, bsr.taps)
 
+    @classmethod
+    def from_zeros(cls, zeros, **options):
+        return cls.from_bsr(BSR.of(zeros), **options)
+
+    @classmethod
+    def candidates(cls, zeros):
+        if zeros.tile is not None and zeros.any():
+            yield Candidate(cls.name, {})
+
+    @classmethod
+    def lacking(cls, device, dtype, **options):
+        if device.type != "cpu":
+            return None
+        try:
+            simd.machine()
+        except ValueError as error:
+            return str(error)
+        return None
+
     def linear(self, x, bias=None):
-        if not self._fast(x, bias):
+        if not self.fast(x, bias):
             return super().linear(x, bias)
-        y = self.prepared(Panels, self, POINT)(x.reshape(1, 1, -1, x.shape[-1]), bias)
+        y = self.prepared(self._panels, POINT)(x.reshape(1, 1, -1, x.shape[-1]), bias)
         return y.view(*x.shape[:-1], self.shape[0])
 
     def conv2d(self, x, bias, conv):
-        if conv.pointwise or x.dim() != 4 or not self._fast(x, bias):
+        if conv.pointwise or x.dim() != 4 or not self.fast(x, bias, dim=1):
             return super().conv2d(x, bias, conv)
         top, left = conv.padding
         x = F.pad(x.movedim(1, 3), (0, 0, left, left, top, top))
-        return self.prepared(Panels, self, conv._replace(padding=(0, 0)))(x, bias).movedim(3, 1)
+        return self.prepared(self._panels, conv._replace(padding=(0, 0)))(x, bias).movedim(3, 1)
 
-    def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
-        return bool(x.dtype == self.values.dtype and x.numel() and eager_inference(x, self.values, bias))
+    def runs(self):
+        return self.values.dtype == torch.float32 and self.values.device.type == "cpu"
+
+    def _panels(self, conv: Conv) -> "Panels":
+        return Panels(self, conv)
 
 
 class Panels:

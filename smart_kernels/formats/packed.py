@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Conv, eager_inference, kernel
+from .base import Candidate, Conv, kernel
 from .dense import Dense
 
 POINT = Conv((1, 1))
@@ -44,6 +44,7 @@ class Packed(Dense):
     """Zeros stored and multiplied, from a packed copy: the best dense product of a CPU."""
 
     name = "packed"
+    saves = ()  # saved as Dense
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
@@ -51,16 +52,23 @@ class Packed(Dense):
             raise ValueError(f"packed needs float32 or bfloat16 on a CPU, got {weight.dtype} on {weight.device}")
         return super().from_dense(weight, tile, taps=taps, keep=keep)
 
+    @classmethod
+    def candidates(cls, zeros):
+        yield Candidate(cls.name, {})
+
     def linear(self, x, bias=None):
-        if not self._fast(x, bias):
+        if not self.fast(x, bias):
             return super().linear(x, bias)
-        return self.prepared(lambda: pack_linear(self.to_dense().detach()))(x, bias)
+        return self.prepared(self._pack, None)(x, bias)
 
     def conv2d(self, x, bias, conv):
-        if not self._fast(x, bias) or x.dim() != 4:
+        if x.dim() != 4 or not self.fast(x, bias, dim=1):
             return F.conv2d(x, kernel(self.to_dense(), conv), bias, *conv[1:])
-        packed = self.prepared(lambda: pack_conv(kernel(self.to_dense().detach(), conv), conv))
-        return packed(x.contiguous(memory_format=torch.channels_last), bias)
+        return self.prepared(self._pack, conv)(x.contiguous(memory_format=torch.channels_last), bias)
 
-    def _fast(self, x: Tensor, bias: Tensor | None) -> bool:
-        return eager_inference(x, self.values, bias) and x.dtype == self.values.dtype and onednn_takes(self.values)
+    def runs(self):
+        return onednn_takes(self.values)
+
+    def _pack(self, conv: Conv | None) -> Callable[[Tensor, Tensor | None], Tensor]:
+        weight = self.to_dense().detach()
+        return pack_linear(weight) if conv is None else pack_conv(kernel(weight, conv), conv)

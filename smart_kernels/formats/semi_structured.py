@@ -2,15 +2,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops import semi_structured_conv2d, semi_structured_linear, semi_structured_prune, tensor_core
-from smart_kernels.ops.common import TRITON_DEVICES, autocast, autocast_dtype, check_places
-from smart_kernels.reference.common import compress, expand
-from smart_kernels.shapes import groups_of, index_bits
+from smart_kernels.ops.common.inputs import autocast, autocast_dtype
+from smart_kernels.ops.common.library import TRITON_DEVICES
+from smart_kernels.ops.semi_structured.conv2d import semi_structured_conv2d
+from smart_kernels.ops.semi_structured.linear import check_places, semi_structured_linear
+from smart_kernels.ops.semi_structured.prune import semi_structured_prune
+from smart_kernels.ops.tensor_core import verify as tensor_core
+from smart_kernels.reference.semi_structured import linear as reference
+from smart_kernels.reference.semi_structured.linear import compress, expand, groups_of
 
-from .base import Format, version
+from .base import Candidate, Format, state
 from .resident import LAYOUTS, resident, saved
-
-GROUPS = (2, 4, 8)  # sizes of a group that can be stored
+from .zeros import GROUP_SIZES, Zeros
 
 
 class SemiStructured(Format):
@@ -36,7 +39,8 @@ class SemiStructured(Format):
     """
 
     name = "nm"
-    _turned_of = None  # version of the indices that ``turned`` was made of
+    saves = ("values", "indices", "kept")
+    _turned_of = None  # state of the indices that ``turned`` was made of
 
     def __init__(
         self,
@@ -61,8 +65,8 @@ class SemiStructured(Format):
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
-        if m not in GROUPS or not 0 < n < m:
-            raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUPS}, got {n}:{m}")
+        if m not in GROUP_SIZES or not 0 < n < m:
+            raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUP_SIZES}, got {n}:{m}")
         keep = _padded(weight != 0 if keep is None else keep, taps, m)
         matrix = _padded(weight.detach(), taps, m)
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
@@ -70,9 +74,28 @@ class SemiStructured(Format):
         values, indices = compress(matrix, keep, n, m)
         kept = torch.tensor([n, m]).to(indices.device)
         self = cls(values, indices, kept, weight.shape, taps, layout, transposable)
-        if self._arranged and (reason := tensor_core.verified(weight.device, layout, weight.dtype)):
+        if reason := cls.lacking(weight.device, weight.dtype, layout=layout):
             raise ValueError(reason)
         return self
+
+    @classmethod
+    def from_zeros(cls, zeros, **options):
+        found = {} if zeros.groups is None else zeros.groups._asdict()
+        options = found | options
+        if not {"n", "m"} <= options.keys():
+            raise ValueError(f"{cls.name} needs a weight of which n of every m are kept, got another")
+        return super().from_zeros(zeros, **options)
+
+    @classmethod
+    def candidates(cls, zeros):
+        if zeros.groups is not None:
+            for layout in LAYOUTS if _has_tensor_core_kernels(zeros) else LAYOUTS[:1]:
+                yield Candidate(f"{cls.name} {layout}", {**zeros.groups._asdict(), "layout": layout})
+
+    @classmethod
+    def lacking(cls, device, dtype, **options):
+        layout = options.get("layout")
+        return tensor_core.verified(device, layout, dtype) if layout in tensor_core.KERNELS else None
 
     def saved(self) -> tuple[Tensor, Tensor]:
         """(values, indices) as they are saved, differentiable in ``values``; what every other form derives from."""
@@ -121,10 +144,10 @@ class SemiStructured(Format):
     def _turned(self) -> Tensor | None:
         """``turned``, made anew if the places have changed."""
         known = not (self._arranged and self.transposable) or torch.compiler.is_compiling()
-        if not known and self._turned_of != version(self.indices):
+        if not known and self._turned_of != state(self.indices):
             with torch.inference_mode(False):  # it may be needed for a backward
                 self.turned = tensor_core.turned_metadata(self.indices, *self.shape)
-            self._turned_of = version(self.indices)
+            self._turned_of = state(self.indices)
         return self.turned
 
     def _apply(self, fn, recurse=True):
@@ -164,6 +187,11 @@ class SemiStructured(Format):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.n}:{self.m}, {self.layout}"
+
+
+def _has_tensor_core_kernels(zeros: Zeros) -> bool:
+    """Return whether sparse tensor cores may read the weight: 2:4 in 16 bits on a GPU, one tap."""
+    return zeros.groups[:2] == (2, 4) and zeros.taps == 1 and zeros.weight.is_cuda and zeros.weight.element_size() == 2
 
 
 def _padded(matrix: Tensor, taps: int, m: int) -> Tensor:

@@ -1,26 +1,34 @@
 """Drop-in layers: masked while pruning, sparse afterwards or from the start."""
 
 from .attention import SplitAttention
-from .batchnorm import MaskedBatchNorm1d, MaskedBatchNorm2d
+from .batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d
 from .gates import GroupGate, HardGate, SoftGate
 from .masked import Masked
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .sharing import own_weights, score_costs, start_scores_
-from .sparse import SparseConv2d, SparseLinear
+from .sparse import SparseConv2d, SparseLinear, sparse_layer
+from .sparse_base import Sparse, geometry, matrix, weight_shape
 
 __all__ = [
+    "MASKED_BATCHNORMS",
     "GroupGate",
     "HardGate",
     "Masked",
+    "MaskedBatchNorm",
     "MaskedBatchNorm1d",
     "MaskedBatchNorm2d",
     "MaskedConv2d",
     "MaskedLinear",
     "SoftGate",
+    "Sparse",
     "SparseConv2d",
     "SparseLinear",
     "SplitAttention",
+    "geometry",
+    "matrix",
     "own_weights",
     "score_costs",
+    "sparse_layer",
     "start_scores_",
+    "weight_shape",
 ]

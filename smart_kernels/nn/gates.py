@@ -46,10 +46,7 @@ class SoftGate:
 
     def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
         """(rows, cols) mask value per score, differentiable in the scores and the threshold."""
-        threshold = self.threshold
-        if pattern.local:
-            threshold = pattern.ungroup(threshold.reshape(-1, 1).repeat(1, pattern.m), shape)
-        return soft_mask(scores, threshold, self.temperature)
+        return soft_mask(scores, pattern.thresholds(self.threshold, shape), self.temperature)
 
     def map(self, fn) -> "SoftGate":
         """The gate with ``fn`` applied to its tensors; the history of the threshold is dropped."""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import masked_linear, smart_linear
-from smart_kernels.patterns import Channel, Pattern, WeightShape
+from smart_kernels.patterns import Pattern, WeightShape
 
 from .gates import GroupGate, HardGate, SoftGate
 
@@ -28,7 +28,7 @@ class Masked:
             channels (n, 1), shared by all layers that they run through.
         index: (N,) int64, the score of each channel of a coupled layer, -1 for one that stays; None elsewhere.
         gate: None (dense), ``SoftGate`` or ``GroupGate`` (search), or ``HardGate`` (afterwards).
-        batchnorm: for ``Channel``, the BatchNorm that follows and carries the soft mask, or None.
+        batchnorm: for patterns of whole channels, the BatchNorm that follows and carries the soft mask, or None.
     """
 
     dense_class: type[nn.Module]
@@ -89,7 +89,7 @@ class Masked:
     @property
     def bias(self) -> Tensor | None:
         gate = self._own_gate()
-        if self.raw_bias is None or gate is None or not isinstance(self.pattern, Channel):
+        if self.raw_bias is None or gate is None or not self.pattern.whole_channels:
             return self.raw_bias
         return (self.raw_bias * self.channel_mask()).to(self.raw_bias.dtype)
 
@@ -98,7 +98,7 @@ class Masked:
         return WeightShape(*self.matrix().shape)
 
     def channel_mask(self) -> Tensor | None:
-        """(N,) mask of the output channels for the BatchNorm that follows; ``Channel`` only."""
+        """(N,) mask of the output channels for the BatchNorm that follows; for patterns of whole channels."""
         return None if self.gate is None else self.per_tile(self.score_mask())[:, 0]
 
     def score_mask(self) -> Tensor:
@@ -134,10 +134,8 @@ class Masked:
             mask = pattern.tile_values(self.per_tile(gate.mask), shape)
             return masked_linear(x, self._flat(), mask, self.bias, tile=tile)
         scores = pattern.tile_values(self.scores if self.index is None else self.scores[self.index], shape)
-        group = (1, pattern.m) if pattern.local else None
-        return smart_linear(
-            x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, tile=tile, group=group, eps=gate.eps
-        )
+        settings = {"tile": tile, "group": pattern.group, "eps": gate.eps}
+        return smart_linear(x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, **settings)
 
     def _flat(self) -> Tensor:
         return self.raw_weight.flatten(1)

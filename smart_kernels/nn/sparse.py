@@ -150,3 +150,14 @@ class SparseConv2d(Sparse):
     def extra_repr(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.conv._asdict().items())
         return f"{self.in_channels}, {self.out_channels}, {sizes}, bias={self.bias is not None}"
+
+
+def sparse_layer(layer: nn.Linear | nn.Conv2d, format: Format) -> Sparse:
+    """Return the layer with its weight in ``format``.
+
+    Raises:
+        ValueError: no sparse layer has the geometry of the layer.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return SparseConv2d.from_format(format, layer.bias, layer).train(layer.training)
+    return SparseLinear.from_format(format, layer.bias).train(layer.training)

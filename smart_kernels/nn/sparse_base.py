@@ -3,11 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.formats import BSR, Compact, Conv, Dense, Format, SemiStructured
-from smart_kernels.formats.semi_structured import GROUPS
-from smart_kernels.patterns import NM, Pattern, WeightShape
-
-FORMATS: dict[str, type[Format]] = {"block": BSR, "channel": Compact}  # by pattern name
+from smart_kernels.formats import Conv, Format
+from smart_kernels.patterns import Pattern, WeightShape
 
 
 class Sparse(nn.Module):
@@ -32,9 +29,10 @@ class Sparse(nn.Module):
         shape = WeightShape(*weight.shape)
         mask = pattern.expand(keep.to(weight.device), shape).bool().flatten(1)
         matrix = torch.where(mask, weight.detach().flatten(1), 0)
-        cls, options = format_of(pattern, shape)
-        format = cls.from_dense(matrix, pattern.tile(shape), taps=shape.taps, keep=mask, **options)
-        live = mask.any(1).to(weight.dtype) if pattern.name == "channel" else None
+        storage = pattern.storage(shape)
+        tile = storage.tile or (1, 1)
+        format = storage.format.from_dense(matrix, tile, taps=shape.taps, keep=mask, **storage.options)
+        live = mask.any(1).to(weight.dtype) if pattern.whole_channels else None
         self._store(format, bias, live)
 
     @property
@@ -42,16 +40,6 @@ class Sparse(nn.Module):
         """(N,) or None; 0 where a pruned channel is dead."""
         bias = self._parameters["bias"]
         return bias if bias is None or self.live is None else bias * self.live
-
-
-def format_of(pattern: Pattern, shape: WeightShape) -> tuple[type[Format], dict]:
-    """The format that stores what a pattern keeps and nothing else, and its options; Dense for groups without one."""
-    if not isinstance(pattern, NM):
-        return FORMATS[pattern.name], {}
-    if pattern.m not in GROUPS:
-        return Dense, {}
-    transposable = pattern.transposable and shape.N % 4 == 0 and shape.C % 4 == 0
-    return SemiStructured, {"n": pattern.n, "m": pattern.m, "transposable": transposable}
 
 
 def geometry(conv: nn.Conv2d) -> Conv:
@@ -75,6 +63,12 @@ def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
     """(N, taps * C) weight of a plain layer, input channels next to each other."""
     weight = layer.weight.detach()
     return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def weight_shape(layer: nn.Linear | nn.Conv2d) -> WeightShape:
+    """Return (N, taps, C) of a plain layer."""
+    N, C, *size = layer.weight.shape
+    return WeightShape(N, size[0] * size[1] if size else 1, C)
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

@@ -3,6 +3,7 @@ from numbers import Integral
 from typing import Literal
 
 from .base import Pattern
+from .text import integers
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Block(Pattern):
     cols: int
     taps: Literal["one", "all"] = "one"
     name = "block"
+    form = "block:ROWSxCOLS[:all]"
     example = (32, 32)
 
     def __post_init__(self):
@@ -28,25 +30,26 @@ class Block(Pattern):
         if self.taps not in ("one", "all"):
             raise ValueError(f"Block taps must be 'one' or 'all', got {self.taps!r}")
 
+    @classmethod
+    def parse(cls, parts):
+        if len(parts) not in (1, 2):
+            raise cls.unreadable()
+        sizes = parts[0].split("x")
+        if len(sizes) != 2:
+            raise ValueError(f"a block must be ROWSxCOLS, such as 32x32, got {parts[0]!r}")
+        return cls(*integers(sizes), *parts[1:])
+
     def tile(self, shape):
         return self.rows, self.cols
 
     def scores_shape(self, shape):
-        return super().scores_shape(self._scored(shape))
-
-    def cost(self, shape):
-        return super().cost(self._scored(shape)) * (shape.taps if self.taps == "all" else 1)
+        return super().scores_shape(shape._replace(taps=1) if self.taps == "all" else shape)
 
     def tile_values(self, values, shape):
         return values.repeat(1, shape.taps) if self.taps == "all" else values
 
-    def importance(self, weight):
-        if self.taps == "one":
-            return super().importance(weight)
-        return super().importance(weight.detach().abs().mean(1, keepdim=True))
-
-    def _scored(self, shape):
-        return shape._replace(taps=1) if self.taps == "all" else shape
+    def tile_sums(self, per_tile, shape):
+        return per_tile.unflatten(1, (shape.taps, -1)).sum(1) if self.taps == "all" else per_tile
 
     def __str__(self):
         return f"block:{self.rows}x{self.cols}" + (":all" if self.taps == "all" else "")

@@ -1,6 +1,8 @@
 from dataclasses import dataclass
 
-from .base import Pattern
+from smart_kernels.formats import Compact
+
+from .base import Pattern, Storage
 
 
 @dataclass(frozen=True)
@@ -8,18 +10,20 @@ class Channel(Pattern):
     """Whole output channels. Stored as a smaller dense weight."""
 
     name = "channel"
+    form = "channel"
+    whole_channels = True
 
     def tile(self, shape):
         return 1, shape.C
 
+    def storage(self, shape):
+        return Storage(Compact)
+
     def scores_shape(self, shape):
         return shape.N, 1
-
-    def cost(self, shape):
-        return super().cost(shape._replace(taps=1)) * shape.taps
 
     def tile_values(self, values, shape):
         return values.expand(-1, shape.taps)
 
-    def importance(self, weight):
-        return weight.detach().abs().float().mean((1, 2))[:, None]
+    def tile_sums(self, per_tile, shape):
+        return per_tile.sum(1, keepdim=True)

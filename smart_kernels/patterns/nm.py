@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.reference.semi_structured import PINNED, best_masks, transposable_masks
+from smart_kernels.formats import GROUP_SIZES, Dense, Groups, SemiStructured
+from smart_kernels.reference.semi_structured.prune import PINNED, best_masks, transposable_masks
 
-from .base import Pattern
+from .base import Pattern, Storage
 from .budget import keep_n
+from .text import integers
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class NM(Pattern):
     m: int
     transposable: bool = False
     name = "nm"
+    form = "nm:N:M[:transposable]"
     example = (2, 4)
-    local = True
 
     def __post_init__(self):
         if not 0 < self.n < self.m:
@@ -33,12 +35,31 @@ class NM(Pattern):
         if self.transposable and (self.n, self.m) != (2, 4):
             raise ValueError(f"transposable masks are 2:4, got {self.n}:{self.m}")
 
+    @classmethod
+    def parse(cls, parts):
+        if len(parts) not in (2, 3) or parts[2:] not in ([], ["transposable"]):
+            raise cls.unreadable()
+        return cls(*integers(parts[:2]), transposable=len(parts) == 3)
+
     @property
     def sparsity(self):
         return 1 - self.n / self.m
 
+    @property
+    def group(self):
+        return 1, self.m
+
     def tile(self, shape):
         return 1, 1
+
+    def storage(self, shape):
+        if self.m not in GROUP_SIZES:
+            return Storage(Dense, note=f"stored dense, groups of {GROUP_SIZES} have a kernel")
+        groups = Groups(self.n, self.m, self.transposable and shape.N % 4 == 0 and shape.C % 4 == 0)
+        return Storage(SemiStructured, groups._asdict(), groups=groups)
+
+    def thresholds(self, threshold, shape):
+        return self.ungroup(threshold.reshape(-1, 1).repeat(1, self.m), shape)
 
     def groups(self, scores, shape):
         """(N, taps * C) scores -> (N * taps * ceil(C / m), m); what fills up the last group is -inf, never kept."""
@@ -81,6 +102,7 @@ class VNM(NM):
 
     v: int = 64
     name = "vnm"
+    form = "vnm:V:N:M"
     example = (64, 2, 8)
 
     def __init__(self, v: int, n: int, m: int):
@@ -91,6 +113,12 @@ class VNM(NM):
         super().__post_init__()
         if self.n != 2 or self.m <= 4 or self.v < 1:
             raise ValueError(f"VNM keeps 2 of every m > 4 weights, in v >= 1 rows, got {self.v}:{self.n}:{self.m}")
+
+    @classmethod
+    def parse(cls, parts):
+        if len(parts) != 3:
+            raise cls.unreadable()
+        return cls(*integers(parts))
 
     def hard_mask(self, scores, shape):
         groups = self.groups(scores, shape).view(shape.N, -1, self.m)  # (N, taps * groups, m)

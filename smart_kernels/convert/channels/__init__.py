@@ -1,0 +1,7 @@
+"""Channels across layers: which live and die together, and removing the dead ones."""
+
+from .couple import Group, coupled
+from .resize import fit_, noted
+from .slim import Slimmed, slim_
+
+__all__ = ["Group", "Slimmed", "coupled", "fit_", "noted", "slim_"]

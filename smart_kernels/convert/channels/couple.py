@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.modules.graph import BATCHNORMS
+from smart_kernels.convert.modules import BATCHNORMS
 
 from .follow import Follower, follow
 from .ties import STAYS

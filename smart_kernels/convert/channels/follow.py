@@ -15,14 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from smart_kernels.convert.modules.graph import call, evaluating
+from smart_kernels.convert.modules import call, evaluating
 
-from . import follow_layers, follow_moves  # noqa: F401, their rules
-from .follow_rules import RULES
+from .rules import RULES
 from .ties import STAYS, Channels, Ties
-
-ALIASES = {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "div"}
-ALIASES |= {"truediv": "div", "concat": "cat", "concatenate": "cat", "absolute": "abs"}
 
 
 class Follower(TorchFunctionMode):
@@ -57,7 +53,7 @@ class Follower(TorchFunctionMode):
         for t in inputs:
             self._uses[t] = self._uses.get(t, 0) + 1
         name = function.__name__.strip("_")
-        rule = RULES.get(ALIASES.get(name, name))
+        rule = RULES.get(name)
         if rule is None and any(t in self._channels and self._removable(self._channels[t]) for t in inputs):
             raise ValueError(f"channels can be followed through known operators only, got {name} in {self.place}")
         found = rule(self, function, args, kwargs, outputs) if rule else [None] * len(outputs)

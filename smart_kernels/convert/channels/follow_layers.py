@@ -1,4 +1,4 @@
-"""What the layers that hold channels do to them. See ``follow_rules.py``."""
+"""Rules for the layers that hold channels. See ``rules.py``."""
 
 import inspect
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .follow_rules import mix, rule
+from .follow_values import mix
 from .ties import Channels
 
 CONV = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
@@ -15,13 +15,11 @@ TRANSPOSED = inspect.signature(
 )
 
 
-@rule("linear")
 def linear(follower, function, args, kwargs, outputs):
     bound = inspect.signature(lambda input, weight, bias=None: None).bind(*args, **kwargs).arguments
     return _dense(follower, bound, args, kwargs, outputs, -1, (0, 1))
 
 
-@rule("conv1d conv2d conv3d")
 def conv(follower, function, args, kwargs, outputs):
     bound = CONV.bind(*args, **kwargs).arguments
     if bound.get("groups", 1) > 1:
@@ -29,7 +27,6 @@ def conv(follower, function, args, kwargs, outputs):
     return _dense(follower, bound, args, kwargs, outputs, 1, (0, 1))
 
 
-@rule("conv_transpose1d conv_transpose2d conv_transpose3d")
 def conv_transpose(follower, function, args, kwargs, outputs):
     bound = TRANSPOSED.bind(*args, **kwargs).arguments
     if bound.get("groups", 1) > 1:
@@ -37,7 +34,6 @@ def conv_transpose(follower, function, args, kwargs, outputs):
     return _dense(follower, bound, args, kwargs, outputs, 1, (1, 0))
 
 
-@rule("batch_norm")
 def batch_norm(follower, function, args, kwargs, outputs):
     bound = inspect.signature(F.batch_norm).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -58,7 +54,6 @@ def batch_norm(follower, function, args, kwargs, outputs):
     return [_along(numbers, dead, x.dim(), 1)]
 
 
-@rule("prelu")
 def prelu(follower, function, args, kwargs, outputs):
     """One slope for all or one per channel."""
     x, weight = args

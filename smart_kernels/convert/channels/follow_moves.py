@@ -1,17 +1,12 @@
-"""Operators that move data: they are run on the numbers. See ``follow_rules.py``."""
+"""Rules for operators that move data: they are run on the numbers. See ``rules.py``."""
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .follow_rules import mix, rule
+from .follow_values import mix
 from .ties import Channels
 
-MOVE = "permute transpose squeeze unsqueeze expand movedim moveaxis swapaxes t get cat stack"
-SHAPE = """view reshape flatten unflatten split split_with_sizes tensor_split unbind getitem narrow select index_select
-repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle"""
 
-
-@rule(MOVE)
 def move(follower, function, args, kwargs, outputs):
     """The same movement, done to the numbers."""
 
@@ -27,7 +22,6 @@ def move(follower, function, args, kwargs, outputs):
     return [Channels.thin(numbers, zero) for numbers, zero in zip(on(0), on(1), strict=True)]
 
 
-@rule(SHAPE)
 def shape(follower, function, args, kwargs, outputs):
     """A movement that must not depend on how many channels there are: they come out whole and in order."""
     before = follower.channels(args[0]).numbers
@@ -40,7 +34,6 @@ def shape(follower, function, args, kwargs, outputs):
     return moved
 
 
-@rule("chunk")
 def chunk(follower, function, args, kwargs, outputs):
     """Equal parts stay equal: channels at the same place of each part are tied."""
     moved = move(follower, function, args, kwargs, outputs)

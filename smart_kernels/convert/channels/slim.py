@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from smart_kernels.convert.measure.agree import agrees
-from smart_kernels.convert.modules.graph import call, evaluating
-from smart_kernels.nn import Masked
-from smart_kernels.nn.sparse_base import Sparse
+from smart_kernels.convert.measure import agrees
+from smart_kernels.convert.modules import call, evaluating
+from smart_kernels.nn import Masked, Sparse
 
 from .follow import Follower, follow
 from .resize import note_, resize_, select_, sizes

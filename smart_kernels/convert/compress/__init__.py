@@ -1,0 +1,21 @@
+"""From a pruned model to a fast one: ``compress_``, its settings, its report, and warming the result up."""
+
+from .compress import LAYERS, compress_
+from .explain import explaining_groups
+from .report import LayerReport, Report
+from .select import PLAIN
+from .settings import BACKENDS, DENSE, Settings
+from .warmup import warmup
+
+__all__ = [
+    "BACKENDS",
+    "DENSE",
+    "LAYERS",
+    "PLAIN",
+    "LayerReport",
+    "Report",
+    "Settings",
+    "compress_",
+    "explaining_groups",
+    "warmup",
+]

@@ -5,17 +5,13 @@ import logging
 import torch
 from torch import nn
 
-from smart_kernels.convert.measure.timing import device_name
-from smart_kernels.convert.modules.fold import fold_batchnorm_
-from smart_kernels.convert.modules.graph import device_of, inputs_of, users_of_weights
-from smart_kernels.convert.modules.swap import swap_
-from smart_kernels.nn import Masked
-from smart_kernels.nn.sparse_base import Sparse
+from smart_kernels.convert.measure import device_name
+from smart_kernels.convert.modules import device_of, fold_batchnorm_, inputs_of, swap_, users_of_weights
+from smart_kernels.nn import Masked, Sparse
 
-from .candidates import Zeros
-from .notes import absent
+from .explain import zeros_of
 from .report import Report
-from .select import select
+from .select import Selected, lacking, select
 from .settings import Settings
 from .whole import settle_
 
@@ -61,30 +57,43 @@ def compress_(
     _check(model)
     device = device_of(model)
     settings.check_device(device)
+    _prepare(model)
+    selected, absent = _select(model, example_input, settings)
+    rows, before, after = settle_(model, selected, example_input, settings)
+    return Report(rows, device_name(device), absent=absent, settings=settings.to_dict(), before=before, after=after)
+
+
+def _prepare(model: nn.Module) -> None:
+    """Make it a plain model with all that is free for a dense one, too."""
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})
     fold_batchnorm_(model)
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
-    groups, selected, kernels = _weights(model), {}, set()
+
+
+def _select(
+    model: nn.Module, example_input, settings: Settings
+) -> tuple[dict[tuple[str, ...], Selected], tuple[str, ...]]:
+    """Measure the layers, each on its own input.
+
+    Returns:
+        what each weight may end as, by the names of the layers that share it; and a line for each reason why something
+        could not be tried on this device.
+    """
+    groups = _weights(model)
     inputs = inputs_of(model, [layers[0] for layers in groups.values()], example_input)
-    for names, layers in groups.items():
-        zeros = Zeros.of(layers[0], pattern)
-        selected[names] = select(names, zeros, inputs.get(layers[0]), settings)
-        kernels |= zeros.kernels if "nm" in settings.tried else set()
-    rows, before, after = settle_(model, selected, example_input, settings)
-    return Report(
-        rows,
-        device_name(device),
-        absent=absent(settings.tried, device, kernels),
-        settings=settings.to_dict(),
-        before=before,
-        after=after,
-    )
+    selected: dict[tuple[str, ...], Selected] = {}
+    absent: dict[str, None] = {}
+    for names, (layer, *_) in groups.items():
+        zeros = zeros_of(layer, settings.pattern)
+        absent |= dict.fromkeys(lacking(zeros, settings.tried))
+        selected[names] = select(names, layer, zeros, inputs.get(layer), settings)
+    return selected, tuple(absent)
 
 
 def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
-    """Linears and Conv2ds by weight: the names and the modules that share it."""
+    """Find the Linears and Conv2ds by weight: the names and the modules that share it."""
     users, modules = users_of_weights(model), dict(model.named_modules())
     groups: dict[tuple[str, ...], list[nn.Module]] = {}
     for module in modules.values():

@@ -1,15 +1,16 @@
-"""What ``compress_`` found and chose, per layer."""
+"""The report of ``compress_``: a line for each layer, and the whole model."""
 
 from dataclasses import asdict, dataclass, field
 
 import torch
 
-from smart_kernels.convert.measure.cost import Cost
+from smart_kernels.convert.measure import Cost
+from smart_kernels.formats import FORMATS
 
 
 @dataclass(frozen=True)
-class Row:
-    """One weight.
+class LayerReport:
+    """The line of one weight.
 
     Attributes:
         name: of the layer; ``shared`` are the other layers with the same weight.
@@ -38,28 +39,34 @@ class Row:
     shared: tuple[str, ...] = ()
     note: str = ""
 
+    @classmethod
+    def from_dict(cls, data: dict) -> "LayerReport":
+        """Rebuild the line from JSON, which has lists for tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
     @property
     def weights(self) -> int:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     @property
     def sparse(self) -> bool:
-        """Runs on a format that leaves zeros out."""
-        return self.choice not in ("dense", "packed")
+        """Return whether it runs on a format that leaves zeros out."""
+        return not FORMATS[self.choice].dense
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of all layers, and where they were measured.
+    """The lines of all layers, and where they were measured.
 
     Attributes:
+        rows: a line for each weight.
         absent: a line for each backend that could not be tried there.
         settings: arguments of ``compress_``, to choose again in the same way.
         before, after: what the whole model cost, dense, and costs now. ``before.ms`` is the time of the best dense
             model, with plain layers or each as its own ``baseline``: BatchNorms folded, channels_last; timed in turns.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayerReport, ...]
     device: str
     torch_version: str = torch.__version__
     absent: tuple[str, ...] = ()
@@ -69,7 +76,7 @@ class Report:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Sums over the measured layers, and the fraction of the pruned weights that runs on a sparse format."""
+        """Return sums over the measured layers, and the fraction of the pruned weights that runs on a sparse format."""
         timed = [row for row in self.rows if row.ms is not None]
         pruned = {row.name: row.weights * (1 - row.kept) for row in self.rows}
         on_sparse = sum(pruned[row.name] for row in self.rows if row.sparse)
@@ -82,14 +89,15 @@ class Report:
         }
 
     def to_dict(self) -> dict:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "totals": self.totals}
 
     @classmethod
     def from_dict(cls, data: dict) -> "Report":
-        """The inverse of ``to_dict``."""
-        rows = tuple(Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in data["rows"])
-        absent, settings = tuple(data.get("absent", ())), data.get("settings", {})
+        """Rebuild what ``to_dict`` gave."""
+        rows = tuple(LayerReport.from_dict(row) for row in data["rows"])
+        absent = tuple(data.get("absent", ()))
+        settings = data.get("settings", {})
         costs = [None if data.get(when) is None else Cost(**data[when]) for when in ("before", "after")]
         return cls(rows, data["device"], data["torch_version"], absent, settings, *costs)
 
@@ -106,7 +114,7 @@ class Report:
         return "\n".join([head, *(line.rstrip() for line in table), *whole, *self.absent])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: LayerReport) -> tuple[str, ...]:
     N, taps, C = row.shape
     shape = f"{N}x{C}" if taps == 1 else f"{N}x{taps}x{C}"
     tile = "-" if row.tile is None else f"{row.tile[0]}x{row.tile[1]}"

@@ -1,4 +1,4 @@
-"""What one layer runs fastest as."""
+"""One layer: everything it could run as, measured, and the winner."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,90 +7,130 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.measure import timing
-from smart_kernels.convert.measure.agree import agrees
-from smart_kernels.convert.measure.choice import Times, choose, pair_ratio
-from smart_kernels.formats import Format
-from smart_kernels.nn.sparse_base import matrix
+from smart_kernels.convert.measure import Times, agrees, choose, pair_ratio, timing
+from smart_kernels.formats import FORMATS, Format, Zeros
+from smart_kernels.nn import geometry, sparse_layer, weight_shape
 
-from .candidates import DENSE, Zeros, candidates
-from .notes import left_dense
-from .plan import weight_shape
-from .report import Row
+from .report import LayerReport
 from .settings import Settings
+
+PLAIN = "dense"  # label of the layer itself
+
+Layer = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row, and the format of its weight; None: the plain layer."""
+    """A line of the report, and the format of the weight; None: the plain layer."""
 
-    row: Row
+    report: LayerReport
     format: Format | None = None
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What a weight may end as: the winner, its best dense candidate, the plain layer."""
+    """The three outcomes a weight may end with: the winner, its best dense candidate, the plain layer."""
 
     chosen: Outcome
     rival: Outcome
     plain: Outcome
 
 
-def select(names: tuple[str, ...], zeros: Zeros, x: Tensor | None, settings: Settings) -> Selected:
+def select(names: tuple[str, ...], layer: Layer, zeros: Zeros, x: Tensor | None, settings: Settings) -> Selected:
     """Measure everything that a layer could run as.
 
     Args:
         names: of the layers that share its weight.
-        zeros: the layer, and what its zeros are made of.
+        layer: the first of them, a plain one.
+        zeros: what its zeros are made of.
         x: its input, or None where the model does not call it.
         settings: how to choose.
     """
-    weight = matrix(zeros.layer)
-    kept = (weight != 0).sum().item() / weight.numel()
-    row = Row(names[0], tuple(weight_shape(zeros.layer)), kept, zeros.tile, shared=tuple(names[1:]))
+    density = (zeros.weight != 0).sum().item() / zeros.weight.numel()
+    report = LayerReport(names[0], tuple(weight_shape(layer)), density, zeros.tile, shared=tuple(names[1:]))
     if x is None:
-        return _alone(replace(row, note="not called: left as it is"))
-    modules = candidates(zeros, settings.tried)  # outside of inference mode: what is built here trains later
+        return _alone(replace(report, note="not called: left as it is"))
+    modules = candidates(layer, zeros, settings.tried)  # outside of inference mode: what is built here trains later
+    dense = tuple(label for label in modules if FORMATS[name_of(label)].dense)
     with torch.inference_mode():
         modules, notes = _usable(modules, x, settings.cuda_graph)
-        calls = {name: partial(module, x) for name, module in modules.items()}
-        times = timing.measure(calls, DENSE, x.device, settings.seconds, settings.cuda_graph) if len(calls) > 1 else {}
-    row = replace(row, note="; ".join(filter(None, [*notes, left_dense(zeros.layer, settings.pattern)])))
+        calls = {label: partial(module, x) for label, module in modules.items()}
+        times = {}
+        if len(calls) > 1:
+            times = timing.time_in_turns(calls, dense, x.device, settings.seconds, settings.cuda_graph)
+    report = replace(report, note="; ".join(filter(None, [*notes, _left_dense(layer, settings)])))
     if not times:
-        return _alone(row)
-    choice = choose(times, DENSE, settings.policy)
-    of = (choice.name, choice.baseline, "dense")
-    return Selected(*(_outcome(row, times, name, choice.baseline, modules[name]) for name in of))
+        return _alone(report)
+    choice = choose(times, dense, settings.policy)
+    labels = (choice.name, choice.baseline, PLAIN)
+    return Selected(*(_outcome(report, times, label, choice.baseline, modules[label]) for label in labels))
 
 
-def _alone(row: Row) -> Selected:
-    """Where there is nothing to choose from."""
-    return Selected(*[Outcome(row)] * 3)
+def candidates(layer: Layer, zeros: Zeros, backends: tuple[str, ...]) -> dict[str, nn.Module]:
+    """Build what a layer could run as, by label; what a format refuses is left out.
+
+    Args:
+        layer: a plain one, itself the candidate ``PLAIN``, and the only one where no sparse layer has its geometry.
+        zeros: its weight.
+        backends: names of formats.
+    """
+    found: dict[str, nn.Module] = {PLAIN: layer}
+    if isinstance(layer, nn.Conv2d):
+        try:
+            geometry(layer)
+        except ValueError:
+            return found
+    for format in map(FORMATS.__getitem__, backends):
+        for label, options in format.candidates(zeros):
+            try:
+                found[label] = sparse_layer(layer, format.from_zeros(zeros, **options))
+            except ValueError:
+                continue
+    return found
 
 
-def _outcome(row: Row, times: Times, name: str, baseline: str, module: nn.Module) -> Outcome:
+def name_of(label: str) -> str:
+    """Return the format of a candidate."""
+    return label.split()[0]
+
+
+def lacking(zeros: Zeros, backends: tuple[str, ...]) -> list[str]:
+    """Return a line for each reason why the device cannot run a variant that the layer could gain from."""
+    device, dtype = zeros.weight.device, zeros.weight.dtype
+    lines = []
+    for format in map(FORMATS.__getitem__, backends):
+        for options in ({}, *(options for _, options in format.candidates(zeros))):
+            lines.append(format.lacking(device, dtype, **options))
+    return [line for line in lines if line]
+
+
+def _alone(report: LayerReport) -> Selected:
+    """Return the outcomes where there is nothing to choose from."""
+    return Selected(*[Outcome(report)] * 3)
+
+
+def _outcome(report: LayerReport, times: Times, label: str, baseline: str, module: nn.Module) -> Outcome:
     format = getattr(module, "format", None)
-    row = replace(
-        row,
-        choice=name.split()[0],
+    report = replace(
+        report,
+        choice=name_of(label),
         options={} if format is None else format.options(),
         baseline=baseline,
         dense_ms=median(times[baseline]) * 1e3,
-        ms=median(times[name]) * 1e3,
-        spread=pair_ratio(times[name], times[baseline])[1],
-        pairs=len(times["dense"]),
+        ms=median(times[label]) * 1e3,
+        spread=pair_ratio(times[label], times[baseline])[1],
+        pairs=len(times[PLAIN]),
     )
-    return Outcome(row, format)
+    return Outcome(report, format)
 
 
 def _usable(modules: dict[str, nn.Module], x: Tensor, cuda_graph: bool) -> tuple[dict[str, nn.Module], list[str]]:
-    """The candidates whose output is the dense one and that can be timed, and a line about those of each other kind."""
-    exact = modules["dense"](x)
-    differ = [name for name, module in modules.items() if name != "dense" and not agrees(module(x), exact)]
-    loose = [name for name in modules if cuda_graph and name not in differ and not _capturable(modules[name], x)]
+    """Return the candidates whose output is the dense one and that can be timed, and a line about each other kind."""
+    exact = modules[PLAIN](x)
+    differ = [label for label, module in modules.items() if label != PLAIN and not agrees(module(x), exact)]
+    loose = [label for label in modules if cuda_graph and label not in differ and not _capturable(modules[label], x)]
     reasons = {"output differs": differ, "not in a CUDA graph": loose}
-    good = {name: module for name, module in modules.items() if name not in (*differ, *loose)}
+    good = {label: module for label, module in modules.items() if label not in (*differ, *loose)}
     return good, [f"{reason}: {', '.join(wrong)}" for reason, wrong in reasons.items() if wrong]
 
 
@@ -100,3 +140,14 @@ def _capturable(module: nn.Module, x: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _left_dense(layer: Layer, settings: Settings) -> str:
+    """Return a line for the report where nothing here leaves out the zeros of a layer; else an empty one."""
+    pattern = settings.pattern
+    if pattern is not None and (note := pattern.storage(weight_shape(layer)).note):
+        return f"{pattern}: {note}"
+    if getattr(layer, "groups", 1) == 1 or (layer.weight != 0).all():
+        return ""
+    kind = "depthwise" if layer.groups == layer.in_channels else "grouped"
+    return f"{kind} convolution: stays dense"

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from smart_kernels.formats import FORMATS
 from smart_kernels.patterns import Pattern, check_pattern, parse
 
-from .candidates import BACKENDS
+BACKENDS = tuple(FORMATS)
+DENSE = tuple(name for name, format in FORMATS.items() if format.dense)  # the best of them is the baseline
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,28 @@ class Settings:
 
     @property
     def tried(self) -> tuple[str, ...]:
+        """Return the names of the formats that are tried."""
         return BACKENDS if self.backends is None else tuple(self.backends)
 
     def check_device(self, device: torch.device) -> None:
+        """Raise ``ValueError`` where CUDA graphs are asked for on another device."""
         if self.cuda_graph and device.type != "cuda":
             raise ValueError(f"cuda_graph=True needs a model on a CUDA device, got one on {device}")
 
     def to_dict(self) -> dict:
-        """What another device chooses with, too; plain values, for JSON."""
-        pattern, backends = self.pattern and str(self.pattern), self.backends and list(self.backends)
-        return {"pattern": pattern, "backends": backends, "policy": self.policy, "cuda_graph": self.cuda_graph}
+        """Return what another device chooses with, too, as plain values, for JSON."""
+        return {
+            "pattern": self.pattern and str(self.pattern),
+            "backends": self.backends and list(self.backends),
+            "policy": self.policy,
+            "cuda_graph": self.cuda_graph,
+        }
 
     @classmethod
     def arguments(cls, data: dict, device: torch.device) -> dict:
-        """``to_dict`` as keyword arguments of ``compress_`` on a device, which may have no CUDA graphs."""
-        pattern, backends = data.get("pattern"), data.get("backends")
+        """Turn ``to_dict`` into keyword arguments of ``compress_`` on a device, which may have no CUDA graphs."""
+        pattern = data.get("pattern")
+        backends = data.get("backends")
         return {
             "pattern": pattern and parse(pattern),
             "backends": backends and tuple(backends),

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from smart_kernels.nn import SparseLinear
-from smart_kernels.nn.sparse_base import Sparse
+from smart_kernels.convert.modules import evaluating
+from smart_kernels.nn import Sparse, SparseLinear
 
 
 def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
@@ -23,18 +23,12 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
         ValueError: only M is given for a model with sparse convolutions, whose sizes do not follow from it.
     """
     device, dtype = next((p.device, p.dtype) for p in model.parameters() if p.is_floating_point())
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            for shape in shapes:
-                if isinstance(shape, int):
-                    _rows(model, shape)
-                else:
-                    model(torch.ones(shape, device=device, dtype=dtype))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        for shape in shapes:
+            if isinstance(shape, int):
+                _rows(model, shape)
+            else:
+                model(torch.ones(shape, device=device, dtype=dtype))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

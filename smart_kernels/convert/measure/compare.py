@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from smart_kernels.convert.modules.graph import call, device_of, evaluating
+from smart_kernels.convert.modules import call, device_of, evaluating
 
 from . import timing
 from .choice import Times, pair_ratio
@@ -58,12 +58,12 @@ def compare(
     Raises:
         ValueError: no parameters in ``dense``, or no ``example_input``.
     """
-    times = in_turns({"dense": dense, "sparse": sparse}, example_input, seconds, cuda_graph)
+    times = time_models({"dense": dense, "sparse": sparse}, example_input, seconds, cuda_graph)
     ms = {name: 1e3 * median(rounds) for name, rounds in times.items()}
     return Comparison(ms["dense"], ms["sparse"], *pair_ratio(times["dense"], times["sparse"]), len(times["dense"]))
 
 
-def in_turns(models: dict[str, nn.Module], example_input, seconds: float, cuda_graph: bool) -> Times:
+def time_models(models: dict[str, nn.Module], example_input, seconds: float, cuda_graph: bool) -> Times:
     """Time models on the same input; the arguments are those of ``compare``."""
     device = device_of(next(iter(models.values())))
     calls = {name: partial(call, model, example_input) for name, model in models.items()}
@@ -71,9 +71,9 @@ def in_turns(models: dict[str, nn.Module], example_input, seconds: float, cuda_g
         for context in (*map(evaluating, models.values()), torch.inference_mode()):
             stack.enter_context(context)
         try:
-            return timing.measure(calls, tuple(calls), device, seconds, cuda_graph)
+            return timing.time_in_turns(calls, tuple(calls), device, seconds, cuda_graph)
         except RuntimeError as error:
             if not cuda_graph:
                 raise
             logger.warning("timed without a CUDA graph, which cannot hold one of the models: %s", error)
-            return timing.measure(calls, tuple(calls), device, seconds)
+            return timing.time_in_turns(calls, tuple(calls), device, seconds)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from smart_kernels.convert.modules.graph import call, evaluating
-from smart_kernels.nn.sparse_base import Sparse
+from smart_kernels.convert.modules import call, evaluating
+from smart_kernels.nn import Sparse
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -20,7 +20,7 @@ FINALISTS = 2  # sparse candidates that get the full number of rounds
 Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for the device and gives the seconds per call
 
 
-def measure(
+def time_in_turns(
     candidates: dict[str, Callable[[], object]],
     dense: tuple[str, ...],
     device: torch.device,

@@ -8,24 +8,16 @@ import safetensors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smart_kernels.convert.compress.compress import LAYERS
-from smart_kernels.convert.compress.plan import weight_shape
-from smart_kernels.convert.compress.report import Report
-from smart_kernels.formats import FORMATS
-from smart_kernels.nn import SplitAttention
+from smart_kernels.convert.compress import LAYERS, Report
+from smart_kernels.formats import FORMATS, Format
+from smart_kernels.nn import SplitAttention, weight_shape
 
 VERSION = 1
 KEYS = {"version", "layers", "tied", "split_attention", "report"}
-STORED = {
-    "dense": ("values",),
-    "compact": ("values", "rows", "cols"),
-    "bsr": ("values", "crow_indices", "col_indices"),
-    "nm": ("values", "indices", "kept"),
-}
 
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """``config.json`` and the tensors."""
+    """Read ``config.json`` and the tensors."""
     try:
         config = json.loads((path / "config.json").read_text())
         tensors = load_file(path / "model.safetensors")
@@ -42,7 +34,7 @@ def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
 
 
 def reported(config: dict) -> Report:
-    """The report in ``config.json``."""
+    """Return the report in ``config.json``."""
     try:
         report = Report.from_dict(config["report"])
     except (KeyError, TypeError) as error:
@@ -56,14 +48,16 @@ def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
     """Put all tensors into the dense model."""
     state = dict(tensors)
     for row in config["report"]["rows"]:
-        name, entry = row["name"], config["layers"].get(row["name"])
-        if entry is None or entry["stored"] not in STORED:
+        name = row["name"]
+        entry = config["layers"].get(name)
+        form = FORMATS.get(entry["stored"]) if entry else None
+        if form is None or not form.saves:
             raise ValueError(f"layer {name} needs an entry that says how it is stored, got {entry}")
         layer = checked(submodule(model, name), name, row["shape"])
-        keys = [f"{name}.{key}" for key in STORED[entry["stored"]]]
+        keys = [f"{name}.{key}" for key in form.saves]
         if absent := [key for key in keys if key not in state]:
             raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
-        weight = _dense(entry["stored"], [state.pop(key) for key in keys], row)
+        weight = _dense(form, [state.pop(key) for key in keys], row)
         for each in (name, *entry["shared"]):
             state[f"{each}.weight"] = _kernel(weight, layer)
     state |= {key: state[first] for key, first in config["tied"].items() if first in state}
@@ -74,7 +68,7 @@ def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
 
 
 def submodule(model: nn.Module, name: str) -> nn.Module:
-    """The layer that a report names."""
+    """Return the layer that a report names."""
     try:
         return model.get_submodule(name)
     except AttributeError:
@@ -82,18 +76,16 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
 
 
 def checked(layer: nn.Module, name: str, shape: Sequence[int]) -> nn.Module:
-    """The layer, a plain one of this (N, taps, C)."""
+    """Return the layer if it is a plain one of this (N, taps, C)."""
     if type(layer) not in LAYERS or list(weight_shape(layer)) != list(shape):
         raise ValueError(f"layer {name} must be a plain one of (N, taps, C) = {list(shape)}, got {layer}")
     return layer
 
 
-def _dense(stored: str, tensors: list[Tensor], row: dict) -> Tensor:
+def _dense(form: type[Format], tensors: list[Tensor], row: dict) -> Tensor:
     N, taps, C = row["shape"]
     try:
-        if stored == "dense":
-            return tensors[0].view(N, taps * C)
-        return FORMATS[stored](*tensors, (N, taps * C), taps).to_dense().detach()
+        return form.from_saved(tensors, (N, taps * C), taps).to_dense().detach()
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"layer {row['name']} is damaged: {error}") from error
 

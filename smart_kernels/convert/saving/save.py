@@ -4,7 +4,6 @@ A layer is stored in the smallest form, whatever it runs as: a layer that stays 
 """
 
 import json
-import logging
 from pathlib import Path
 
 import safetensors
@@ -12,41 +11,31 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from smart_kernels.convert.channels.resize import fit_, noted
-from smart_kernels.convert.compress.compress import compress_
-from smart_kernels.convert.compress.nm import kept_of
-from smart_kernels.convert.compress.notes import absent
-from smart_kernels.convert.compress.plan import sparse_format, weight_shape, wrap
-from smart_kernels.convert.compress.report import Report, Row
-from smart_kernels.convert.compress.settings import Settings
-from smart_kernels.convert.measure.timing import device_name
-from smart_kernels.convert.modules.fold import Folded, refold_
-from smart_kernels.convert.modules.swap import swap_
-from smart_kernels.formats import BSR, Compact, Dense, Format, SemiStructured
-from smart_kernels.formats.resident import KERNELS
-from smart_kernels.nn import SplitAttention
-from smart_kernels.nn.sparse_base import Sparse, matrix
+from smart_kernels.convert.channels import noted
+from smart_kernels.convert.compress import LayerReport, Report, explaining_groups
+from smart_kernels.convert.modules import Folded
+from smart_kernels.formats import FORMATS, Format, Zeros
+from smart_kernels.nn import Sparse, SplitAttention, matrix, weight_shape
 
-from .restore import VERSION, checked, fill, read, reported, split_attention, submodule
-
-logger = logging.getLogger("smart_kernels")
+from .restore import VERSION, checked, submodule
 
 
 def save(model: nn.Module, directory: str | Path, report: Report) -> None:
     """Write a model that ``compress_`` returned ``report`` for.
 
-    Under ``<layer>.``: ``values``, ``crow_indices``, ``col_indices`` of a block sparse weight; ``values``, ``rows``,
-    ``cols`` of one without its dead channels; ``values``, ``indices``, ``kept`` of n:m; ``values`` of a
-    dense one. All else is under its own name.
+    Under ``<layer>.`` are the tensors that the smallest form of its weight ``saves``, see ``Format``; all else is under
+    its own name.
 
     Raises:
         ValueError: the report is that of another model.
     """
-    layers, tensors = {}, {}
+    layers: dict[str, dict] = {}
+    tensors: dict[str, Tensor] = {}
     for row in report.rows:
         form = _smallest(checked(_plain(submodule(model, row.name)), row.name, row.shape), row)
         layers[row.name] = {"stored": form.name, "shared": list(row.shared)}
-        tensors |= {f"{row.name}.{key}": tensor for key, tensor in form.state_dict().items()}
+        state = form.state_dict()
+        tensors |= {f"{row.name}.{key}": state[key] for key in form.saves}
     rest, tied = _rest(model, [name for row in report.rows for name in (row.name, *row.shared)])
     config = {
         "version": VERSION,
@@ -65,58 +54,18 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: bool | None = None) -> Report:
-    """Rebuild a saved model in place, in a fresh dense one of the same architecture; one that was slimmed shrinks it.
-
-    Args:
-        model: dense, on the device it will run on.
-        directory: what ``save`` wrote.
-        example_input: as for ``compress_``; needed to choose again.
-        rechoose: measure again, with the pattern, backends and policy of the saved choice; default: where the device
-            is another one, or lacks what was chosen, and ``example_input`` is given. Without it, the saved choices
-            stay, as far as the device has them.
-
-    Returns:
-        The report: the saved one, or the new one.
-
-    Raises:
-        ValueError: the files do not fit the model or each other, or ``rechoose`` without ``example_input``.
-    """
-    config, tensors = read(Path(directory))
-    report = reported(config)
-    first = next(model.parameters())
-    here, layouts = first.device, {row.options.get("layout") for row in report.rows}
-    kernels = [(layout, first.dtype) for layout in layouts if layout in KERNELS]
-    device, lacking = device_name(here), absent(tuple(row.choice for row in report.rows), here, kernels)
-    if rechoose is None:
-        rechoose = bool(device != report.device or lacking) and example_input is not None
-    if rechoose and example_input is None:
-        raise ValueError("rechoose=True measures the layers and needs example_input, got None")
-    if device != report.device and not rechoose:
-        logger.warning(
-            "backends were chosen on %s, this is %s: pass example_input to choose again", report.device, device
-        )
-    split_attention(model, config["split_attention"])
-    fit_(model, config.get("slimmed", {}))
-    biases = {key.removesuffix(".bias") for key in (*tensors, *config["tied"]) if key.endswith(".bias")}
-    refold_(model, config.get("folded", []), biases)
-    fill(model, config, tensors)
-    if rechoose:
-        return compress_(model, example_input, **Settings.arguments(report.settings, here))
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.to(memory_format=torch.channels_last)
-    swap_(model, {k: v for row in report.rows for k, v in _runtime(model, row).items()})
-    return report
-
-
-def _smallest(layer: nn.Module, row: Row) -> Format:
-    """The form with the fewest bytes."""
-    weight, taps = matrix(layer), weight_shape(layer).taps
-    forms = [Dense.from_dense(weight, (1, 1), taps=taps), Compact.from_dense(weight, (1, 1), taps=taps)]
-    if row.tile is not None:
-        forms.append(BSR.from_dense(weight, row.tile, taps=taps))
-    if kept := kept_of(layer, None):
-        forms.append(SemiStructured.from_dense(weight, (1, 1), taps=taps, **kept))
+def _smallest(layer: nn.Linear | nn.Conv2d, row: LayerReport) -> Format:
+    """Return the weight in the form with the fewest bytes."""
+    weight = matrix(layer)
+    taps = weight_shape(layer).taps
+    zeros = Zeros(weight, taps, row.tile, explaining_groups(weight, taps))
+    forms = []
+    for format in FORMATS.values():
+        if format.saves:
+            try:
+                forms.append(format.from_zeros(zeros))
+            except ValueError:
+                continue
     return min(forms, key=lambda form: form.nbytes)
 
 
@@ -125,9 +74,11 @@ def _plain(layer: nn.Module) -> nn.Module:
 
 
 def _rest(model: nn.Module, layers: list[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All but the weights of ``layers``; a tensor with several names once, and its other names -> that one."""
+    """Return all but the weights of ``layers``; a tensor with several names once, and its other names -> that one."""
     skipped = tuple(f"{name}.{part}" for name in layers for part in ("weight", "format."))
-    rest, tied, names = {}, {}, {}
+    rest: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    names: dict[int, str] = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
         if key.startswith(skipped):
             continue
@@ -137,16 +88,3 @@ def _rest(model: nn.Module, layers: list[str]) -> tuple[dict[str, Tensor], dict[
         else:
             tied[key] = first
     return rest, tied
-
-
-def _runtime(model: nn.Module, row: Row) -> dict[nn.Module, nn.Module]:
-    """What replaces the layers of a row; nothing where the device has no such format."""
-    layer = model.get_submodule(row.name)
-    if row.choice == "dense":
-        return {}
-    try:
-        form = sparse_format(layer, row.choice, row.tile, **row.options)
-    except ValueError as error:
-        logger.warning("%s stays dense: %s", row.name, error)
-        return {}
-    return {each: wrap(form, each) for each in map(model.get_submodule, (row.name, *row.shared))}

@@ -1,11 +1,6 @@
-"""What each operator does to the channels of its inputs. See ``follow.py``.
-
-A rule takes the follower, the function, its arguments and its output tensors, and returns the channels of each output;
-None for one whose channels are all mixed up and stay.
-"""
+"""Rules for operators that combine values: element by element, over places, or all of them. See ``rules.py``."""
 
 import inspect
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,26 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from .ties import Channels
 
-RULES: dict[str, Callable] = {}
 
-KEEP = """relu relu6 hardtanh gelu silu hardswish mish tanh sigmoid hardsigmoid leaky_relu elu selu celu softplus
-softsign logsigmoid exp log abs neg sqrt rsqrt square pow clamp clip dropout dropout1d dropout2d feature_dropout rsub
-rtruediv clone contiguous to type float double half bfloat16 detach"""
-POOL = """max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d
-adaptive_max_pool2d lp_pool2d interpolate"""
-MIX = """layer_norm group_norm instance_norm rms_norm softmax log_softmax matmul bmm baddbmm einsum normalize
-scaled_dot_product_attention multi_head_attention_forward setitem"""
-
-
-def rule(names: str):
-    def register(function: Callable) -> Callable:
-        RULES.update(dict.fromkeys(names.split(), function))
-        return function
-
-    return register
-
-
-@rule(KEEP)
 def keep(follower, function, args, kwargs, outputs):
     """One value in, one value out: zero stays zero where the function says so."""
     numbers, zero = follower.channels(args[0])
@@ -41,7 +17,6 @@ def keep(follower, function, args, kwargs, outputs):
     return [Channels(numbers, zero & (probe == 0).cpu())]
 
 
-@rule("add sub mul div maximum minimum")
 def combine(follower, function, args, kwargs, outputs):
     """Element by element: what meets is tied."""
     name = function.__name__
@@ -64,7 +39,6 @@ def combine(follower, function, args, kwargs, outputs):
     return [Channels(*torch.broadcast_tensors(numbers, zero))]
 
 
-@rule(POOL)
 def pool(follower, function, args, kwargs, outputs):
     """Over places, each channel by itself."""
     numbers, zero = follower.channels(args[0])
@@ -74,7 +48,6 @@ def pool(follower, function, args, kwargs, outputs):
     return [Channels(numbers, zero) for _ in outputs]
 
 
-@rule("pad")
 def pad(follower, function, args, kwargs, outputs):
     """What is padded on with zeros is zero and stays."""
     bound = inspect.signature(F.pad).bind(*args, **kwargs).arguments
@@ -87,7 +60,6 @@ def pad(follower, function, args, kwargs, outputs):
     return [Channels(F.pad(numbers, widths), F.pad(zero, widths, value=True) & zeros)]
 
 
-@rule("mean sum amax amin")
 def reduce(follower, function, args, kwargs, outputs):
     """Over dimensions that hold the same channels."""
     numbers, zero = follower.channels(args[0])
@@ -100,7 +72,6 @@ def reduce(follower, function, args, kwargs, outputs):
     return [Channels(numbers, zero)]
 
 
-@rule(MIX)
 def mix(follower, function, args, kwargs, outputs):
     """Every output depends on all channels, so that none may go."""
     follower.stay(*(t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dtype.is_floating_point))
