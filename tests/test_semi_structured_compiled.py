@@ -15,10 +15,9 @@ from torch._subclasses import FakeTensorMode
 from bench.codegen.compile import launchers
 from smart_kernels import SparseConv2d, SparseLinear
 from smart_kernels.formats import SemiStructured
-from smart_kernels.ops.semi_structured.prune import semi_structured_prune
-from smart_kernels.ops.tensor_core import linear as _sparse_tensor_linear
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.reference.semi_structured.linear import expand
+from smart_kernels.ops import semi_structured_prune, tensor_core
+from smart_kernels.ops.tensor_core import packed_linear, verify
+from smart_kernels.reference.common import expand
 from tests.ptx.launch import Machine, emulated
 
 if triton.knobs.runtime.interpret:

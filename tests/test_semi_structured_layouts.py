@@ -16,8 +16,9 @@ from torch.func import functional_call
 from smart_kernels import SparseLinear, compress_, load, save
 from smart_kernels.convert.measure import timing
 from smart_kernels.formats import SemiStructured, semi_structured
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.reference.semi_structured.linear import compress as compressed
+from smart_kernels.ops import tensor_core
+from smart_kernels.ops.tensor_core import verify
+from smart_kernels.reference.common import compress as compressed
 from tests.ptx.launch import Machine, emulated
 from tests.test_semi_structured_format import bits, pruned
 from tests.util import assert_close

@@ -2,11 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.block_sparse.conv2d import block_sparse_conv2d
-from smart_kernels.ops.block_sparse.index import check_indices
-from smart_kernels.ops.block_sparse.linear import block_sparse_linear
-from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS
-from smart_kernels.ops.common.library import TRITON_DEVICES
+from smart_kernels.ops.block_sparse import FEW_ROWS, block_sparse_conv2d, block_sparse_linear, check_indices
+from smart_kernels.ops.common import TRITON_DEVICES
 from smart_kernels.shapes import tiles
 
 from .base import Candidate, Format, eager_inference

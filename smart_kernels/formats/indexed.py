@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.block_sparse.index import block_index, conv_index
-from smart_kernels.ops.common.library import TRITON_DEVICES
-from smart_kernels.shapes.conv import Conv
+from smart_kernels.ops.block_sparse import block_index, conv_index
+from smart_kernels.ops.common import TRITON_DEVICES
+from smart_kernels.shapes import Conv
 
 from .base import state
 

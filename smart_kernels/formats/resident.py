@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from smart_kernels.ops.semi_structured.linear import decode_words
-from smart_kernels.ops.tensor_core.packing import KERNELS, arrange, arrange_indices, restore, restore_indices
-from smart_kernels.reference.semi_structured.linear import groups_of, saved_indices
+from smart_kernels.ops.common import decode_words
+from smart_kernels.ops.tensor_core import KERNELS, arrange, arrange_indices, restore, restore_indices
+from smart_kernels.reference.common import saved_indices
+from smart_kernels.shapes import groups_of
 
 # as saved; indices for products of few rows; values and indices for sparse tensor cores. All but the first are for 2:4,
 # and have kernels for fp16 and bf16

@@ -2,14 +2,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.common.inputs import autocast, autocast_dtype
-from smart_kernels.ops.common.library import TRITON_DEVICES
-from smart_kernels.ops.semi_structured.conv2d import semi_structured_conv2d
-from smart_kernels.ops.semi_structured.linear import check_places, semi_structured_linear
-from smart_kernels.ops.semi_structured.prune import semi_structured_prune
-from smart_kernels.ops.tensor_core import verify as tensor_core
-from smart_kernels.reference.semi_structured import linear as reference
-from smart_kernels.reference.semi_structured.linear import compress, expand, groups_of
+from smart_kernels.ops import tensor_core
+from smart_kernels.ops.common import TRITON_DEVICES, autocast, autocast_dtype, check_places
+from smart_kernels.ops.semi_structured import semi_structured_conv2d, semi_structured_linear, semi_structured_prune
+from smart_kernels.reference.common import compress, expand
+from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Candidate, Format, state
 from .resident import LAYOUTS, resident, saved
@@ -23,7 +20,7 @@ class SemiStructured(Format):
     kernel size read it as it is.
 
     Values and indices lie in ``layout``; there is no other copy of them. ``state_dict`` has them as they are saved,
-    see ``reference.semi_structured``, whatever the layout.
+    see ``reference.common.nm``, whatever the layout.
 
     Attributes:
         values: Parameter; (N, taps * ceil(C / m) * n) where it is not arranged for sparse tensor cores, 0 where a group

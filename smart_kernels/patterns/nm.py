@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.formats import GROUP_SIZES, Dense, Groups, SemiStructured
-from smart_kernels.reference.semi_structured.prune import PINNED, best_masks, transposable_masks
+from smart_kernels.reference.semi_structured import PINNED, best_masks, transposable_masks
 
 from .base import Pattern, Storage
 from .budget import keep_n
