@@ -13,6 +13,9 @@ else
 endif
 PYTEST := $(PYTHON) -m pytest -q -n auto
 INTERPRETED := tests/ops tests/test_masked_layers.py
+# On a CPU with AVX-512 these run once more as on one without; the two variables limit oneDNN, torch and our vector code.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tests/test_save.py tests/test_warmup.py
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
@@ -24,6 +27,7 @@ demo: environment
 
 test: environment $(OVERLAY) lint
 	$(PYTEST) tests bench -m "not gpu and not slow" --benchmark-disable
+	$(AVX2) $(PYTEST) $(VECTORISED) -m "not gpu and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
 ifneq ($(OVERLAY),)
 	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"

@@ -113,11 +113,12 @@ def providers(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) ->
             return dense(x, to_kernel(values, bsr, conv))
 
         return [*found, Provider("bsr", ours, (x, bsr.values.detach()), definition, density, both)]
-    formats = {"dense-packed": Packed.from_dense(weight, tile, taps=conv.taps)}
-    formats |= {f"ell-{buckets}": ELL.from_bsr(bsr, "onednn", buckets) for buckets in (1, 2, 4, 8)}
-    jit = build(JIT, weight, tile, {"taps": conv.taps})
-    formats |= {"jit": jit} if jit else {}
-    for name, format in formats.items():
+    ells = [(f"ell-{buckets}", ELL, {"engine": "onednn", "buckets": buckets}) for buckets in (1, 2, 4, 8)]
+    variants = [("dense-packed", Packed, {}), *ells, ("jit", JIT, {})]
+    for name, cls, options in variants:
+        format = build(cls, weight, tile, {"taps": conv.taps, **options})
+        if format is None:
+            continue
         packed = name == "dense-packed"
         found.append(
             Provider(

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.formats.processor import onednn_takes
+
 from .case import Case, Shape
 
 
@@ -84,9 +86,9 @@ def random_mask(shape: Shape, tile: tuple[int, int], sparsity: float, device: st
 
 
 def dense(weight: Tensor, x: Tensor, passes: tuple[str, ...]) -> list[Provider]:
-    """The dense baselines: ``F.linear``, and on the CPU oneDNN with the weight packed ahead."""
+    """The dense baselines: ``F.linear``, and where oneDNN takes the weight, it packed ahead."""
     found = [Provider("dense", F.linear, (x, weight), F.linear, passes=passes, baseline=True)]
-    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if onednn_takes(weight):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])
 
         def onednn(x: Tensor) -> Tensor:

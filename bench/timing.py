@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from smart_kernels.convert.measure.timing import sampling
+from smart_kernels.formats.processor import onednn_takes
 
 ROUNDS = 30  # fewest rounds behind a speed claim
 SPREAD = 0.05  # (p80 - p20) / p50 above which more rounds follow
@@ -43,7 +44,7 @@ def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     n, size = (8192, 2**30) if device == "cuda" else (1024, 2**27)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     multiply = [lambda: F.linear(a, b)]
-    if device == "cpu" and torch.backends.mkldnn.is_available():
+    if onednn_takes(b):
         packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
         multiply.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
     source = torch.randint(0, 255, (size,), device=device, dtype=torch.uint8)

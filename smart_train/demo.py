@@ -20,7 +20,7 @@ SETTINGS = {
 }
 MODELS = ("cnn", "vit")  # the others need more than comes with the package
 STEPS = {  # dense, search, finetune: what fits into the time, for one-shot pruning and SMART alike
-    "fashion": {"cnn": (300, 80, 40), "vit": (600, 120, 120), "mobilenet_v2": (80, 50, 50)},
+    "fashion": {"cnn": (240, 80, 40), "vit": (400, 100, 80), "mobilenet_v2": (80, 50, 50)},
     "digits": {"cnn": (120, 40, 20), "vit": (600, 60, 30), "mobilenet_v2": (60, 40, 30)},
 }
 

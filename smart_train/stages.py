@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from smart_kernels import Channel, Pattern, parse
@@ -42,9 +43,10 @@ class Stages:
         return next(self.data.test_batches(EXAMPLE))[0].to(self.device)
 
     def model(self) -> nn.Module:
-        """The untrained model of the recipe."""
+        """The untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
         recipe, data = self.recipe, self.data
-        return models.build(recipe.model, data.channels, data.size, len(data.classes), recipe.seed).to(self.device)
+        built = models.build(recipe.model, data.channels, data.size, len(data.classes), recipe.seed)
+        return built.to(self.device, memory_format=torch.channels_last)
 
     def check(self) -> None:
         """What can be known before anything is trained.

@@ -18,6 +18,8 @@ import torch
 SUMMARY = Path(__file__).parents[1] / "docs" / "test-all.md"
 PTX = "tests/test_sparse_tensor_core.py"
 INTERPRETED = ("tests/ops", "tests/test_masked_layers.py")
+VECTORISED = tuple(f"tests/test_{name}.py" for name in ("formats", "jit", "compress", "save", "warmup"))
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 PYTEST = ("pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "not gpu", "--benchmark-disable")
 CENSUS = ("bench", "codegen")
 HEAD = ("what", "triton", "outcome", "commit")
@@ -46,6 +48,7 @@ class Part:
 
 PARTS = (
     Part("references", (*PYTEST, "tests", "bench", f"--ignore={PTX}")),
+    Part("avx2", (*PYTEST, *VECTORISED), AVX2),
     Part("ptx", (*PYTEST, PTX)),
     Part("ptx", (*PYTEST, PTX), oldest=True),
     Part("interpreter", (*PYTEST, *INTERPRETED), {"TRITON_INTERPRET": "1"}),

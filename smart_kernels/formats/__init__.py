@@ -1,6 +1,6 @@
 """Storage formats of pruned weights: from_dense, linear, to_dense."""
 
-from . import simd
+from . import processor, simd
 from .base import Candidate, Conv, Format
 from .bsr import BSR
 from .compact import Compact
@@ -43,6 +43,7 @@ __all__ = [
     "Zeros",
     "from_cutlass",
     "from_torch",
+    "processor",
     "simd",
     "to_cutlass",
 ]

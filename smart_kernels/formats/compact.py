@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Candidate, Conv, Format, kernel
-from .packed import onednn_takes, pack_conv, pack_linear
+from .packed import pack_conv, pack_linear
+from .processor import onednn_takes
 
 GRANULES = (64, 32, 16, 8, 4, 2, 1)
 

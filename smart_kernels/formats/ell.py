@@ -17,7 +17,8 @@ from torch import Tensor
 from .base import Candidate, Conv, filled
 from .bsr import BSR
 from .buckets import Buckets, even, sort_into_buckets
-from .packed import POINT, onednn_takes
+from .packed import POINT
+from .processor import check_onednn, onednn_lacks, onednn_takes
 
 ENGINES = ("onednn", "bmm")
 VARIANTS = tuple((engine, buckets) for engine in ENGINES for buckets in (1, 2, 4, 8))
@@ -30,7 +31,8 @@ class ELL(BSR):
     """BSR read bucket by bucket through gathers and grouped dense products. CPU inference; trains as BSR.
 
     Args:
-        engine: ``"onednn"`` (float32, bfloat16) or ``"bmm"`` (any dtype; linear and pointwise only).
+        engine: ``"onednn"`` (float32, and bfloat16 where oneDNN packs it) or ``"bmm"`` (any dtype; linear and pointwise
+            only).
         buckets: at most how many.
     """
 
@@ -48,8 +50,8 @@ class ELL(BSR):
         """The same stored tensors, read another way."""
         if engine not in ENGINES or buckets < 1:
             raise ValueError(f"engine must be one of {ENGINES} and buckets positive, got {engine!r} and {buckets}")
-        if engine == "onednn" and not onednn_takes(bsr.values):
-            raise ValueError(f"engine onednn needs float32 or bfloat16 on a CPU, got {bsr.values.dtype}")
+        if engine == "onednn":
+            check_onednn(bsr.values, "engine onednn")
         if engine == "bmm" and bsr.taps > 1:
             raise ValueError(f"engine bmm takes linear layers and 1x1 convolutions, got {bsr.taps} taps")
         self = cls(bsr.values, bsr.crow_indices, bsr.col_indices, bsr.shape, bsr.taps)
@@ -68,6 +70,10 @@ class ELL(BSR):
         for engine, buckets in VARIANTS:
             if buckets == 1 or buckets // 2 < lengths:  # else no more buckets than with half as many
                 yield Candidate(f"{cls.name} {engine} {buckets}", {"engine": engine, "buckets": buckets})
+
+    @classmethod
+    def lacking(cls, device, dtype, *, engine="onednn", **options):
+        return onednn_lacks(device, dtype) if engine == "onednn" else None
 
     def options(self):
         return {"engine": self.engine, "buckets": self.buckets}

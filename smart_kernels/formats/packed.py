@@ -11,18 +11,10 @@ from torch import Tensor
 
 from .base import Candidate, Conv, kernel
 from .dense import Dense
+from .processor import check_onednn, onednn_lacks, onednn_takes
 
 POINT = Conv((1, 1))
 ROWS = 256  # what a weight is packed for; measured within 2 % of the best packing for all M from 16 to 512
-
-
-def onednn_takes(tensor: Tensor) -> bool:
-    """Whether oneDNN has packed products for this device and dtype."""
-    if tensor.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return tensor.dtype == torch.float32 or (
-        tensor.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
 
 
 def pack_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -48,13 +40,16 @@ class Packed(Dense):
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
-        if not onednn_takes(weight):
-            raise ValueError(f"packed needs float32 or bfloat16 on a CPU, got {weight.dtype} on {weight.device}")
+        check_onednn(weight, "packed")
         return super().from_dense(weight, tile, taps=taps, keep=keep)
 
     @classmethod
     def candidates(cls, zeros):
         yield Candidate(cls.name, {})
+
+    @classmethod
+    def lacking(cls, device, dtype, **options):
+        return onednn_lacks(device, dtype)
 
     def linear(self, x, bias=None):
         if not self.fast(x, bias):

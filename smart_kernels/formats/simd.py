@@ -7,6 +7,7 @@ from functools import cache, lru_cache, partial
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+from . import processor
 from .vector_code import Code, Spec
 
 KEPT = 64  # pieces of code, a megabyte each, that stay though no layer runs them: llvmlite leaks when it makes one
@@ -27,14 +28,23 @@ def machine() -> Machine:
         raise ValueError("jit needs llvmlite, which is not installed: pip install smart-kernels[cpu-jit]")
     import llvmlite.binding as llvm
 
-    has = llvm.get_host_cpu_features().get
+    has = features().get
     if has("avx512f"):
         return Machine(16, 32)
     if has("avx2") and has("fma"):
         return Machine(8, 16)
     if has("neon"):
         return Machine(4, 32)
-    raise ValueError(f"jit needs AVX-512, AVX2 with FMA or NEON, {llvm.get_host_cpu_name()} has none")
+    where = f"{llvm.get_host_cpu_name()} at torch's vector level {processor.vector_level()}"
+    raise ValueError(f"jit needs AVX-512, AVX2 with FMA or NEON, {where} has none")
+
+
+@cache
+def features() -> dict[str, bool]:
+    """Return the instruction sets that code may use here: LLVM's name -> whether it may."""
+    import llvmlite.binding as llvm
+
+    return processor.allowed(llvm.get_host_cpu_features())
 
 
 def compiled(spec: Spec, threads: int) -> Callable:
@@ -99,9 +109,9 @@ def _target():
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features().flatten()
+    chosen = ",".join(f"{'+' if used else '-'}{name}" for name, used in sorted(features().items()))
     triple = llvm.Target.from_triple(llvm.get_process_triple())
-    return triple.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+    return triple.create_target_machine(cpu=llvm.get_host_cpu_name(), features=chosen, opt=3)
 
 
 def _optimised(spec: Spec):

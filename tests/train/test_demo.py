@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import torch
 
 from smart_train import demo, prune
 from smart_train.recipe import Recipe
@@ -62,3 +63,11 @@ def test_the_demo_from_end_to_end_at_a_small_size(tmp_path, monkeypatch, capsys)
     assert text.count("| layer") == 2 and text.count("one-shot magnitude") == 2
     assert "fill the budget" not in text
     assert f"python -m smart_train run {tmp_path}" in text
+
+
+def test_the_size_of_a_model_does_not_depend_on_its_memory_format():
+    """Models train in channels_last, which safetensors refuses to write."""
+    plain = torch.nn.Conv2d(3, 8, 3)
+    size = prune._file_size(plain)
+    assert size > plain.weight.nbytes
+    assert prune._file_size(plain.to(memory_format=torch.channels_last)) == size
