@@ -1,6 +1,6 @@
 """Drop-in layers: masked while pruning, sparse afterwards or from the start."""
 
-from .attention import SplitAttention
+from .attention import SplitAttention, projections, split_, why_not_split
 from .batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d
 from .gates import GroupGate, HardGate, SoftGate
 from .masked import Masked
@@ -27,8 +27,11 @@ __all__ = [
     "geometry",
     "matrix",
     "own_weights",
+    "projections",
     "score_costs",
     "sparse_layer",
+    "split_",
     "start_scores_",
     "weight_shape",
+    "why_not_split",
 ]

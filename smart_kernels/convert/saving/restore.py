@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smart_kernels.convert.compress import LAYERS, Report
+from smart_kernels.convert.modules import switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
-from smart_kernels.nn import SplitAttention, weight_shape
+from smart_kernels.nn import split_, weight_shape
 
 VERSION = 1
 KEYS = {"version", "layers", "tied", "split_attention", "report"}
@@ -97,12 +98,12 @@ def _kernel(weight: Tensor, layer: nn.Module) -> Tensor:
 
 
 def split_attention(model: nn.Module, names: list[str]) -> None:
+    """Split the attentions that were split when the model was saved."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    pieces: Pieces = {}
     for name in names:
-        parent, _, child = name.rpartition(".")
-        try:
-            owner = model.get_submodule(parent)
-            attention = getattr(owner, child)
-        except AttributeError:
-            raise ValueError(f"the model has no attention {name}, which was saved") from None
-        if type(attention) is nn.MultiheadAttention:
-            setattr(owner, child, SplitAttention.from_attention(attention))
+        if name not in modules:
+            raise ValueError(f"the model has no attention {name}, which was saved")
+        if isinstance(modules[name], nn.MultiheadAttention):
+            split_(modules[name], pieces)
+    switch_fast_paths_(model)
