@@ -156,11 +156,12 @@ class SparseConv2d(Sparse):
 
 
 def sparse_layer(layer: nn.Linear | nn.Conv2d, format: Format) -> Sparse:
-    """Return the layer with its weight in ``format``.
+    """Return the layer with its weight in ``format``, which learns if the weight of the layer did.
 
     Raises:
         ValueError: no sparse layer has the geometry of the layer.
     """
+    format.requires_grad_(layer.weight.requires_grad)
     if isinstance(layer, nn.Conv2d):
         return SparseConv2d.from_format(format, layer.bias, layer).train(layer.training)
     return SparseLinear.from_format(format, layer.bias).train(layer.training)

@@ -59,8 +59,9 @@ def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
         if absent := [key for key in keys if key not in state]:
             raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
         weight = _dense(form, [state.pop(key) for key in keys], row)
-        for each in (name, *entry["shared"]):
-            state[f"{each}.weight"] = _kernel(weight, layer)
+        sharing = {submodule(model, each) for each in (name, *entry["shared"])}
+        names = [each for each, module in model.named_modules(remove_duplicate=False) if module in sharing]
+        state |= dict.fromkeys([f"{each}.weight" for each in names], _kernel(weight, layer))
     state |= {key: state[first] for key, first in config["tied"].items() if first in state}
     try:
         model.load_state_dict(state)
