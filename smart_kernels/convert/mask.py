@@ -38,8 +38,8 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
     several layers get one score tensor. ``nn.MultiheadAttention`` becomes a ``SplitAttention``, so that all four
     projections can be pruned; a subclass of it, or one whose weights are computed from others, stays, with one line in
-    the log. Scores of weights without ``requires_grad`` do not learn either. Layers that are masked already are left as they are: call again with another pattern
-    for other layers.
+    the log. Scores of weights without ``requires_grad`` do not learn either. Layers that are masked already are left as
+    they are: call again with another pattern for other layers.
 
     Args:
         model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.

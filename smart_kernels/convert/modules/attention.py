@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from smart_kernels.nn.attention import PACKED, Pieces, projections, split_, why_not_split
+from smart_kernels.nn.attention import split_
+from smart_kernels.nn.attention_parts import PACKED, Pieces, projections, why_not_split
 
 from .graph import users_of_weights
 

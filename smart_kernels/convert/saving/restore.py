@@ -101,7 +101,7 @@ def _kernel(weight: Tensor, layer: nn.Module) -> Tensor:
 def split_attention(model: nn.Module, names: list[str]) -> None:
     """Split the attentions that were split when the model was saved."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    pieces: Pieces = {}
+    pieces: dict = {}
     for name in names:
         if name not in modules:
             raise ValueError(f"the model has no attention {name}, which was saved")
