@@ -39,7 +39,7 @@ def block_sparse_wins(monkeypatch):
     def fake(candidates, *_):
         return {name: [0.5 if name == "bsr" else 1.0] * 4 for name in candidates}
 
-    monkeypatch.setattr(timing, "measure", fake)
+    monkeypatch.setattr(timing, "time_in_turns", fake)
 
 
 class Holder(nn.Module):

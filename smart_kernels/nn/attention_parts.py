@@ -22,6 +22,11 @@ def why_not_split(attention: nn.MultiheadAttention) -> str | None:
     return None
 
 
+def packed(attention: nn.MultiheadAttention) -> list[nn.Parameter]:
+    """Return the Parameters that ``projections`` cuts or copies."""
+    return [attention._parameters[name] for name in PACKED if attention._parameters[name] is not None]
+
+
 def projections(attention: nn.MultiheadAttention, pieces: Pieces) -> dict[str, nn.Linear]:
     """Return q_proj, k_proj, v_proj, which hold copies of what ``attention`` packs, and its own out_proj.
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from smart_kernels.nn.attention import split_
-from smart_kernels.nn.attention_parts import PACKED, Pieces, projections, why_not_split
+from smart_kernels.nn import Pieces, packed, projections, split_, why_not_split
 
 from .graph import users_of_weights
 
@@ -50,7 +49,6 @@ def _shared_outside(wanted: dict[str, nn.Module], users: dict[int, list[str]]) -
     """Return the attentions whose packed weights somebody uses who will not be split, with those."""
     found = {}
     for name, module in wanted.items():
-        packed = [p for part in PACKED if (p := module._parameters[part]) is not None]
-        if others := [user for p in packed for user in users[id(p)] if user not in wanted]:
+        if others := [user for p in packed(module) for user in users[id(p)] if user not in wanted]:
             found[name] = others
     return found

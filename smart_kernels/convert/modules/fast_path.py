@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from smart_kernels.nn import SplitAttention
-from smart_kernels.nn.sparse_base import Sparse
+from smart_kernels.nn import Sparse, SplitAttention
 
 STAND_IN = {"activation_relu_or_gelu": 0, "use_nested_tensor": False}  # attribute -> the value that says no
 

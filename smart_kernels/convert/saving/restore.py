@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from smart_kernels.convert.compress import LAYERS, Report
 from smart_kernels.convert.modules import switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
-from smart_kernels.nn import split_, weight_shape
+from smart_kernels.nn import Pieces, split_, weight_shape
 
 VERSION = 1
 KEYS = {"version", "layers", "tied", "split_attention", "report"}
@@ -101,7 +101,7 @@ def _kernel(weight: Tensor, layer: nn.Module) -> Tensor:
 def split_attention(model: nn.Module, names: list[str]) -> None:
     """Split the attentions that were split when the model was saved."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    pieces: dict = {}
+    pieces: Pieces = {}
     for name in names:
         if name not in modules:
             raise ValueError(f"the model has no attention {name}, which was saved")
