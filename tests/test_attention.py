@@ -585,6 +585,17 @@ def test_a_mask_that_fails_leaves_the_model_as_it_was(after, monkeypatch):
     assert not model[1].first.attention._forward_hooks
 
 
+def test_a_second_mask_that_fails_leaves_the_first(monkeypatch):
+    model, x = nn.ModuleList([Holder(), Holder()]), torch.randn(B, L, E)
+    for masked in mask_(model, Block(8, 8), lambda module, name: name.startswith("0")).values():
+        masked.gate = HardGate((torch.rand_like(masked.scores) < 0.5).float())
+    before, expected = state(model), model[0](x, x, x)[0]
+    monkeypatch.setattr(Masked, "attach", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mask_(model, NM(2, 4))
+    assert state(model) == before and model[0](x, x, x)[0].equal(expected)
+
+
 @pytest.mark.parametrize("why", ["nothing left", "filter", "example_input"])
 def test_a_refusal_leaves_the_model_as_it_was(why):
     model = nn.Sequential(nn.Embedding(E, E), Holder())
