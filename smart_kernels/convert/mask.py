@@ -12,14 +12,19 @@ from smart_kernels.nn import (
     MaskedBatchNorm,
     MaskedConv2d,
     MaskedLinear,
-    SplitAttention,
     start_scores_,
     weight_shape,
 )
 from smart_kernels.patterns import Pattern, check_pattern
 
 from .channels import Group, coupled
-from .modules import following_batchnorms, users_of_weights
+from .modules import (
+    following_batchnorms,
+    split_attention_,
+    switch_fast_paths_,
+    users_of_weights,
+    whole_or_not_at_all,
+)
 
 logger = logging.getLogger("smart_kernels")
 Filter = Callable[[nn.Module, str], bool]
@@ -31,9 +36,10 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
     """Make the Linears and Conv2ds of a model prunable, in place.
 
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
-    several layers get one score tensor. ``nn.MultiheadAttention`` is replaced by ``SplitAttention``, so that all four
-    projections can be pruned. Layers that are masked already are left as they are: call again with another pattern
-    for other layers.
+    several layers get one score tensor. ``nn.MultiheadAttention`` becomes a ``SplitAttention``, so that all four
+    projections can be pruned; a subclass of it, or one whose weights are computed from others, stays, with one line in
+    the log. Scores of weights without ``requires_grad`` do not learn either. Layers that are masked already are left as
+    they are: call again with another pattern for other layers.
 
     Args:
         model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.
@@ -52,13 +58,20 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
 
     Raises:
         ValueError: ``pattern`` is none, no layer was chosen, or channels reach an operator that they cannot be followed
-            through.
+            through. The model is as it was then, as after any other error.
     """
+    with whole_or_not_at_all(model):
+        layers = _mask(model, pattern, filter_fn, example_input)
+        switch_fast_paths_(model)
+    return layers
+
+
+def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_input) -> dict[str, Masked]:
     check_pattern(pattern)
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     chosen = filter_fn or _default_filter(model, pattern)
-    _split_attention(model, chosen)
+    split_attention_(model, chosen)
     layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
     layers, masked = _without_shared(model, layers), len(masked_layers(model))
     if layers and example_input is not None:
@@ -86,7 +99,8 @@ def _couple(groups: list[Group], pattern: Pattern) -> None:
     """Mask the layers and BatchNorms of each group by one score tensor."""
     for group in groups:
         first = group.layers[0].module
-        scores = nn.Parameter(torch.zeros(group.size, 1, device=first.weight.device))
+        learns = any(layer.weight.requires_grad for layer, _ in group.layers)
+        scores = nn.Parameter(torch.zeros(group.size, 1, device=first.weight.device), learns)
         for layer, index in group.layers:
             layer.__class__ = MASKED_CLASSES[type(layer)]
             layer.attach(pattern, scores, index)
@@ -125,6 +139,8 @@ def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     head = linears[-1] if linears and len(layers) > 1 else None
+    if not _maskable(head):
+        head = None  # the last projection of an attention is no head
 
     def chosen(module: nn.Module, name: str) -> bool:
         if module is head:
@@ -134,17 +150,6 @@ def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
         return pattern.fits(weight_shape(module))
 
     return chosen
-
-
-def _split_attention(model: nn.Module, chosen: Filter) -> None:
-    for name, module in list(model.named_modules()):
-        for child_name, child in list(module.named_children()):
-            if type(child) is not nn.MultiheadAttention:
-                continue
-            split = SplitAttention.from_attention(child)
-            path = f"{name}.{child_name}".lstrip(".")
-            if any(chosen(linear, f"{path}.{part}") for part, linear in split.named_children()):
-                setattr(module, child_name, split)
 
 
 def _without_shared(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -1,6 +1,7 @@
 """Drop-in layers: masked while pruning, sparse afterwards or from the start."""
 
-from .attention import SplitAttention
+from .attention import SplitAttention, split_
+from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d
 from .gates import GroupGate, HardGate, SoftGate
 from .masked import Masked
@@ -19,6 +20,7 @@ __all__ = [
     "MaskedBatchNorm2d",
     "MaskedConv2d",
     "MaskedLinear",
+    "Pieces",
     "SoftGate",
     "Sparse",
     "SparseConv2d",
@@ -27,8 +29,12 @@ __all__ = [
     "geometry",
     "matrix",
     "own_weights",
+    "packed",
+    "projections",
     "score_costs",
     "sparse_layer",
+    "split_",
     "start_scores_",
     "weight_shape",
+    "why_not_split",
 ]

@@ -41,7 +41,7 @@ class Masked:
             self._buffers["index"] = index.to(self.raw_weight.device)
             self._non_persistent_buffers_set.add("index")
         if scores is None:
-            scores = nn.Parameter(pattern.importance(self.matrix()), requires_grad=True)
+            scores = nn.Parameter(pattern.importance(self.matrix()), self.raw_weight.requires_grad)
         self.scores = scores
 
     def detach(self) -> nn.Module:

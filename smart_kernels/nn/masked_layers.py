@@ -28,6 +28,8 @@ class MaskedLinear(Masked, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self._own_gate() is None:
             return F.linear(x, self.raw_weight, self.raw_bias)
+        if x.is_nested:
+            return F.linear(x, self.weight, self.bias)
         return self._linear(x)
 
 

@@ -1,6 +1,7 @@
 """Layers after pruning, or sparse from the start: only what is kept is stored, and it trains."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.formats import Format
@@ -70,6 +71,8 @@ class SparseLinear(Sparse):
         return plain_layer(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"), self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_nested:
+            return F.linear(x, self.weight, self.bias)
         if x.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more or less would fit
             raise ValueError(f"x must be (..., {self.in_features}), got {tuple(x.shape)}")
         return self.format.linear(x, self.bias)
@@ -153,11 +156,12 @@ class SparseConv2d(Sparse):
 
 
 def sparse_layer(layer: nn.Linear | nn.Conv2d, format: Format) -> Sparse:
-    """Return the layer with its weight in ``format``.
+    """Return the layer with its weight in ``format``, which learns if the weight of the layer did.
 
     Raises:
         ValueError: no sparse layer has the geometry of the layer.
     """
+    format.requires_grad_(layer.weight.requires_grad)
     if isinstance(layer, nn.Conv2d):
         return SparseConv2d.from_format(format, layer.bias, layer).train(layer.training)
     return SparseLinear.from_format(format, layer.bias).train(layer.training)

@@ -83,7 +83,10 @@ def empty_layer(cls: type[nn.Module], **attributes) -> nn.Module:
 
 
 def plain_layer(module: nn.Module, sparse: Sparse) -> nn.Module:
-    module.weight = nn.Parameter(sparse.weight.detach().clone())
+    learns = any(parameter.requires_grad for parameter in sparse.format.parameters())
+    module.weight = nn.Parameter(sparse.weight.detach().clone(), learns)
     if sparse.bias is not None:
-        module.bias = _parameter(sparse.bias.detach().clone() if sparse.live is not None else sparse.bias)
+        module.bias = sparse._parameters["bias"]
+        if sparse.live is not None:
+            module.bias = nn.Parameter(sparse.bias.detach().clone(), module.bias.requires_grad)
     return module.train(sparse.training)

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smart_kernels.convert.compress import LAYERS, Report
+from smart_kernels.convert.modules import switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
-from smart_kernels.nn import SplitAttention, weight_shape
+from smart_kernels.nn import Pieces, split_, weight_shape
 
 VERSION = 1
 KEYS = {"version", "layers", "tied", "split_attention", "report"}
@@ -58,8 +59,9 @@ def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
         if absent := [key for key in keys if key not in state]:
             raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
         weight = _dense(form, [state.pop(key) for key in keys], row)
-        for each in (name, *entry["shared"]):
-            state[f"{each}.weight"] = _kernel(weight, layer)
+        sharing = {submodule(model, each) for each in (name, *entry["shared"])}
+        names = [each for each, module in model.named_modules(remove_duplicate=False) if module in sharing]
+        state |= dict.fromkeys([f"{each}.weight" for each in names], _kernel(weight, layer))
     state |= {key: state[first] for key, first in config["tied"].items() if first in state}
     try:
         model.load_state_dict(state)
@@ -97,12 +99,12 @@ def _kernel(weight: Tensor, layer: nn.Module) -> Tensor:
 
 
 def split_attention(model: nn.Module, names: list[str]) -> None:
+    """Split the attentions that were split when the model was saved."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    pieces: Pieces = {}
     for name in names:
-        parent, _, child = name.rpartition(".")
-        try:
-            owner = model.get_submodule(parent)
-            attention = getattr(owner, child)
-        except AttributeError:
-            raise ValueError(f"the model has no attention {name}, which was saved") from None
-        if type(attention) is nn.MultiheadAttention:
-            setattr(owner, child, SplitAttention.from_attention(attention))
+        if name not in modules:
+            raise ValueError(f"the model has no attention {name}, which was saved")
+        if isinstance(modules[name], nn.MultiheadAttention):
+            split_(modules[name], pieces)
+    switch_fast_paths_(model)

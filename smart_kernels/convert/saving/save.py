@@ -75,7 +75,9 @@ def _plain(layer: nn.Module) -> nn.Module:
 
 def _rest(model: nn.Module, layers: list[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return all but the weights of ``layers``; a tensor with several names once, and its other names -> that one."""
-    skipped = tuple(f"{name}.{part}" for name in layers for part in ("weight", "format."))
+    modules = {model.get_submodule(name) for name in layers}
+    aliases = [name for name, module in model.named_modules(remove_duplicate=False) if module in modules]
+    skipped = tuple(f"{name}.{part}" for name in aliases for part in ("weight", "format."))
     rest: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     names: dict[int, str] = {}
