@@ -11,7 +11,7 @@ from smart_train import evaluate, models, prune
 from smart_train.data import load
 from smart_train.demo import recipes
 from smart_train.loop import Training
-from smart_train.mobilenet import MobileNetV2
+from smart_train.models.mobilenet import MobileNetV2
 from smart_train.pruner import SmartPruner
 from smart_train.recipe import Recipe
 

@@ -1,0 +1,72 @@
+"""What a method of pruning says; everything else is in ``base``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from smart_train.masks import MaskedModel
+
+
+class Method(ABC):
+    """What may differ between pruners: how tiles are scored, which masks a step has, and what learns.
+
+    Only ``search()`` has to be given. The others do what one-shot magnitude pruning wants, which is mostly nothing.
+
+    Attributes:
+        title: how tables and plots call the method.
+        learns: whether the scores are trained, by the optimizer that has ``param_group()``.
+        options: the keyword arguments of its own that the command line may set.
+        prepare_batches: how many batches ``prepare()`` wants; each costs about as much as a step.
+        optimizers: those of the training loop, for methods that reset momentum; empty unless the loop fills it in.
+        masked: the model's layers, budgets and masks.
+    """
+
+    title: ClassVar[str] = ""
+    learns: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
+    prepare_batches: int = 0
+    optimizers: Sequence[Optimizer] = ()
+    masked: MaskedModel
+
+    @abstractmethod
+    def search(self) -> None:
+        """Set the masks for one step of the search, with ``masked.set_masks`` or ``masked.set_gates``.
+
+        ``progress`` says how far the search is. A method that needs no search calls ``harden()``.
+        """
+
+    def start(self) -> None:
+        """Score the tiles at the first step of the search; by default by their standardised mean magnitude."""
+        self.masked.score_by_magnitude()
+
+    def check(self, masked: MaskedModel) -> None:
+        """Raise ValueError where the method cannot prune these layers. By default it can prune all."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what learns beside the weights, each tensor once. It wants an adaptive optimizer, no weight decay."""
+        return self.masked.scores()
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return the (rows, cols) values of the masks by layer, for ``report()``."""
+        return self.masked.masks()
+
+    def prepare(self, batches: Sequence[Sequence[Any]], loss: Callable[..., Tensor]) -> None:
+        """Look at training data, once, before the first ``step()``.
+
+        Args:
+            batches: ``prepare_batches`` of them, each a sequence such as (x, target).
+            loss: takes the parts of a batch, runs the model and gives the loss to differentiate.
+        """
+
+    def penalty(self) -> Tensor | float:
+        """Return what to add to the loss."""
+        return 0.0
+
+    def after_backward(self) -> None:
+        """Read or change gradients, before ``optimizer.step()``."""
+
+    def after_step(self) -> None:
+        """Change weights or scores, after ``optimizer.step()``."""
