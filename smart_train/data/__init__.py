@@ -1,15 +1,13 @@
 """Images that need no network: a source is a file, and a line in one table."""
 
+from . import digits, fashion, folder
 from .dataset import Data
-from .digits import digits
-from .fashion import fashion
-from .folder import folder
 from .source import Parts, Source, Wanted
 
 SOURCES = {
-    "digits": Source(digits),
-    "fashion": Source(fashion),
-    "folder": Source(folder, "PATH"),
+    "digits": Source(digits.read),
+    "fashion": Source(fashion.read),
+    "folder": Source(folder.read, "PATH"),
 }
 
 __all__ = ["SOURCES", "Data", "Parts", "Source", "Wanted", "load", "names"]
@@ -24,7 +22,7 @@ def load(name: str, directory: str | None = None, size: int = 32) -> Data:
     """Load a data set.
 
     Args:
-        name: ``digits``, ``fashion``, ``folder:PATH`` (one subfolder of images per class) or what else is in ``SOURCES``.
+        name: ``digits``, ``fashion``, ``folder:PATH`` (one subfolder of images per class) or another of ``names()``.
         directory: where the four IDX files of Fashion-MNIST are, if not where Debian puts them.
         size: pictures of a folder are resized to size x size.
 

@@ -38,7 +38,9 @@ class Data:
         return (images.float() - mean.to(images.device)) / std.to(images.device)
 
     def batch(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return training batch number ``step``: a function of (step, size, seed) alone, so a resumed run sees the same data.
+        """Return training batch number ``step``.
+
+        It is a function of (step, size, seed) alone, so a resumed run sees the same data.
 
         Returns:
             (size, channels, h, w) float32 and (size,) int64. Each epoch has its own order and leaves out a short rest.

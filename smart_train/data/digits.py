@@ -6,7 +6,7 @@ import torch
 from .source import Parts, Wanted
 
 
-def digits(wanted: Wanted) -> Parts:
+def read(wanted: Wanted) -> Parts:
     """Return scikit-learn's 1797 digits of 8 x 8 pixels, half of them for the test."""
     try:
         from sklearn.datasets import load_digits

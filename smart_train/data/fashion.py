@@ -13,7 +13,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
-def fashion(wanted: Wanted) -> Parts:
+def read(wanted: Wanted) -> Parts:
     """Return Fashion-MNIST, 60,000 and 10,000 pictures of 28 x 28 pixels, from four IDX files."""
     directory = Path(wanted.directory) if wanted.directory else FASHION
     parts = []

@@ -12,7 +12,7 @@ from .source import Parts, Wanted
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
 
 
-def folder(wanted: Wanted) -> Parts:
+def read(wanted: Wanted) -> Parts:
     """Return pictures of any kind, one subfolder per class, as size x size RGB; a fifth of them is the test."""
     path = Path(wanted.argument)
     if not path.is_dir():

@@ -19,7 +19,9 @@ MODELS = {  # (channels, size, classes) -> model
 
 
 def build(name: str, channels: int, size: int, classes: int, seed: int = 0) -> nn.Module:
-    """Return a freshly initialised model, mobilenet_v2 with weights from ImageNet; the same seed gives the same weights.
+    """Return a freshly initialised model, mobilenet_v2 with weights from ImageNet.
+
+    The same seed gives the same weights.
 
     Args:
         name: a key of ``MODELS``.

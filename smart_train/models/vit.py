@@ -26,9 +26,11 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, ratio: int):
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.fc1, self.fc2 = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
+        self.fc1 = nn.Linear(width, ratio * width)
+        self.fc2 = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))

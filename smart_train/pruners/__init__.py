@@ -2,7 +2,6 @@
 
 from .base import Pruner
 from .gradual import GradualPruner
-from .method import Method
 from .oneshot import OneShotPruner
 from .smart import SmartPruner
 from .taylor import TaylorPruner
@@ -14,4 +13,4 @@ PRUNERS: dict[str, type[Pruner]] = {
     "gradual": GradualPruner,
 }
 
-__all__ = ["PRUNERS", "GradualPruner", "Method", "OneShotPruner", "Pruner", "SmartPruner", "TaylorPruner"]
+__all__ = ["PRUNERS", "GradualPruner", "OneShotPruner", "Pruner", "SmartPruner", "TaylorPruner"]

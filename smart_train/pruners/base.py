@@ -1,5 +1,6 @@
 """``Pruner``, the seam between a method of pruning and everything else."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,10 @@ from smart_kernels import Pattern, unmask_
 from smart_train.masks import MaskedModel, check_not_nan, counts
 from smart_train.schedule import Lengths
 
-from .method import Method
+from .hooks import Hooks
 
 
-class Pruner(Method):
+class Pruner(Hooks, ABC):
     """A method that finds which tiles of a model to keep, while the model trains, in three stages.
 
     ========  ==============================================  ====================
@@ -38,9 +39,9 @@ class Pruner(Method):
             pruner.after_step()
         pruner.finalize()
 
-    A method is a subclass with a ``search()``, in a file of its own, and a line in ``PRUNERS``; see ``Method`` for what
-    else it may say. Budgets, shared weights, hardening, state and report are the same for all. The loop may leave out
-    the hooks that its method does not use. Weights without ``requires_grad`` are not trained but pruned.
+    A method is a subclass with a ``search()``, in a file of its own, and a line in ``PRUNERS``; ``Hooks`` has what else
+    it may say. Budgets, shared weights, hardening, state and report are the same for all. A loop may leave out the
+    hooks that its method does not use. Weights without ``requires_grad`` are not trained but pruned.
 
     Args:
         model: changed in place by ``mask_``.
@@ -84,6 +85,10 @@ class Pruner(Method):
         self.steps = 0
         self.stage = "dense"
         self.masked.train_scores(self.learns)
+
+    @abstractmethod
+    def search(self) -> None:
+        """Set the masks for a step of the search, at ``progress``; or end it with ``harden()``."""
 
     def param_group(self, lr: float = 0.1) -> dict[str, Any]:
         """Return ``parameters()`` as a parameter group for Adam. 0.03 suits N:M better."""
@@ -156,8 +161,7 @@ class Pruner(Method):
             many are kept, and for N:M the score_lost to further constraints (``NM.score_lost``). A method may add more.
 
         Raises:
-            ValueError: NaN in scores or masks, naming the layers: this is the only place that looks for it. Or a
-                finalized pruner.
+            ValueError: NaN in scores or masks, naming the layers (nothing else looks for it), or a finalized pruner.
         """
         self._check_open()
         self.masked.check_scores()

@@ -10,12 +10,12 @@ from .base import Pruner
 
 
 class GradualPruner(Pruner):
-    """Gradual magnitude pruning: every few steps the smallest tiles are masked, as far as the budget of the moment asks.
+    """Gradual magnitude pruning: every few steps the smallest tiles are masked, as far as the budget of then asks.
 
-    After Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878): what is kept falls from everything to the target
-    with the cube of the rest of the search. Masks are made anew from the weights as they are then. A masked weight gets
-    no gradient, but it is kept beside its mask (weight decay and momentum still move it), so a tile comes back when
-    those around it have become smaller.
+    After Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878). What is kept falls from everything to the
+    target with the cube of what is left of the search. Masks are made anew from the weights as they are then. A masked
+    weight gets no gradient, but it is kept beside its mask (weight decay and momentum still move it), so a tile comes
+    back when the others have become smaller than it.
 
     Our reading: a tile is scored by its mean magnitude, standardised over its layer, as in one-shot pruning here. With
     ``scope="layer"`` every layer has the same sparsity, as in the paper. N:M groups keep m, then fewer, then n.

@@ -15,8 +15,8 @@ from .base import Pruner
 class SmartPruner(Pruner):
     """SMART (arXiv 2403.19969): every tile has a score that learns beside the weights.
 
-    In the search a tile is multiplied by ``sigmoid((scores - threshold) / temperature)``. The threshold is such that the
-    masks add up to the budget, the temperature falls, and so the masks become 0 and 1. Scores start from the mean
+    In the search a tile is multiplied by ``sigmoid((scores - threshold) / temperature)``. The threshold is such that
+    the masks add up to the budget, the temperature falls, and so the masks become 0 and 1. Scores start from the mean
     magnitude of their tile, standardised over its layer.
 
     Args:

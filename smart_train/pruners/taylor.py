@@ -45,10 +45,12 @@ def saliency(masked: MaskedModel, batches: Sequence[Sequence[Any]], loss: Callab
 class TaylorPruner(OneShotPruner):
     """One-shot pruning by first-order Taylor saliency, ranked over all layers.
 
-    After Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019, arXiv 1906.10771): the squared
-    contribution of a group of weights to the loss, summed over batches. Theirs: the criterion and that it needs no scale
-    per layer. Our reading: groups are tiles or single weights and not filters only, all are removed at once instead of
-    a few between steps of training, and four batches are enough. ``prepare`` has to be called before the first step.
+    After Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019, arXiv 1906.10771): the
+    squared first-order contribution of a group of weights to the loss, summed over batches, needs no scale per layer.
+    Our reading, from the abstract and from memory: groups are tiles or single weights and not filters only, all are
+    removed at once instead of a few between steps of training, and four batches are enough by default.
+
+    ``prepare`` has to be called before the first step.
 
     Args:
         prepare_batches: how many batches to gather it from.

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from smart_kernels import Channel, Pattern, Report, compress_, slim_
-from smart_kernels.convert import DENSE
+from smart_kernels import DENSE, Pattern, Report, compress_, slim_
 
 
 @dataclass(frozen=True)
@@ -36,46 +35,49 @@ class Compressed:
 
 
 def compressed(
-    models: dict[str, nn.Module], example: Tensor, pattern: Pattern, seconds: float
+    models: dict[str, nn.Module], pruned: str, example: Tensor, pattern: Pattern, seconds: float
 ) -> dict[str, Compressed]:
     """Slim where channels were pruned, then let measurement choose what each layer runs as.
 
     Args:
-        models: finalized, in eval mode. The pruned ones are slimmed in place, and "smart" compressed.
+        models: finalized, in eval mode: "dense", the ``pruned`` one, perhaps a baseline. Those that were pruned are
+            slimmed in place, and the ``pruned`` one compressed.
         example: what layers are timed on.
         seconds: patience of ``compress_``.
 
     Returns:
-        "dense", a copy, as the best dense model; "smart"; and "oneshot", where slimming is all there is to do, a copy.
+        "dense", a copy, as the best dense model; the ``pruned`` one; and a baseline where slimming is all there is to
+        do, a copy.
     """
-    images, slimmed = len(example), {}
-    if isinstance(pattern, Channel):
-        slimmed = {name: tuple(slim_(models[name], example).layers) for name in models if name != "dense"}
-    dense, smart = copy.deepcopy(models["dense"]), models["smart"]
-    baseline = compress_(dense, example, backends=DENSE, seconds=seconds)
-    chosen = compress_(smart, example, pattern, seconds=seconds)
-    found = {"dense": Compressed(dense, baseline, images)}
-    found["smart"] = Compressed(smart, chosen, images, slimmed.get("smart", ()))
-    if "oneshot" in slimmed:
-        twin = copy.deepcopy(models["oneshot"])
-        report = compress_(twin, example, backends=DENSE, seconds=0)
-        found["oneshot"] = Compressed(twin, report, images, slimmed["oneshot"])
+    slimmed = {}
+    if pattern.whole_channels:
+        slimmed = {name: tuple(slim_(model, example).layers) for name, model in models.items() if name != "dense"}
+    dense = _as_dense(models["dense"], example, seconds)
+    report = compress_(models[pruned], example, pattern, seconds=seconds)
+    found = {"dense": dense, pruned: Compressed(models[pruned], report, len(example), slimmed.get(pruned, ()))}
+    for name in slimmed.keys() - {pruned}:
+        found[name] = _as_dense(models[name], example, 0, slimmed[name])
     return found
 
 
-def layer_rows(results: dict[str, Compressed], pruned: list[str]) -> list[dict]:
-    """The rows of the pruned layers, or of the slimmed ones.
+def _as_dense(model: nn.Module, example: Tensor, seconds: float, slimmed: tuple[str, ...] = ()) -> Compressed:
+    """Return a copy that runs as the best dense model."""
+    twin = copy.deepcopy(model)
+    return Compressed(twin, compress_(twin, example, backends=DENSE, seconds=seconds), len(example), slimmed)
+
+
+def layer_rows(dense: Compressed, pruned: Compressed, names: list[str]) -> list[dict]:
+    """Return the rows of the pruned layers ``names``, or of the slimmed ones.
 
     A slimmed layer has its old ``shape`` and its new one as ``slimmed``; ``dense_ms`` is its time in the dense model.
     """
-    smart, dense = results["smart"], results["dense"].rows
-    if not smart.slimmed:
-        return [row for name, row in smart.rows.items() if name in pruned]
-    return [_slimmed(row, dense[name]) for name, row in smart.rows.items() if name in smart.slimmed]
+    if not pruned.slimmed:
+        return [row for name, row in pruned.rows.items() if name in names]
+    return [_slimmed(row, dense.rows[name]) for name, row in pruned.rows.items() if name in pruned.slimmed]
 
 
 def _slimmed(row: dict, before: dict) -> dict:
-    """A slimmed layer beside what it was."""
+    """Return the row of a slimmed layer beside what it was."""
     sizes = [n * taps * c for n, taps, c in (row["shape"], before["shape"])]
     changed = {"shape": before["shape"], "slimmed": row["shape"], "dense_ms": before["ms"]}
     return row | changed | {"kept": row["kept"] * sizes[0] / sizes[1]}

@@ -1,21 +1,27 @@
-"""The trainings of one run: dense, SMART, and the one-shot baseline with the same budgets."""
+"""The trainings of one run: dense, pruned by the recipe's method, and the baseline with the same budgets."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smart_kernels import Channel, Pattern, parse
-from smart_train import checkpoint, models
+from smart_kernels import Pattern, parse
+from smart_train import models
 from smart_train.data import Data
-from smart_train.loop import Training, fit
-from smart_train.pruner import SmartPruner
-from smart_train.recipe import Recipe
+from smart_train.pruners import PRUNERS, Pruner
 
+from . import checkpoint
+from .loop import fit
+from .recipe import Recipe
+from .training import Course, Training
+
+BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
 # The stronger baseline: a budget per layer leaves small layers one block, and some nets died of it.
-ONE_SHOT_SCOPE = "global"
+BASELINE_SCOPE = "global"
 EXAMPLE = 32  # images in the batch for which backends are chosen and latency is measured
 
 
@@ -35,6 +41,7 @@ class Stages:
 
     @property
     def pattern(self) -> Pattern:
+        """Of the recipe."""
         return parse(self.recipe.pattern)
 
     @property
@@ -43,61 +50,69 @@ class Stages:
         return next(self.data.test_batches(EXAMPLE))[0].to(self.device)
 
     def model(self) -> nn.Module:
-        """The untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
-        recipe, data = self.recipe, self.data
-        built = models.build(recipe.model, data.channels, data.size, len(data.classes), recipe.seed)
+        """Return the untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
+        recipe = self.recipe
+        sizes = (self.data.channels, self.data.size, len(self.data.classes))
+        built = models.build(recipe.model, *sizes, recipe.seed)
         return built.to(self.device, memory_format=torch.channels_last)
 
     def check(self) -> None:
-        """What can be known before anything is trained.
+        """Find out what can be known before anything is trained.
 
         Raises:
-            ValueError: the training set is smaller than a batch, the model does not fit the images, or the budget
-                cannot be met.
+            ValueError: the training set is smaller than a batch, the model does not fit the images, the method does not
+                fit the model, or the budget cannot be met.
         """
         self.data.batch(0, self.recipe.batch, self.recipe.seed)
-        self._pruner(self.model(), self.recipe.scope)
+        model = self.model()
+        self._training(model, self._course, pruner=self._pruner(model))
 
     def dense(self) -> nn.Module:
-        """The trained dense model that both pruned ones start from."""
+        """Return the trained dense model that the pruned ones start from."""
         checkpoint.seed(self.recipe.seed)
         model = self.model()
-        self._fit("dense", model, self.recipe.dense_steps)
+        self._fit("dense", self._training(model, Course(self.recipe.dense_steps)))
         return model
 
-    def smart(self, dense: nn.Module) -> tuple[nn.Module, dict]:
-        """A plain model with exact zeros, pruned by SMART from a copy of ``dense``; and the pruner's last report, with
-        the number of weights that the largest score stands for.
+    def pruned(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+        """Prune a copy of ``dense`` by the recipe's method.
+
+        Returns:
+            A plain model with exact zeros; and the pruner's last report, with the ``largest`` number of weights that a
+            score stands for, and how many batches the pruner has ``prepared`` itself with.
         """
         model = copy.deepcopy(dense)
-        pruner = self._pruner(model, self.recipe.scope)
-        return self._pruned("smart", model, pruner, dense)
+        return self._prune(self.recipe.pruner, model, self._pruner(model), dense)
 
-    def one_shot(self, dense: nn.Module) -> tuple[nn.Module, dict]:
-        """The baseline: keep the blocks of largest mean magnitude at once, then finetune for as many steps.
+    def baseline(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+        """Prune a copy of ``dense`` at once by magnitude and finetune it for as many steps as ``pruned`` trains.
 
-        It is a pruner that hardens before its first step, so the budget rule, the learning rates and the data order
-        are those of ``smart``.
+        The budget rule, the learning rates and the data order are those of ``pruned``.
         """
         model = copy.deepcopy(dense)
-        pruner = self._pruner(model, ONE_SHOT_SCOPE)
-        pruner.harden()
-        return self._pruned("oneshot", model, pruner, dense)
+        settings = {"scope": BASELINE_SCOPE, "search_steps": self.recipe.search_steps}
+        return self._prune(BASELINE, model, self._make(BASELINE, model, settings), dense)
 
-    def _pruned(self, name: str, model: nn.Module, pruner: SmartPruner, dense: nn.Module) -> tuple[nn.Module, dict]:
+    @property
+    def _course(self) -> Course:
         recipe = self.recipe
-        schedule = {"lr": recipe.lr_pruned, "flat": recipe.search_steps, "seen": recipe.dense_steps}
-        teacher = copy.deepcopy(dense).eval() if recipe.distill else None
-        self._fit(name, model, recipe.pruned_steps, pruner=pruner, teacher=teacher, **schedule)
+        return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
+
+    def _prune(self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module) -> tuple[nn.Module, dict]:
+        teacher = copy.deepcopy(dense).eval() if self.recipe.distill else None
+        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=teacher))
         largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
-        return model, pruner.finalize() | {"largest": largest}
+        return model, pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
 
-    def _pruner(self, model: nn.Module, scope: str) -> SmartPruner:
-        recipe = self.recipe
-        settings = {"search_steps": recipe.search_steps, "temperature": recipe.temperature, "warmup": recipe.warmup}
-        coupling = {"example_input": self.example} if isinstance(self.pattern, Channel) else {}
-        return SmartPruner(model, self.pattern, recipe.sparsity, scope=scope, **settings, **coupling)
+    def _pruner(self, model: nn.Module) -> Pruner:
+        return self._make(self.recipe.pruner, model, self.recipe.pruner_settings)
 
-    def _fit(self, name: str, model: nn.Module, steps: int, **schedule) -> None:
-        training = Training(model, self.data, self.recipe, steps, device=self.device, **schedule)
+    def _make(self, name: str, model: nn.Module, settings: Mapping[str, Any]) -> Pruner:
+        coupling = {"example_input": self.example} if self.pattern.whole_channels else {}
+        return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
+
+    def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
+        return Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+
+    def _fit(self, name: str, training: Training) -> None:
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

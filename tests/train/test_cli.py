@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from smart_train import prune
 from smart_train.cli import main
-from smart_train.recipe import Recipe
+from smart_train.run import prune
+from smart_train.run.recipe import Recipe
 
 TINY = ["--model", "vit-tiny", "--pattern", "block:16x16", "--sparsity", "0.75", "--batch", "32"]
 TINY += ["--dense-steps", "20", "--search-steps", "20", "--finetune-steps", "10"]

@@ -1,6 +1,5 @@
-"""What a method of pruning says; everything else is in ``base``."""
+"""What a method of pruning may say; what it must say, and everything else, is in ``base``."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,10 +9,10 @@ from torch.optim import Optimizer
 from smart_train.masks import MaskedModel
 
 
-class Method(ABC):
-    """What may differ between pruners: how tiles are scored, which masks a step has, and what learns.
+class Hooks:
+    """How a method scores tiles, what learns in it, and what it does around each step of training.
 
-    Only ``search()`` has to be given. The others do what one-shot magnitude pruning wants, which is mostly nothing.
+    The defaults are those of one-shot magnitude pruning, which does mostly nothing.
 
     Attributes:
         title: how tables and plots call the method.
@@ -30,13 +29,6 @@ class Method(ABC):
     prepare_batches: int = 0
     optimizers: Sequence[Optimizer] = ()
     masked: MaskedModel
-
-    @abstractmethod
-    def search(self) -> None:
-        """Set the masks for one step of the search, with ``masked.set_masks`` or ``masked.set_gates``.
-
-        ``progress`` says how far the search is. A method that needs no search calls ``harden()``.
-        """
 
     def start(self) -> None:
         """Score the tiles at the first step of the search; by default by their standardised mean magnitude."""
