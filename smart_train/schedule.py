@@ -52,7 +52,7 @@ def keep(u: float, everything: int, target: int, warmup: float, *, whole: bool) 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the stages before finetuning last, in calls of ``Pruner.step()``.
+    """The length of the stages before finetuning, in calls of ``Pruner.step()``.
 
     Raises:
         ValueError: a value is out of its range.
@@ -73,7 +73,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Cooling:
-    """How a soft mask becomes a hard one over the search; the arguments are those of ``SmartPruner``.
+    """The way of a soft mask to a hard one over the search; the arguments are those of ``SmartPruner``.
 
     Raises:
         ValueError: a value is out of its range.

@@ -17,5 +17,6 @@ def read(wanted: Wanted) -> Parts:
     labels = torch.from_numpy(loaded.target.astype(np.int64))
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
     half = len(order) // 2  # half for the test: with 540 images one image would be 0.2 points
-    train, test = order[:half], order[half:]
+    train = order[:half]
+    test = order[half:]
     return (images[train], labels[train]), (images[test], labels[test]), tuple("0123456789")

@@ -32,7 +32,8 @@ def read(wanted: Wanted) -> Parts:
             f"got {len(classes)} subfolders, {len(files)} pictures"
         )
     images = torch.stack([_picture(file, wanted.size) for file, _ in files])
-    labels, held_out = torch.tensor([label for _, label in files]), torch.tensor(test)
+    labels = torch.tensor([label for _, label in files])
+    held_out = torch.tensor(test)
     return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), tuple(classes)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from smart_kernels import GroupGate, HardGate, Masked, Pattern, SoftGate, mask_, unmask_
 from smart_kernels.nn import start_scores_
 
-from .pools import make_pools
+from .pools import Budget, make_pools
 from .sharing import sharing, standardised
 
 Masks = dict[str, Tensor]
@@ -24,7 +24,7 @@ class MaskedModel:
     Args:
         model, pattern, filter_fn, example_input: see ``smart_kernels.mask_``; without a pattern, layers that are
             masked already are taken.
-        sparsity, scope, eps: see ``make_pools``.
+        budget: for all of them.
         check: called with this object before it is done; raises ValueError where it cannot be pruned.
 
     Attributes:
@@ -40,10 +40,8 @@ class MaskedModel:
         self,
         model: nn.Module,
         pattern: Pattern | None,
-        sparsity: float | None,
+        budget: Budget,
         *,
-        scope: str,
-        eps: float | None,
         filter_fn: Callable[[nn.Module, str], bool] | None,
         example_input: Any,
         check: Callable[["MaskedModel"], None],
@@ -56,7 +54,7 @@ class MaskedModel:
         self.sharing = sharing(model)
         self.layers: dict[str, Masked] = {name: layers[name] for name, layers in self.sharing.items()}
         try:
-            self.pools = make_pools(self.sharing, sparsity, scope, eps)
+            self.pools = make_pools(self.sharing, budget)
             check(self)
         except ValueError:
             if pattern is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern, unmask_
-from smart_train.masks import MaskedModel, check_not_nan, counts
+from smart_train.masks import Budget, MaskedModel, check_not_nan, counts
 from smart_train.schedule import Lengths
 
 from .hooks import Hooks
@@ -78,7 +78,7 @@ class Pruner(Hooks, ABC):
     ):
         self.lengths = Lengths(search_steps, dense_steps)
         where = {"filter_fn": filter_fn, "example_input": example_input, "check": self.check}
-        self.masked = MaskedModel(model, pattern, sparsity, scope=scope, eps=eps, **where)
+        self.masked = MaskedModel(model, pattern, Budget(sparsity, scope, eps), **where)
         self.model = model
         self.layers = self.masked.layers
         self.pools = self.masked.pools

@@ -10,7 +10,7 @@ from smart_train.masks import MaskedModel
 
 
 class Hooks:
-    """How a method scores tiles, what learns in it, and what it does around each step of training.
+    """Optional parts of a method: how tiles are scored, what learns, what is done around each step of training.
 
     The defaults are those of one-shot magnitude pruning, which does mostly nothing.
 

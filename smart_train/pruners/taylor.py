@@ -1,6 +1,7 @@
 """Pruning at once, by what the loss says of each tile."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,19 +28,26 @@ def saliency(masked: MaskedModel, batches: Sequence[Sequence[Any]], loss: Callab
         (rows, cols) float32 by layer.
     """
     ones = {name: torch.ones_like(layer.scores).requires_grad_() for name, layer in masked.layers.items()}
-    found = {name: torch.zeros_like(layer.scores) for name, layer in masked.layers.items()}
-    before = {name: buffer.clone() for name, buffer in masked.model.named_buffers()}
-    masked.set_masks(ones)
-    try:
+    found = {name: torch.zeros_like(mask) for name, mask in ones.items()}
+    with _measuring(masked, ones):
         for batch in batches:
             gradients = torch.autograd.grad(loss(*batch), list(ones.values()), materialize_grads=True)
             for total, gradient in zip(found.values(), gradients, strict=True):
                 total += gradient.square()
+    return found
+
+
+@contextmanager
+def _measuring(masked: MaskedModel, masks: Masks) -> Iterator[None]:
+    """Put masks on the model; it and its buffers are as before in the end."""
+    before = {name: buffer.clone() for name, buffer in masked.model.named_buffers()}
+    masked.set_masks(masks)
+    try:
+        yield
     finally:
         masked.set_gates(dict.fromkeys(masked.layers))
         for name, buffer in masked.model.named_buffers():
             buffer.copy_(before[name])
-    return found
 
 
 class TaylorPruner(OneShotPruner):

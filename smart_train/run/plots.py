@@ -1,5 +1,6 @@
 """The pictures of a report. matplotlib is imported only when one is drawn."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -27,20 +28,23 @@ def draw(out: Path, report: dict, masks: dict[str, Tensor]) -> list[str]:
     except ImportError:
         return []
     matplotlib.use("Agg")
-    pruned = report["recipe"]["pruner"]
-    histories = {name: history.read(out / "training" / name / "history.jsonl") for name in report["accuracy"]}
-    pictures = {
-        "accuracy.png": lambda axes: _accuracy(axes, histories, report),
-        "temperature.png": lambda axes: _search(axes, histories[pruned]),
-        "kept.png": lambda axes: _kept(axes, report["layers"]),
-        "latency.png": lambda axes: _latency(axes, report),
-    }
-    if not _searched(histories[pruned]):
-        del pictures["temperature.png"]
+    pictures = _pictures(out, report)
     for name, paint in pictures.items():
         _picture(out / name, paint)
     _masks(out / "masks.png", masks)
     return [*pictures, "masks.png"]
+
+
+def _pictures(out: Path, report: dict) -> dict[str, Callable]:
+    """Return by file name what draws on a pair of axes."""
+    histories = {name: history.read(out / "training" / name / "history.jsonl") for name in report["accuracy"]}
+    searched = [row for row in histories[report["recipe"]["pruner"]] if row["stage"] == "search"]
+    pictures = {"accuracy.png": lambda axes: _accuracy(axes, histories, report)}
+    if searched:
+        pictures["temperature.png"] = lambda axes: _search(axes, searched)
+    pictures["kept.png"] = lambda axes: _kept(axes, report["layers"])
+    pictures["latency.png"] = lambda axes: _latency(axes, report)
+    return pictures
 
 
 def colours(report: dict) -> dict[str, str]:
@@ -69,12 +73,7 @@ def _accuracy(axes, histories: dict[str, list[dict]], report: dict) -> None:
     axes.legend()
 
 
-def _searched(rows: list[dict]) -> list[dict]:
-    return [row for row in rows if row["stage"] == "search"]
-
-
 def _search(axes, rows: list[dict]) -> None:
-    rows = _searched(rows)
     for name in (name for name in LEGEND if name in rows[0]):
         axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=LEGEND[name])
     axes.set(xlabel="step of the search", yscale="log", title="How the masks become 0 and 1")

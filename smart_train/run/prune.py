@@ -27,8 +27,7 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
 
     Args:
         recipe: every setting.
-        out: gets ``model.safetensors``, ``config.json``, ``recipe.json``, ``report.json``, ``report.md`` and plots, and
-            histories and checkpoints under ``training/``.
+        out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
         baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
 
@@ -36,8 +35,7 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
         The report, as written to ``report.json``.
 
     Raises:
-        ValueError: ``out`` is no directory or holds another run, the data is not there or too little, or the budget
-            cannot be met.
+        ValueError: ``out`` is taken or no directory, the data is not there or too little, the budget cannot be met.
     """
     data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
     stages = Stages(recipe, data, out, _device(), resume)

@@ -27,7 +27,7 @@ EXAMPLE = 32  # images in the batch for which backends are chosen and latency is
 
 @dataclass(frozen=True)
 class Stages:
-    """What the trainings of one run share. Each writes its checkpoints to ``out/training/<name>``.
+    """The trainings of one run, and what they share. Each writes its checkpoints to ``out/training/<name>``.
 
     Args:
         resume: continue from those checkpoints.

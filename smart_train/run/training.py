@@ -27,7 +27,7 @@ def lr_factor(step: int, flat: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Course:
-    """How long a training lasts, on which batches, and how fast it learns.
+    """The length of a training, the batches it sees, and its learning rate.
 
     Args:
         passes: over a batch, in all: optimizer steps, and what the pruner looks at before the first of them.
@@ -74,14 +74,17 @@ class Training:
         self.flat = course.flat
         self.lr = recipe.lr if course.lr is None else course.lr
         self.step = 0
-        looked_at = pruner.prepare_batches if pruner else 0
+        looked_at = self._take_off(course)
         self.steps = course.passes - looked_at
         self.seen = course.seen + looked_at
-        if looked_at and self.steps < 1:
-            raise ValueError(f"{course.passes} steps must be more than the {looked_at} batches seen before them")
         self.optimizers = _optimizers(recipe, model, pruner)
-        if pruner:
-            pruner.optimizers = self.optimizers
+
+    def _take_off(self, course: Course) -> int:
+        """Return how many batches go into the pruner's preparation instead of steps."""
+        count = self.pruner.prepare_batches if self.pruner else 0
+        if count and count >= course.passes:
+            raise ValueError(f"steps must be more than the {count} batches seen before them, got {course.passes}")
+        return count
 
     def prepare(self) -> None:
         """Show the pruner the batches it wants to see before the first step."""
@@ -148,7 +151,9 @@ def _optimizers(recipe: Recipe, model: nn.Module, pruner: Pruner | None) -> list
     """Return one for the weights, and one for what a pruner learns."""
     if pruner is None:
         return [_for_weights(recipe, list(model.parameters()))]
-    return [_for_weights(recipe, pruner.weights()), torch.optim.Adam([pruner.param_group(lr=recipe.lr_scores)])]
+    own = torch.optim.Adam([pruner.param_group(lr=recipe.lr_scores)])
+    pruner.optimizers = [_for_weights(recipe, pruner.weights()), own]
+    return list(pruner.optimizers)
 
 
 def _for_weights(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
