@@ -50,6 +50,17 @@ def test_the_recipes_are_those_of_the_promise():
         assert all(recipe.seed == 3 and recipe.pattern.startswith("block:") for recipe in demo.recipes(data, 3))
 
 
+def test_the_demo_takes_another_method():
+    assert all(recipe.pruner == "gradual" for recipe in demo.recipes("digits", 0, pruner="gradual"))
+    report = copy.deepcopy(GOOD)
+    report["recipe"]["pruner"] = "gradual"
+    report["accuracy"]["gradual"] = 82.0
+    assert "gradual magnitude is at least as accurate as one-shot" in demo.check(report)[0]
+    report["recipe"]["pruner"] = "oneshot"
+    report["accuracy"] = {"dense": 85.0, "oneshot": 50.0}
+    assert demo.check(report) == []  # there is no other method that it could lose to
+
+
 def test_the_demo_from_end_to_end_at_a_small_size(tmp_path, monkeypatch, capsys):
     def small(data, seed, models, pruner):
         steps = {"dense_steps": 20, "search_steps": 20, "finetune_steps": 10, "batch": 32}

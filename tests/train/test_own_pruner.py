@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from smart_train import PRUNERS, Pruner
 from smart_train.cli import main
@@ -73,13 +72,13 @@ def test_run_and_the_demos_check(whole, capsys):
     assert measured.strip() == reported.strip()
     report = json.loads((whole / "report.json").read_text())
     report["accuracy"] |= {"random": 50.0, "oneshot": 60.0}
-    assert any(
-        "random tiles is at least as accurate as one-shot, got 50.00 and 60.00" in each for each in check(report)
-    )
+    demand = "random tiles is at least as accurate as one-shot, got 50.00 and 60.00"
+    assert any(demand in each for each in check(report))
 
 
 def test_killed_in_the_search_and_resumed_is_the_same(whole, tmp_path, monkeypatch):
-    advance, fit = training.Training.advance, loop.fit
+    advance = training.Training.advance
+    fit = loop.fit
 
     def advance_and_die(running):
         if running.pruner and running.step == 7:
@@ -95,10 +94,9 @@ def test_killed_in_the_search_and_resumed_is_the_same(whole, tmp_path, monkeypat
     assert states[0]["pruner"]["masks"].keys() == states[1]["pruner"]["masks"].keys() != set()
     for key, tensor in states[0]["model"].items():
         assert tensor.equal(states[1]["model"][key]), key
-    saved = [load_file(out / "model.safetensors") for out in (whole, tmp_path / "killed")]
-    assert [(saved[0][key] != 0).sum() for key in saved[0] if key.endswith("head.weight")] == [
-        (saved[1][key] != 0).sum() for key in saved[0] if key.endswith("head.weight")
-    ]
+    reports = [json.loads((out / "report.json").read_text()) for out in (whole, tmp_path / "killed")]
+    for part in ("accuracy", "budget", "steps"):
+        assert reports[0][part] == reports[1][part]
 
 
 def test_options(tmp_path, capsys):

@@ -186,7 +186,7 @@ def test_gradual_follows_the_cube_and_chooses_anew():
         pruner.step()
         kept.append(sum(int(layer.gate.mask.sum()) for layer in pruner.layers.values()))
     cube = [6 + 18 * (1 - step / 10) ** 3 for step in range(0, 11, 2)]
-    assert kept == [round(tiles) for tiles in cube for _ in (0, 1)][:11] + [6]
+    assert kept == [*[round(tiles) for tiles in cube for _ in (0, 1)][:11], 6]
 
 
 def test_a_tile_masked_gradually_gets_no_gradient_and_may_come_back():
@@ -252,7 +252,7 @@ def test_taylor_leaves_batchnorms_gates_and_gradients_as_they_were():
 
 
 def test_taylor_wants_batches_first():
-    model, pruner, _ = make("taylor", Block(4, 4), 0.5)
+    _, pruner, _ = make("taylor", Block(4, 4), 0.5)
     with pytest.raises(ValueError, match=r"prepare\(batches, loss\) must come before the first step"):
         pruner.step()
     with pytest.raises(ValueError, match="at least one batch, got none"):

@@ -1,4 +1,4 @@
-"""``smart_train`` in files and functions that can be read at once, and no word for a pattern or a method in the wrong place."""
+"""``smart_train`` is short files and short functions, and asks neither which pattern nor which method it has."""
 
 import ast
 from pathlib import Path
