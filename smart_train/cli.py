@@ -91,7 +91,7 @@ def _add_task(add) -> None:
 
 def _add_budget(add) -> None:
     patterns = "block:RxC, block:RxC:all, channel, nm:N:M, nm:2:4:transposable or vnm:V:N:M"
-    own = "; ".join(f"{name}: {', '.join(method.options)}" for name, method in PRUNERS.items() if method.options)
+    own = "; ".join(f"{name}: {', '.join(Recipe.own_options(name)) or 'none'}" for name in PRUNERS)
     add("--pruner", choices=PRUNERS, help=f"the method; default: {DEFAULT.pruner}")
     add("--option", action="append", metavar="NAME=VALUE", help=f"of the method; {own}")
     add("--pattern", metavar="P", help=f"{patterns}; default: {DEFAULT.pattern}")

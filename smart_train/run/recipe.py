@@ -68,7 +68,7 @@ class Recipe:
         object.__setattr__(self, "temperature", tuple(self.temperature))  # JSON knows lists only
         self._check_sparsity()
         self._check(self.pruner in PRUNERS, "pruner", "one of " + ", ".join(PRUNERS))
-        known = PRUNERS[self.pruner].options
+        known = self.own_options(self.pruner)
         self._check(set(self.options) <= set(known), "options", f"among {', '.join(known) or 'none'} of {self.pruner}")
         self._check(self.scope in ("global", "layer"), "scope", "global or layer")
         self._check(self.optimizer in OPTIMIZERS, "optimizer", " or ".join(OPTIMIZERS))
@@ -105,6 +105,11 @@ class Recipe:
         """Keyword arguments for the pruner, beside model, pattern and sparsity."""
         own = {name: getattr(self, name) for name in PRUNERS[self.pruner].options if hasattr(self, name)}
         return {"scope": self.scope, "search_steps": self.search_steps, **own, **self.options}
+
+    @classmethod
+    def own_options(cls, pruner: str) -> list[str]:
+        """Return the arguments of a method that go into ``options``, having no place of their own in a recipe."""
+        return [name for name in PRUNERS[pruner].options if name not in cls.__dataclass_fields__]
 
     @classmethod
     def for_model(cls, model: str, **settings) -> "Recipe":
