@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from smart_kernels.patterns import forms
 from smart_train import data
 from smart_train.demo import MODELS as DEMOS
 from smart_train.demo import SETTINGS, demo
@@ -90,11 +91,10 @@ def _add_task(add) -> None:
 
 
 def _add_budget(add) -> None:
-    patterns = "block:RxC, block:RxC:all, channel, nm:N:M, nm:2:4:transposable or vnm:V:N:M"
     own = "; ".join(f"{name}: {', '.join(Recipe.own_options(name)) or 'none'}" for name in PRUNERS)
     add("--pruner", choices=PRUNERS, help=f"the method; default: {DEFAULT.pruner}")
     add("--option", action="append", metavar="NAME=VALUE", help=f"of the method; {own}")
-    add("--pattern", metavar="P", help=f"{patterns}; default: {DEFAULT.pattern}")
+    add("--pattern", metavar="P", help=f"{forms()}; default: {DEFAULT.pattern}")
     add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {DEFAULT.sparsity}")
     add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {DEFAULT.scope}")
     for stage in ("dense", "search", "finetune"):
