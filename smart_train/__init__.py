@@ -1,5 +1,5 @@
-"""Finds the masks: ``SmartPruner`` and its schedules."""
+"""Finds the masks: pruners, and what trains with them."""
 
-from .pruner import SmartPruner
+from .pruners import PRUNERS, GradualPruner, OneShotPruner, Pruner, SmartPruner, TaylorPruner
 
-__all__ = ["SmartPruner"]
+__all__ = ["PRUNERS", "GradualPruner", "OneShotPruner", "Pruner", "SmartPruner", "TaylorPruner"]

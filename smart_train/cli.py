@@ -1,15 +1,20 @@
 """``python -m smart_train prune | run | demo``."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from smart_kernels.patterns import forms
+from smart_train import data
 from smart_train.demo import MODELS as DEMOS
 from smart_train.demo import SETTINGS, demo
 from smart_train.models import MODELS
-from smart_train.prune import evaluate_saved, prune
-from smart_train.recipe import OPTIMIZERS, Recipe
-from smart_train.report import layer_table, summary_table, verdict
+from smart_train.pruners import PRUNERS
+from smart_train.run.prune import evaluate_saved, prune
+from smart_train.run.recipe import OPTIMIZERS, Recipe
+from smart_train.run.report import layer_table, summary_table, verdict
 
 EXAMPLES = """examples:
   python -m smart_train demo
@@ -17,9 +22,13 @@ EXAMPLES = """examples:
   python -m smart_train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
   python -m smart_train prune --model cnn --data folder:photos --out runs/photos
   python -m smart_train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
+  python -m smart_train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
   python -m smart_train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
   python -m smart_train run runs/vit
 """
+
+
+DEFAULT = Recipe()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,46 +58,80 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="load a saved model and evaluate it")
     run.add_argument("directory", type=Path, help="the --out of a finished prune")
     run.set_defaults(command=_run)
-    show = commands.add_parser("demo", help="prune a CNN to 90 %% and a ViT to 80 %% and check the result; 5 minutes")
-    show.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s; written anew")
-    show.add_argument("--seed", type=int, default=0)
-    show.add_argument("--model", choices=SETTINGS, help="only this one; default: cnn and vit")
-    show.set_defaults(command=lambda o: demo(o.out, o.seed, (o.model,) if o.model else DEMOS))
+    _add_demo(commands.add_parser("demo", help="prune a CNN to 90 %% and a ViT to 80 %% and check it; 5 minutes"))
     return parser
 
 
-def _add_prune(parser: argparse.ArgumentParser) -> None:
-    default = Recipe()
+def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", choices=MODELS, default="cnn", help="default: %(default)s")
-    add("--data", default="digits", metavar="digits|fashion|folder:PATH", help="default: %(default)s")
-    add("--data-dir", metavar="DIR", help="the IDX files of Fashion-MNIST, if not where Debian's package puts them")
-    add("--image-size", type=int, metavar="N", help=f"folder:PATH is resized to N x N; default: {default.image_size}")
-    patterns = "block:RxC, block:RxC:all, channel, nm:N:M, nm:2:4:transposable or vnm:V:N:M"
-    add("--pattern", metavar="P", help=f"{patterns}; default: {default.pattern}")
-    add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {default.sparsity}")
-    add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {default.scope}")
-    for stage in ("dense", "search", "finetune"):
-        steps = getattr(default, f"{stage}_steps")
-        add(f"--{stage}-steps", type=int, metavar="N", help=f"optimizer steps; default: {steps}")
-    add("--batch", type=int, metavar="N", help=f"default: {default.batch}")
-    add("--optimizer", choices=OPTIMIZERS, help="default: sgd for the cnn, adamw for the vit")
-    add("--lr", type=float, help="default: 0.1 with sgd for the cnn, 0.001 with adamw for the vit")
-    add("--weight-decay", type=float, metavar="W")
-    add("--lr-pruned", type=float, help="after the dense stage; default: 0.02 for the cnn, --lr for the vit")
-    add("--lr-scores", type=float, help=f"default: 0.03 for N:M, else 0.3 for the cnn, {default.lr_scores} for the vit")
-    add("--temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="default: 0.2 0.001")
-    add("--warmup", type=float, metavar="F", help=f"fraction of the search; default: {default.warmup}")
-    add("--distill", action="store_true", default=None, help="learn from the dense model; default for mobilenet_v2")
-    add("--seed", type=int, help="default: 0")
+    add("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s; written anew")
+    add("--seed", type=int, default=0)
+    add("--model", choices=SETTINGS, help="only this one; default: cnn and vit")
+    add("--pruner", choices=PRUNERS, default="smart", help="default: %(default)s")
+    parser.set_defaults(command=lambda o: demo(o.out, o.seed, (o.model,) if o.model else DEMOS, o.pruner))
+
+
+def _add_prune(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser.add_argument)
+    _add_budget(parser.add_argument)
+    _add_learning(parser.add_argument)
     parser.add_argument("--baseline", action="store_true", help="also finetune a one-shot magnitude mask")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR, exactly")
     parser.set_defaults(command=_prune)
 
 
+def _add_task(add) -> None:
+    size = f"folder:PATH is resized to N x N; default: {DEFAULT.image_size}"
+    add("--model", choices=MODELS, default="cnn", help="default: %(default)s")
+    add("--data", default="digits", metavar="|".join(data.names()), help="default: %(default)s")
+    add("--data-dir", metavar="DIR", help="the IDX files of Fashion-MNIST, if not where Debian's package puts them")
+    add("--image-size", type=int, metavar="N", help=size)
+    add("--seed", type=int, help="default: 0")
+
+
+def _add_budget(add) -> None:
+    own = "; ".join(f"{name}: {', '.join(Recipe.own_options(name)) or 'none'}" for name in PRUNERS)
+    add("--pruner", choices=PRUNERS, help=f"the method; default: {DEFAULT.pruner}")
+    add("--option", action="append", metavar="NAME=VALUE", help=f"of the method; {own}")
+    add("--pattern", metavar="P", help=f"{forms()}; default: {DEFAULT.pattern}")
+    add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {DEFAULT.sparsity}")
+    add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {DEFAULT.scope}")
+    for stage in ("dense", "search", "finetune"):
+        steps = getattr(DEFAULT, f"{stage}_steps")
+        add(f"--{stage}-steps", type=int, metavar="N", help=f"optimizer steps; default: {steps}")
+    add("--temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="of SMART; default: 0.2 0.001")
+    add("--warmup", type=float, metavar="F", help=f"of SMART; fraction of the search; default: {DEFAULT.warmup}")
+
+
+def _add_learning(add) -> None:
+    add("--batch", type=int, metavar="N", help=f"default: {DEFAULT.batch}")
+    add("--optimizer", choices=OPTIMIZERS, help="default: sgd for the cnn, adamw for the vit")
+    add("--lr", type=float, help="default: 0.1 with sgd for the cnn, 0.001 with adamw for the vit")
+    add("--weight-decay", type=float, metavar="W")
+    add("--lr-pruned", type=float, help="after the dense stage; default: 0.02 for the cnn, --lr for the vit")
+    add("--lr-scores", type=float, help=f"default: 0.03 for N:M, else 0.3 for the cnn, {DEFAULT.lr_scores} for the vit")
+    add("--distill", action="store_true", default=None, help="learn from the dense model; default for mobilenet_v2")
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    """Read NAME=VALUE as the command line gives it: numbers, true, false, lists as in JSON, else text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
 def _prune(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if name in Recipe.__dataclass_fields__}
+    if options.option:
+        settings["options"] = _options(options.option)
     report = prune(Recipe.for_model(**settings), options.out, resume=options.resume, baseline=options.baseline)
     print(layer_table(report), summary_table(report), verdict(report), sep="\n\n")
     print(f"\nwrote {options.out}/report.md; next: python -m smart_train run {options.out}")

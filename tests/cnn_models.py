@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smart_train.mobilenet import MobileNetV2
+from smart_train.models.mobilenet import MobileNetV2
 
 SIZE = 32
 

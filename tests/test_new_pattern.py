@@ -11,8 +11,9 @@ from smart_kernels import SparseConv2d, SparseLinear, WeightShape, compress_, lo
 from smart_kernels.convert.measure import timing
 from smart_kernels.formats import BSR
 from smart_kernels.patterns import PATTERNS, Pattern, forms
-from smart_train import SmartPruner, prune
+from smart_train import SmartPruner
 from smart_train.cli import main
+from smart_train.run import prune
 from tests.util import assert_close
 
 

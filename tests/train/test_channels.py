@@ -5,8 +5,8 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from smart_train import loop, prune
 from smart_train.cli import main
+from smart_train.run import loop, prune, training
 
 CHANNELS = ["--model", "cnn-tiny", "--pattern", "channel", "--sparsity", "0.6", "--batch", "32", "--baseline"]
 CHANNELS += ["--dense-steps", "20", "--search-steps", "12", "--finetune-steps", "8"]
@@ -63,18 +63,18 @@ def test_the_budget_is_filled(report):
 def test_killed_in_the_search_and_resumed_is_the_same(run, report, tmp_path, monkeypatch):
     monkeypatch.setattr(prune, "PATIENCE", 0.0)
     monkeypatch.setattr(prune.plots, "draw", lambda *_: [])
-    advance = loop.Training.advance
+    advance = training.Training.advance
 
-    def advance_and_die(training):
-        if training.pruner and training.step == 9:
+    def advance_and_die(running):
+        if running.pruner and running.step == 9:
             raise KeyboardInterrupt
-        return advance(training)
+        return advance(running)
 
     fit = loop.fit
-    monkeypatch.setattr("smart_train.stages.fit", lambda *args, **kwargs: fit(*args, every=4, **kwargs))
+    monkeypatch.setattr("smart_train.run.stages.fit", lambda *args, **kwargs: fit(*args, every=4, **kwargs))
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "advance", advance_and_die)
+        patch.setattr(training.Training, "advance", advance_and_die)
         assert main(["prune", *CHANNELS, "--out", str(out)]) == 130
     assert main(["prune", *CHANNELS, "--out", str(out), "--resume"]) == 0
     whole, resumed = (load_file(path / "model.safetensors") for path in (run, out))

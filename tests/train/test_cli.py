@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from smart_train import prune
+from smart_train import PRUNERS
 from smart_train.cli import main
-from smart_train.recipe import Recipe
+from smart_train.run import prune
+from smart_train.run.recipe import Recipe
 
 TINY = ["--model", "vit-tiny", "--pattern", "block:16x16", "--sparsity", "0.75", "--batch", "32"]
 TINY += ["--dense-steps", "20", "--search-steps", "20", "--finetune-steps", "10"]
@@ -43,6 +44,28 @@ def test_the_report_is_complete(run):
     assert len(report["layers"]) == 4 and 0 <= report["sparse_share"] <= 1
     assert report["latency"]["pairs"] >= 30
     assert Recipe(**report["recipe"]).to_dict() | {"temperature": [0.2, 1e-3]} == report["recipe"]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "pattern", "searched", "prepared"),
+    [("gradual", "nm:2:4", True, 0), ("taylor", "channel", False, 4), ("oneshot", "block:16x16", False, 0)],
+)
+def test_every_method_of_the_table(pruner, pattern, searched, prepared, tmp_path):
+    sparsity = {"nm:2:4": "0.5"}.get(pattern, "0.6")
+    steps = ["--dense-steps", "6", "--search-steps", "10", "--finetune-steps", "5", "--batch", "32"]
+    task = ["--model", "vit-tiny", "--pattern", pattern, "--sparsity", sparsity, "--pruner", pruner, "--baseline"]
+    assert main(["prune", *task, *steps, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["accuracy"]) == {"dense", pruner, "oneshot"}
+    assert report["steps"] == {"dense": 6, "pruned": 15, "prepared": prepared}
+    assert 0 <= report["budget"]["asked"] - report["budget"]["kept"] < report["budget"]["largest_block"]
+    assert (tmp_path / "temperature.png").exists() == searched
+    history = (tmp_path / "training" / pruner / "history.jsonl").read_text().splitlines()
+    assert json.loads(history[-1])["step"] == 15 - prepared
+    text = (tmp_path / "report.md").read_text()
+    assert PRUNERS[pruner].title in text and text.count("+15 |") == len(report["accuracy"]) - 1
+    assert ("4 of the +15 steps are batches" in text) == (prepared == 4)
+    assert main(["run", str(tmp_path)]) == 0
 
 
 def test_run_finds_the_reported_accuracy(run, capsys):

@@ -3,11 +3,12 @@ import copy
 import pytest
 import torch
 
-from smart_train import demo, prune
-from smart_train.recipe import Recipe
+from smart_train import demo
+from smart_train.run import prune
+from smart_train.run.recipe import Recipe
 
 GOOD = {
-    "recipe": {"model": "vit"},
+    "recipe": {"model": "vit", "pruner": "smart"},
     "accuracy": {"dense": 85.0, "oneshot": 83.0, "smart": 83.0},
     "budget": {"asked": 2050, "kept": 2048, "largest_block": 1024},
     "sparse_share": 0.5,
@@ -49,10 +50,21 @@ def test_the_recipes_are_those_of_the_promise():
         assert all(recipe.seed == 3 and recipe.pattern.startswith("block:") for recipe in demo.recipes(data, 3))
 
 
+def test_the_demo_takes_another_method():
+    assert all(recipe.pruner == "gradual" for recipe in demo.recipes("digits", 0, pruner="gradual"))
+    report = copy.deepcopy(GOOD)
+    report["recipe"]["pruner"] = "gradual"
+    report["accuracy"]["gradual"] = 82.0
+    assert "gradual magnitude is at least as accurate as one-shot" in demo.check(report)[0]
+    report["recipe"]["pruner"] = "oneshot"
+    report["accuracy"] = {"dense": 85.0, "oneshot": 50.0}
+    assert demo.check(report) == []  # there is no other method that it could lose to
+
+
 def test_the_demo_from_end_to_end_at_a_small_size(tmp_path, monkeypatch, capsys):
-    def small(data, seed, models):
+    def small(data, seed, models, pruner):
         steps = {"dense_steps": 20, "search_steps": 20, "finetune_steps": 10, "batch": 32}
-        tiny = {"data": "digits", "seed": seed, "pattern": "block:8x8", "sparsity": 0.75, **steps}
+        tiny = {"data": "digits", "seed": seed, "pruner": pruner, "pattern": "block:8x8", "sparsity": 0.75, **steps}
         return [Recipe.for_model(model, **tiny) for model in ("cnn-tiny", "vit-tiny")]
 
     monkeypatch.setattr(demo, "recipes", small)

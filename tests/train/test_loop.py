@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from smart_train import data as datasets
-from smart_train.evaluate import accuracy
-from smart_train.loop import RAMP, Training, fit, lr_factor
 from smart_train.models import build
-from smart_train.recipe import Recipe
-from smart_train.stages import Stages
+from smart_train.run.evaluate import accuracy
+from smart_train.run.loop import fit
+from smart_train.run.recipe import Recipe
+from smart_train.run.stages import Stages
+from smart_train.run.training import RAMP, Course, Training, lr_factor
 
 TINY = {
     "pattern": "block:8x8",
@@ -41,7 +42,7 @@ def test_three_trainings_share_a_dense_model_and_a_budget(name, digits, tmp_path
     dense = workshop.dense()
     before = {key: value.clone() for key, value in dense.state_dict().items()}
     kept = []
-    for train in (workshop.smart, workshop.one_shot):
+    for train in (workshop.pruned, workshop.baseline):
         model, report = train(dense)
         zeros = sum((model.get_submodule(layer).weight == 0).sum().item() for layer in report["layers"])
         weights = sum(layer["weights"] for layer in report["layers"].values())
@@ -60,7 +61,7 @@ def test_training_learns(name, digits, tmp_path):
 
 def test_history(digits, tmp_path):
     workshop = stages("cnn", digits, tmp_path)
-    workshop.smart(workshop.dense())
+    workshop.pruned(workshop.dense())
     rows = [json.loads(line) for line in (tmp_path / "training/smart/history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(5, 31, 5))
     assert [row["stage"] for row in rows] == ["search"] * 4 + ["finetune"] * 2
@@ -80,7 +81,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(digits, tmp_path):
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="loss must be finite, got nan at step 5"):
-        fit(Training(model, digits, recipe, 10), tmp_path)
+        fit(Training(model, digits, recipe, Course(10)), tmp_path)
 
 
 def test_accuracy_leaves_the_mode_of_the_model_alone(digits):

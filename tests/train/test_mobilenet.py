@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from smart_kernels import Block
-from smart_train import evaluate, models, prune
+from smart_train import SmartPruner, models
 from smart_train.data import load
 from smart_train.demo import recipes
-from smart_train.loop import Training
-from smart_train.mobilenet import MobileNetV2
-from smart_train.pruner import SmartPruner
-from smart_train.recipe import Recipe
+from smart_train.models.mobilenet import MobileNetV2
+from smart_train.run import evaluate, prune
+from smart_train.run.recipe import Recipe
+from smart_train.run.training import Course, Training
 
 
 def test_names_and_sizes_are_torchvisions():
@@ -46,7 +46,7 @@ def test_the_teacher_is_learnt_not_the_labels():
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False).eval()
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     before = evaluate.agreement(teacher, model, data)
-    training = Training(model, data, Recipe(batch=64, optimizer="adamw", lr=0.02), 60, teacher=teacher)
+    training = Training(model, data, Recipe(batch=64, optimizer="adamw", lr=0.02), Course(60), teacher=teacher)
     for _ in range(60):
         training.advance()
     after = evaluate.agreement(teacher, model, data)

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from smart_kernels import parse
-from smart_train import checkpoint
+from smart_train import SmartPruner
 from smart_train import data as datasets
-from smart_train.loop import Training, fit
 from smart_train.models import build
-from smart_train.pruner import SmartPruner
-from smart_train.recipe import Recipe
+from smart_train.run import checkpoint
+from smart_train.run.loop import fit
+from smart_train.run.recipe import Recipe
+from smart_train.run.training import Course, Training
 
 STEPS, SEARCH = 24, 12
 
@@ -32,7 +33,7 @@ def training(name):
     )
     model = with_dropout(build(name, 1, 8, 10))
     pruner = SmartPruner(model, parse(recipe.pattern), recipe.sparsity, search_steps=SEARCH)
-    return Training(model, datasets.load("digits"), recipe, STEPS, flat=SEARCH, pruner=pruner)
+    return Training(model, datasets.load("digits"), recipe, Course(STEPS, flat=SEARCH), pruner=pruner)
 
 
 def with_dropout(model):
@@ -108,14 +109,14 @@ TRAIN = """
 import sys
 from pathlib import Path
 from smart_train import data
-from smart_train.recipe import Recipe
-from smart_train.stages import Stages
+from smart_train.run.recipe import Recipe
+from smart_train.run.stages import Stages
 
 settings = {"pattern": "block:16x16", "sparsity": 0.8, "batch": 16}
 recipe = Recipe.for_model("vit-tiny", dense_steps=20, search_steps=150, finetune_steps=20, **settings)
 for out in sys.argv[1:]:
     stages = Stages(recipe, data.load("digits"), Path(out), "cpu", resume=True)
-    stages.smart(stages.dense())
+    stages.pruned(stages.dense())
 """
 
 

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from smart_train.schedule import Plan, cosine, exponential, keep, linear
+from smart_train.schedule import Cooling, Lengths, cosine, exponential, keep, linear
 
 STEPS = [i / 100 for i in range(101)]
 
@@ -31,14 +31,14 @@ def test_the_budget_of_unequal_tiles_is_real():
 
 
 def test_progress_runs_from_the_first_step_of_the_search_to_its_last():
-    plan = Plan(search_steps=11, dense_steps=5)
-    assert [plan.progress(step) for step in (5, 10, 15)] == [0, 0.5, 1]
-    assert plan.temperature_at(5) == 0.2
-    assert plan.temperature_at(15) == pytest.approx(1e-3)
+    lengths = Lengths(search_steps=11, dense_steps=5)
+    assert [lengths.progress(step) for step in (5, 10, 15)] == [0, 0.5, 1]
+    assert Cooling().temperature_at(lengths.progress(5)) == 0.2
+    assert Cooling().temperature_at(lengths.progress(15)) == pytest.approx(1e-3)
 
 
 def test_temperature_may_be_a_function():
-    assert Plan(search_steps=3, temperature=lambda u: 1 - u / 2).temperature_at(2) == 0.5
+    assert Cooling(lambda u: 1 - u / 2).temperature_at(1.0) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,5 @@ def test_temperature_may_be_a_function():
 )
 def test_rejects(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Plan(**{"search_steps": 10} | wrong)
+        kind = Lengths if wrong.keys() & {"search_steps", "dense_steps"} else Cooling
+        kind(**({"search_steps": 10} if kind is Lengths else {}) | wrong)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 import smart_kernels
 from smart_train import data as datasets
-from smart_train import kept, plots
-from smart_train.compressed import compressed, layer_rows
-from smart_train.evaluate import accuracy, agreement
-from smart_train.recipe import Recipe
-from smart_train.report import markdown
-from smart_train.stages import Stages
+
+from . import kept, plots
+from .compressed import Compressed, compressed, layer_rows
+from .evaluate import accuracy, agreement
+from .recipe import Recipe
+from .report import markdown
+from .stages import BASELINE, Stages
 
 PATIENCE = 0.1  # seconds to go on measuring a layer whose times have not settled
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
@@ -26,32 +27,30 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
 
     Args:
         recipe: every setting.
-        out: gets ``model.safetensors``, ``config.json``, ``recipe.json``, ``report.json``, ``report.md`` and plots, and
-            histories and checkpoints under ``training/``.
+        out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
-        baseline: also finetune a one-shot magnitude mask for as many steps.
+        baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
 
     Returns:
         The report, as written to ``report.json``.
 
     Raises:
-        ValueError: ``out`` is no directory or holds another run, the data is not there or too little, or the budget
-            cannot be met.
+        ValueError: ``out`` is taken or no directory, the data is not there or too little, the budget cannot be met.
     """
     data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
     stages = Stages(recipe, data, out, _device(), resume)
     stages.check()  # before the directory is taken and the dense model trained
     _claim(out, recipe, resume)
     dense = stages.dense()
-    smart, last = stages.smart(dense)
-    models = {"dense": dense, "smart": smart}
-    if baseline:
-        models["oneshot"], _ = stages.one_shot(dense)
+    pruned, last = stages.pruned(dense)
+    models = {"dense": dense, recipe.pruner: pruned}
+    if baseline and recipe.pruner != BASELINE:
+        models[BASELINE], _ = stages.baseline(dense)
     return _finish(stages, models, last)
 
 
 def evaluate_saved(out: Path) -> tuple[float, float]:
-    """(measured now, reported) accuracy of the model that ``prune`` saved in ``out``.
+    """Return the accuracy, measured now and as reported, of the model that ``prune`` saved in ``out``.
 
     Raises:
         ValueError: ``out`` holds no finished run, or a damaged one.
@@ -59,7 +58,8 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     missing = [name for name in FILES if not (out / name).is_file()]
     if missing:
         raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
-    recipe, reported = _recipe(out / "recipe.json"), _reported(out / "report.json")
+    recipe = _recipe(out / "recipe.json")
+    reported = _reported(out / "report.json", recipe.pruner)
     stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, _device())
     model = stages.model().eval()
     smart_kernels.load(model, out)
@@ -92,10 +92,10 @@ def _recipe(path: Path) -> Recipe:
         raise ValueError(f"{path} must hold the settings of a run as this version writes them: {error}") from error
 
 
-def _reported(path: Path) -> float:
-    """The accuracy of the pruned model that a report names."""
+def _reported(path: Path, pruner: str) -> float:
+    """Return the accuracy of the pruned model that a report names."""
     try:
-        return json.loads(path.read_text())["accuracy"]["smart"]
+        return json.loads(path.read_text())["accuracy"][pruner]
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} must name an accuracy as prune writes it, got none: {error}") from error
 
@@ -107,31 +107,44 @@ def _write(path: Path, content: dict) -> None:
 
 def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
     """Slim, compress, measure, save and report; ``last`` is the pruner's report."""
-    out, pattern, example = stages.out, stages.pattern, stages.example
+    out = stages.out
+    name = stages.recipe.pruner
+    pruned = models[name]
     for model in models.values():
         model.eval()
-    masks = kept.tiles(models["smart"], last["layers"], pattern)
-    budget = kept.budget(models["smart"], masks, last, pattern)
-    results = compressed(models, example, pattern, PATIENCE)
-    chosen = results["smart"].report
-    smart_kernels.save(models["smart"], out, chosen)
-    report = {
-        "recipe": stages.recipe.to_dict(),
-        "steps": {"dense": stages.recipe.dense_steps, "pruned": stages.recipe.pruned_steps},
-        "accuracy": {name: accuracy(model, stages.data, stages.device) for name, model in models.items()},
+    masks = kept.tiles(pruned, last["layers"], stages.pattern)
+    budget = kept.budget(pruned, masks, last, stages.pattern)
+    results = compressed(models, name, stages.example, stages.pattern, PATIENCE)
+    smart_kernels.save(pruned, out, results[name].report)
+    report = _settings(stages.recipe, last) | {
+        "accuracy": {key: accuracy(model, stages.data, stages.device) for key, model in models.items()},
         **_agreement(stages, models),
         "budget": budget,
-        "sparse_share": chosen.totals["pruned_on_sparse"],
-        "cost": {name: result.cost for name, result in results.items()},
-        "layers": layer_rows(results, list(masks)),
-        "latency": _latency(results["dense"].model, models["smart"], example),
+        "layers": layer_rows(results["dense"], results[name], list(masks)),
+        **_costs(results, name, stages.example),
         "bytes": {"dense": _file_size(models["dense"]), "sparse": (out / FILES[0]).stat().st_size},
-        "device": chosen.device,
-        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
     }
     _write(out / "report.json", report)
     (out / "report.md").write_text(markdown(report, plots.draw(out, report, masks)))
     return report
+
+
+def _settings(recipe: Recipe, last: dict) -> dict:
+    """Return what was asked for, and where it ran."""
+    steps = {"dense": recipe.dense_steps, "pruned": recipe.pruned_steps, "prepared": last["prepared"]}
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return {"recipe": recipe.to_dict(), "steps": steps, "versions": versions}
+
+
+def _costs(results: dict[str, Compressed], pruned: str, example: Tensor) -> dict:
+    """Return what the models cost: arithmetic, storage and time."""
+    chosen = results[pruned].report
+    return {
+        "sparse_share": chosen.totals["pruned_on_sparse"],
+        "cost": {name: result.cost for name, result in results.items()},
+        "latency": _latency(results["dense"].model, results[pruned].model, example),
+        "device": chosen.device,
+    }
 
 
 def _file_size(model: nn.Module) -> int:
@@ -145,7 +158,7 @@ def _latency(dense: nn.Module, sparse: nn.Module, example: Tensor) -> dict:
 
 
 def _agreement(stages: Stages, models: dict[str, nn.Module]) -> dict:
-    """How far each model says what the dense one says, where that is what it was taught."""
+    """Return how far each model says what the dense one says, where that is what it was taught."""
     if not stages.recipe.distill:
         return {}
     return {"agreement": {n: agreement(models["dense"], m, stages.data, stages.device) for n, m in models.items()}}

@@ -1,4 +1,4 @@
-"""What a finalized model kept, counted in its weights and not in its masks."""
+"""The tiles and weights that a finalized model has kept, counted in its weights and not in its masks."""
 
 from torch import Tensor, nn
 
@@ -7,18 +7,19 @@ from smart_kernels.patterns import allowed_weights
 
 
 def tiles(model: nn.Module, names: list[str], pattern: Pattern) -> dict[str, Tensor]:
-    """(rows, cols) bool per layer: which tiles hold anything but zeros."""
+    """Return (rows, cols) bool per layer: which tiles hold anything but zeros."""
     return {name: pattern.importance(_matrix(model.get_submodule(name))).cpu() > 0 for name in names}
 
 
 def budget(model: nn.Module, masks: dict[str, Tensor], last: dict, pattern: Pattern) -> dict:
-    """Weights there were, asked for and kept, the last counted in the model.
+    """Return how many weights there were, were asked for and are kept, the last counted in the model.
 
     Args:
-        masks: what ``tiles`` found.
-        last: the pruner's last report, as ``Stages.smart`` returns it.
+        masks: as ``tiles`` found them.
+        last: the pruner's last report, as ``Stages.pruned`` returns it.
     """
-    kept, weights = 0, sum(layer["weights"] for layer in last["layers"].values())
+    kept = 0
+    weights = sum(layer["weights"] for layer in last["layers"].values())
     for name, mask in masks.items():
         cost = pattern.cost(WeightShape(*_matrix(model.get_submodule(name)).shape))
         fixed = int(cost.sum()) - last["layers"][name]["weights"]  # channels that could not be pruned
@@ -28,5 +29,5 @@ def budget(model: nn.Module, masks: dict[str, Tensor], last: dict, pattern: Patt
 
 
 def _matrix(layer: nn.Module) -> Tensor:
-    """(N, taps, C) view of the weight of a plain Linear or Conv2d."""
+    """Return a (N, taps, C) view of the weight of a plain Linear or Conv2d."""
     return layer.weight.flatten(2).transpose(1, 2) if layer.weight.dim() > 2 else layer.weight.unsqueeze(1)

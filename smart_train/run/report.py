@@ -1,10 +1,17 @@
-"""What a run says about itself: the same tables in the terminal and in ``report.md``. Every number was measured."""
+"""The tables of a run, the same in the terminal and in ``report.md``. Every number was measured."""
+
+from smart_train.pruners import PRUNERS
 
 LAYER_COLUMNS = ("layer", "shape", "kept", "backend", "dense ms", "sparse ms")
 
 
+def title(name: str) -> str:
+    """Return how tables and plots call a model: "dense", or the title of the method that pruned it."""
+    return PRUNERS[name].title or name if name in PRUNERS else name
+
+
 def table(columns: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table, padded so that it reads well in a terminal too; all but the first column to the right."""
+    """Return a Markdown table, padded to read well in a terminal too; all but the first column to the right."""
     cells = [columns, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     head, *body = [_line(row, widths) for row in cells]
@@ -19,7 +26,7 @@ def _line(row: tuple, widths: list[int]) -> str:
 
 
 def layer_table(report: dict) -> str:
-    """One row per pruned layer: shape, before and after where it was slimmed, kept, backend, dense and sparse time."""
+    """Return a row per pruned layer: shape (before and after slimming), kept, backend, dense and sparse time."""
     rows = [
         (row["name"], _shapes(row), f"{row['kept']:.1%}", row["choice"], _ms(row["dense_ms"]), _ms(row["ms"]))
         for row in report["layers"]
@@ -28,16 +35,19 @@ def layer_table(report: dict) -> str:
 
 
 def summary_table(report: dict) -> str:
-    """Accuracy, agreement with the dense model, MACs an image, parameters, file size and latency per model."""
-    accuracy, size, latency, steps = (report[name] for name in ("accuracy", "bytes", "latency", "steps"))
-    after = f"+{steps['pruned']}"
-    dense, sparse = (f"{latency[f'{kind}_ms']:.2f} ms" for kind in ("dense", "sparse"))
-    rows = [("dense", steps["dense"], *_measured(report, "dense"), _size(size["dense"]), dense)]
-    if "oneshot" in accuracy:
-        rows.append(("one-shot magnitude", after, *_measured(report, "oneshot"), "", ""))
-    rows.append(("SMART", after, *_measured(report, "smart"), _size(size["sparse"]), sparse))
+    """Return accuracy, agreement with the dense model, MACs an image, parameters, file size and latency per model."""
+    pruned = report["recipe"]["pruner"]
+    after = f"+{report['steps']['pruned']}"
+    others = [name for name in report["accuracy"] if name not in ("dense", pruned)]
+    rows = [("dense", report["steps"]["dense"], *_measured(report, "dense"), *_saved(report, "dense"))]
+    rows += [(title(name), after, *_measured(report, name), "", "") for name in others]
+    rows.append((title(pruned), after, *_measured(report, pruned), *_saved(report, "sparse")))
     agreement = ("as dense", "KL, nats") if "agreement" in report else ()
     return table(("model", "steps", "accuracy", *agreement, "MACs an image", "parameters", "file", "latency"), rows)
+
+
+def _saved(report: dict, kind: str) -> tuple[str, str]:
+    return _size(report["bytes"][kind]), f"{report['latency'][f'{kind}_ms']:.2f} ms"
 
 
 def _measured(report: dict, name: str) -> tuple[str, ...]:
@@ -59,7 +69,7 @@ def _shapes(row: dict) -> str:
 
 
 def _shape(shape: list[int]) -> str:
-    """(N, taps, C) as people write it."""
+    """Write (N, taps, C) as people do."""
     N, taps, C = shape
     return f"{N}x{C}" if taps == 1 else f"{N}x{taps}x{C}"
 
@@ -73,19 +83,26 @@ def _size(count: int) -> str:
 
 
 def verdict(report: dict) -> str:
-    """The sentences under the tables."""
-    latency, budget = report["latency"], report["budget"]
+    """Return the sentences under the tables."""
+    latency = report["latency"]
+    budget = report["budget"]
     busy = "; above 5 %, so the machine was busy" if not latency["steady"] else ""
     return (
         f"{latency['speedup']:.2f}x the speed of the best dense baseline ({latency['batch']} images, median of "
         f"{latency['pairs']} interleaved pairs, spread {latency['spread']:.0%}{busy}).\n"
         f"Kept {budget['kept']:,} of {budget['prunable']:,} prunable weights; asked for at most {budget['asked']:,}.\n"
-        f"{_where(report)}"
+        f"{_where(report)}{_prepared(report)}"
     )
 
 
+def _prepared(report: dict) -> str:
+    """Say how many passes went into looking at batches before pruning."""
+    count = report["steps"]["prepared"]
+    return f"\n{count} of the +{report['steps']['pruned']} steps are batches that it looked at first." if count else ""
+
+
 def _where(report: dict) -> str:
-    """What has become of the pruned weights."""
+    """Say what has become of the pruned weights."""
     slimmed = sum("slimmed" in row for row in report["layers"])
     if slimmed:
         return f"{slimmed} layers are smaller now; with a channel go its columns in the layers that read it."
@@ -93,22 +110,18 @@ def _where(report: dict) -> str:
 
 
 def markdown(report: dict, pictures: list[str]) -> str:
-    """``report.md``."""
+    """Return ``report.md``."""
     recipe = report["recipe"]
-    settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value is not None)
-    return (
-        "\n\n".join(
-            [
-                f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']}",
-                summary_table(report),
-                verdict(report),
-                "## Layers",
-                layer_table(report),
-                *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
-                "## Settings",
-                settings,
-                f"Measured on {report['device']}, {report['versions']}.",
-            ]
-        )
-        + "\n"
-    )
+    settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value not in (None, {}))
+    parts = [
+        f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']}",
+        summary_table(report),
+        verdict(report),
+        "## Layers",
+        layer_table(report),
+        *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
+        "## Settings",
+        settings,
+        f"Measured on {report['device']}, {report['versions']}.",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,13 +1,16 @@
 """The pictures of a report. matplotlib is imported only when one is drawn."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-from smart_train.loop import read_lines
+from . import history
+from .report import title
 
-COLOURS = {"dense": "tab:gray", "smart": "tab:blue", "oneshot": "tab:orange"}
+DENSE_COLOUR = "tab:gray"
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")  # the recipe's method first
+LEGEND = {"temperature": "temperature", "gap": "soft-to-hard gap", "live": "live fraction"}
 
 
 def draw(out: Path, report: dict, masks: dict[str, Tensor]) -> list[str]:
@@ -25,21 +28,30 @@ def draw(out: Path, report: dict, masks: dict[str, Tensor]) -> list[str]:
     except ImportError:
         return []
     matplotlib.use("Agg")
-    histories = {name: _rows(out / "training" / name / "history.jsonl") for name in report["accuracy"]}
-    pictures = {
-        "accuracy.png": lambda axes: _accuracy(axes, histories, report["recipe"]["dense_steps"]),
-        "temperature.png": lambda axes: _search(axes, histories["smart"]),
-        "kept.png": lambda axes: _kept(axes, report["layers"]),
-        "latency.png": lambda axes: _latency(axes, report),
-    }
+    pictures = _pictures(out, report)
     for name, paint in pictures.items():
         _picture(out / name, paint)
     _masks(out / "masks.png", masks)
     return [*pictures, "masks.png"]
 
 
-def _rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in read_lines(path)]
+def _pictures(out: Path, report: dict) -> dict[str, Callable]:
+    """Return by file name what draws on a pair of axes."""
+    histories = {name: history.read(out / "training" / name / "history.jsonl") for name in report["accuracy"]}
+    searched = [row for row in histories[report["recipe"]["pruner"]] if row["stage"] == "search"]
+    pictures = {"accuracy.png": lambda axes: _accuracy(axes, histories, report)}
+    if searched:
+        pictures["temperature.png"] = lambda axes: _search(axes, searched)
+    pictures["kept.png"] = lambda axes: _kept(axes, report["layers"])
+    pictures["latency.png"] = lambda axes: _latency(axes, report)
+    return pictures
+
+
+def colours(report: dict) -> dict[str, str]:
+    """Return a colour for each model of a report: gray for the dense one, blue for the pruned one."""
+    pruned = report["recipe"]["pruner"]
+    others = [name for name in report["accuracy"] if name not in ("dense", pruned)]
+    return {"dense": DENSE_COLOUR, **dict(zip((pruned, *others), COLOURS, strict=False))}
 
 
 def _picture(path: Path, paint) -> None:
@@ -51,25 +63,21 @@ def _picture(path: Path, paint) -> None:
     plt.close(figure)
 
 
-def _accuracy(axes, histories: dict[str, list[dict]], dense_steps: int) -> None:
+def _accuracy(axes, histories: dict[str, list[dict]], report: dict) -> None:
     for name, rows in histories.items():
         measured = [row for row in rows if "accuracy" in row]
-        start = 0 if name == "dense" else dense_steps
+        start = 0 if name == "dense" else report["recipe"]["dense_steps"]
         steps = [start + row["step"] for row in measured]
-        axes.plot(steps, [row["accuracy"] for row in measured], "o-", label=name, color=COLOURS[name])
+        axes.plot(steps, [row["accuracy"] for row in measured], "o-", label=title(name), color=colours(report)[name])
     axes.set(xlabel="step", ylabel="accuracy on at most 1000 test images (%)", title="Accuracy while training")
     axes.legend()
 
 
 def _search(axes, rows: list[dict]) -> None:
-    rows = [row for row in rows if row["stage"] == "search"]
-    for name in ("temperature", "gap", "live"):
+    for name in (name for name in LEGEND if name in rows[0]):
         axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=LEGEND[name])
-    axes.set(xlabel="step of the search", yscale="log", title="The mask hardens while the temperature falls")
+    axes.set(xlabel="step of the search", yscale="log", title="How the masks become 0 and 1")
     axes.legend()
-
-
-LEGEND = {"temperature": "temperature", "gap": "soft-to-hard gap", "live": "live fraction"}
 
 
 def _kept(axes, layers: list[dict]) -> None:
@@ -79,12 +87,15 @@ def _kept(axes, layers: list[dict]) -> None:
 
 
 def _latency(axes, report: dict) -> None:
-    latency, layers = report["latency"], [layer for layer in report["layers"] if layer["ms"] is not None]
+    latency = report["latency"]
+    layers = [layer for layer in report["layers"] if layer["ms"] is not None]
     names = [*(layer["name"] for layer in layers), "whole model"]
     places = range(len(names))
-    for column, whole, offset in (("dense_ms", "dense", -0.2), ("ms", "smart", 0.2)):
-        times = [*(layer[column] for layer in layers), latency["dense_ms" if whole == "dense" else "sparse_ms"]]
-        axes.barh([place + offset for place in places], times, 0.4, label=whole, color=COLOURS[whole])
+    pruned = report["recipe"]["pruner"]
+    for name, column, whole, offset in (("dense", "dense_ms", "dense_ms", -0.2), (pruned, "ms", "sparse_ms", 0.2)):
+        times = [*(layer[column] for layer in layers), latency[whole]]
+        bars = [place + offset for place in places]
+        axes.barh(bars, times, 0.4, label=title(name), color=colours(report)[name])
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
     axes.set(xlabel=f"ms, {latency['batch']} images, {report['device']}", title="Time")

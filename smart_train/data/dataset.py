@@ -1,14 +1,11 @@
-"""Images that need no network: scikit-learn's digits, Debian's Fashion-MNIST, or a folder of one's own."""
+"""Images in memory, handed out in batches."""
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from smart_train import sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,18 +24,23 @@ class Data:
 
     @property
     def channels(self) -> int:
+        """Of each picture: 1 grey, 3 coloured."""
         return self.train[0].shape[1]
 
     @property
     def size(self) -> int:
+        """Height and width of the pictures."""
         return self.train[0].shape[-1]
 
     def normalise(self, images: Tensor) -> Tensor:
+        """Return images as float32 with the mean 0 and the deviation 1 that the training images have."""
         mean, std = _statistics(self)
         return (images.float() - mean.to(images.device)) / std.to(images.device)
 
     def batch(self, step: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Training batch number ``step``: a function of (step, size, seed) alone, so a resumed run sees the same data.
+        """Return training batch number ``step``.
+
+        It is a function of (step, size, seed) alone, so a resumed run sees the same data.
 
         Returns:
             (size, channels, h, w) float32 and (size,) int64. Each epoch has its own order and leaves out a short rest.
@@ -55,7 +57,7 @@ class Data:
         return self.normalise(images[picked]), labels[picked]
 
     def test_batches(self, size: int, limit: int | None = None):
-        """The first ``limit`` test images (all: None), normalised, in batches of at most ``size``."""
+        """Yield the first ``limit`` test images (all: None), normalised, in batches of at most ``size``."""
         images, labels = (part[:limit] for part in self.test)
         for start in range(0, len(labels), size):
             yield self.normalise(images[start : start + size]), labels[start : start + size]
@@ -71,23 +73,3 @@ def _statistics(data: Data) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=2)
 def _order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
-
-
-def load(name: str, directory: str | None = None, size: int = 32) -> Data:
-    """Load a data set.
-
-    Args:
-        name: ``digits``, ``fashion`` or ``folder:PATH`` (one subfolder of images per class).
-        directory: where the four IDX files of Fashion-MNIST are, if not where Debian puts them.
-        size: pictures of a folder are resized to size x size.
-
-    Raises:
-        ValueError: for another name, or when the files are not there; the message says how to get them.
-    """
-    if name == "digits":
-        return Data(name, *sources.digits())
-    if name == "fashion":
-        return Data(name, *sources.fashion(Path(directory) if directory else sources.FASHION))
-    if name.startswith("folder:") and name != "folder:":
-        return Data(name, *sources.folder(Path(name.removeprefix("folder:")), size))
-    raise ValueError(f"data must be digits, fashion or folder:PATH, got {name!r}")

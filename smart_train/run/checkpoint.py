@@ -20,7 +20,7 @@ def save(path: Path, state: dict) -> None:
 
 
 def load(path: Path, device: str) -> dict:
-    """What ``save`` wrote.
+    """Return what ``save`` wrote.
 
     Raises:
         ValueError: the file is damaged.
@@ -40,7 +40,7 @@ def seed(value: int) -> None:
 
 
 def random_state() -> dict:
-    """The state of every generator a training may draw from: torch, CUDA, numpy, Python."""
+    """Return the state of every generator a training may draw from: torch, CUDA, numpy, Python."""
     numpy_state = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -51,6 +51,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
+    """Put every generator where ``random_state`` found it."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"]:
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])

@@ -1,8 +1,10 @@
 """Every setting of a run in one JSON-able place."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from smart_kernels import parse
+from smart_train.pruners import PRUNERS
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -16,10 +18,12 @@ N_OF_M = {"lr_scores": 0.03}  # with 0.1 it lost more accuracy: decision 0030
 
 @dataclass(frozen=True)
 class Recipe:
-    """Train dense, search for the mask with SMART, finetune what is left.
+    """Train dense, search for the mask with a pruner, finetune what is left.
 
     Args:
         model, data, data_dir, image_size: see ``models.build`` and ``data.load``.
+        pruner: the method, by its name in ``PRUNERS``.
+        options: further arguments of that method, those that it names in its ``options``.
         pattern: as ``smart_kernels.patterns.parse`` reads it.
         sparsity: fraction of the prunable weights to remove; patterns that imply it (N:M) take no other.
         scope: ``global``, one budget over all layers, or ``layer``, the same sparsity in each.
@@ -28,8 +32,8 @@ class Recipe:
         optimizer, lr, weight_decay, batch: for the weights.
         lr_pruned: learning rate of the weights after the dense stage; None for ``lr``.
         lr_scores: Adam's learning rate for the scores; they have no weight decay.
-        temperature: (first, last) of the search.
-        warmup: fraction of the search over which the budget shrinks from everything to the target.
+        temperature: (first, last) of the search with SMART.
+        warmup: fraction of that search over which the budget shrinks from everything to the target.
         distill: after the dense stage, learn the probabilities that the dense model gives instead of the labels.
         seed: of the initial weights and of the order of the data.
 
@@ -57,15 +61,15 @@ class Recipe:
     warmup: float = 0.5
     distill: bool = False
     seed: int = 0
+    pruner: str = "smart"
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        pattern = parse(self.pattern)
         object.__setattr__(self, "temperature", tuple(self.temperature))  # JSON knows lists only
-        if pattern.sparsity is not None:
-            self._check(self.sparsity == pattern.sparsity, "sparsity", f"{pattern.sparsity} for {self.pattern}")
-        else:
-            hint = f"; for {self.sparsity:g} % write {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
-            self._check(0 < self.sparsity < 1, "sparsity", "between 0 and 1" + hint)
+        self._check_sparsity()
+        self._check(self.pruner in PRUNERS, "pruner", "one of " + ", ".join(PRUNERS))
+        known = self.own_options(self.pruner)
+        self._check(set(self.options) <= set(known), "options", f"among {', '.join(known) or 'none'} of {self.pruner}")
         self._check(self.scope in ("global", "layer"), "scope", "global or layer")
         self._check(self.optimizer in OPTIMIZERS, "optimizer", " or ".join(OPTIMIZERS))
         for name in ("batch", "search_steps", "finetune_steps", "image_size"):
@@ -79,6 +83,14 @@ class Recipe:
         first, last = self.temperature
         self._check(first >= last > 0, "temperature", "two falling values above 0")
 
+    def _check_sparsity(self) -> None:
+        implied = parse(self.pattern).sparsity
+        if implied is not None:
+            self._check(self.sparsity == implied, "sparsity", f"{implied} for {self.pattern}")
+            return
+        hint = f"; for {self.sparsity:g} % write {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
+        self._check(0 < self.sparsity < 1, "sparsity", "between 0 and 1" + hint)
+
     def _check(self, holds: bool, name: str, wanted: str) -> None:
         if not holds:
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
@@ -88,18 +100,30 @@ class Recipe:
         """Steps after the dense stage; the one-shot baseline gets as many."""
         return self.search_steps + self.finetune_steps
 
+    @property
+    def pruner_settings(self) -> dict[str, Any]:
+        """Keyword arguments for the pruner, beside model, pattern and sparsity."""
+        own = {name: getattr(self, name) for name in PRUNERS[self.pruner].options if hasattr(self, name)}
+        return {"scope": self.scope, "search_steps": self.search_steps, **own, **self.options}
+
+    @classmethod
+    def own_options(cls, pruner: str) -> list[str]:
+        """Return the arguments of a method that go into ``options``, having no place of their own in a recipe."""
+        return [name for name in PRUNERS[pruner].options if name not in cls.__dataclass_fields__]
+
     @classmethod
     def for_model(cls, model: str, **settings) -> "Recipe":
-        """A recipe with the defaults that suit ``model`` and pattern; settings that are None keep their default."""
+        """Return a recipe with the defaults that suit ``model`` and pattern; None keeps a default."""
         given = {name: value for name, value in settings.items() if value is not None}
         sparsity = parse(given.get("pattern", cls.pattern)).sparsity
         implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
         return cls(**{"model": model, **PER_MODEL.get(model.removesuffix("-tiny"), {}), **implied, **given})
 
     def to_dict(self) -> dict:
+        """Return every setting, as JSON can hold them."""
         return asdict(self)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """``name: ours, theirs`` for every setting in which the two differ."""
+        """Return ``name: ours, theirs`` for every setting in which the two differ."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return [f"{name}: {ours}, {theirs}" for name, ours, theirs in pairs if ours != theirs]

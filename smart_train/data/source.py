@@ -1,0 +1,37 @@
+"""What a source of images is asked, and what it gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Labelled = tuple[Tensor, Tensor]  # images uint8 (n, channels, size, size), labels int64 (n,)
+Parts = tuple[Labelled, Labelled, tuple[str, ...]]  # training, test, names of the classes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where the images are and what they should be like, as far as a source needs to know.
+
+    Args:
+        argument: what follows the name and a colon; empty for sources that take none.
+        directory: of the files, where the source has a place of its own for them; None for that place.
+        size: pictures of any size are resized to size x size.
+    """
+
+    argument: str = ""
+    directory: str | None = None
+    size: int = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of images.
+
+    Args:
+        read: gives the images, or raises ValueError that says how to get them.
+        argument: how messages call what follows the name and a colon; empty if nothing may follow.
+    """
+
+    read: Callable[[Wanted], Parts]
+    argument: str = ""

@@ -1,0 +1,144 @@
+"""A model while it is pruned: its masked layers, their budgets, and the masks on them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smart_kernels import GroupGate, HardGate, Masked, Pattern, SoftGate, mask_, unmask_
+from smart_kernels.nn import start_scores_
+
+from .pools import Budget, make_pools
+from .sharing import sharing, standardised
+
+Masks = dict[str, Tensor]
+Gate = HardGate | SoftGate | GroupGate | None
+
+
+class MaskedModel:
+    """A model with masked layers, and the budgets that their masks have to hold.
+
+    Masks and scores are named by the first of the layers that share them.
+
+    Args:
+        model, pattern, filter_fn, example_input: see ``smart_kernels.mask_``; without a pattern, layers that are
+            masked already are taken.
+        budget: for all of them.
+        check: called with this object before it is done; raises ValueError where it cannot be pruned.
+
+    Attributes:
+        sharing: layers by name, those that share scores together.
+        layers: the first of each, which stands for all of them.
+        pools: who competes with whom.
+
+    Raises:
+        ValueError: there is nothing to prune, or the budget cannot be met. The model is as it was then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pattern: Pattern | None,
+        budget: Budget,
+        *,
+        filter_fn: Callable[[nn.Module, str], bool] | None,
+        example_input: Any,
+        check: Callable[["MaskedModel"], None],
+    ):
+        if pattern is None and not (filter_fn is None and example_input is None):
+            raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
+        if pattern is not None:
+            mask_(model, pattern, filter_fn, example_input)
+        self.model = model
+        self.sharing = sharing(model)
+        self.layers: dict[str, Masked] = {name: layers[name] for name, layers in self.sharing.items()}
+        try:
+            self.pools = make_pools(self.sharing, budget)
+            check(self)
+        except ValueError:
+            if pattern is not None:
+                unmask_(model)  # so that a second attempt finds plain layers
+            raise
+
+    def scores(self) -> list[nn.Parameter]:
+        """Return the scores, each tensor once."""
+        return [layer.scores for layer in self.layers.values()]
+
+    def score_by_magnitude(self) -> None:
+        """Set every score to the mean magnitude of its tile, standardised over its layer."""
+        for layers in self.sharing.values():
+            start_scores_(list(layers.values()), standardised)
+
+    def set_gates(self, gates: Mapping[str, Gate]) -> None:
+        """Give each layer, and those that share its scores, its gate; None is no mask."""
+        for name, gate in gates.items():
+            for layer in self.sharing[name].values():
+                layer.gate = gate
+
+    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Multiply the layers' weights by these (rows, cols) masks."""
+        self.set_gates({name: HardGate(mask.to(self.layers[name].scores.device)) for name, mask in masks.items()})
+
+    def hard_masks(self, u: float = 1.0) -> Masks:
+        """Return the masks that keep the best scores within the budget at progress ``u``, 1 for the final budget."""
+        found = {}
+        for pool in self.pools:
+            found |= pool.hard_masks(None if u >= 1 else pool.keep(u))
+        return found
+
+    @torch.no_grad()
+    def masks(self) -> Masks:
+        """Return the values of the masks that the layers carry, 1 where there is none. ``GroupGate`` stores none."""
+        found = {}
+        for name, layer in self.layers.items():
+            found[name] = torch.ones_like(layer.scores) if layer.gate is None else layer.score_mask()
+        return found
+
+    def train_scores(self, learn: bool) -> None:
+        """Let the scores learn, or freeze them."""
+        for scores in self.scores():
+            scores.requires_grad_(learn)
+            if not learn:
+                scores.grad = None  # or an optimizer would go on with the last one
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the thresholds of the pools and the masks of 0 and 1, as bool; masks that learn are left out."""
+        masks = {}
+        for name, layer in self.layers.items():
+            if isinstance(layer.gate, HardGate) and not layer.gate.mask.requires_grad:
+                masks[name] = layer.gate.mask.bool()
+        return {"pools": self.signature(), "thresholds": [pool.threshold for pool in self.pools], "masks": masks}
+
+    def load_state_dict(self, taken: Mapping[str, Any]) -> None:
+        """Take up thresholds and masks; layers without a mask of 0 and 1 are left without any.
+
+        Raises:
+            ValueError: the state is of other layers, patterns or budgets.
+        """
+        if taken["pools"] != self.signature():
+            raise ValueError(f"the state must be of the pools {self.signature()}, got {taken['pools']}")
+        for pool, threshold in zip(self.pools, taken["thresholds"], strict=True):
+            device = next(iter(pool.layers.values())).scores.device
+            pool.threshold = None if threshold is None else threshold.to(device, copy=True)
+        self.set_gates(dict.fromkeys(self.layers))
+        self.set_masks({name: mask.float() for name, mask in taken["masks"].items()})
+
+    def signature(self) -> list[dict[str, str]]:
+        """Return, readable, the layers of each pool with pattern, shape and what it keeps."""
+        found = []
+        for pool in self.pools:
+            layers = pool.layers.items()
+            found.append({name: f"{each.pattern} on {tuple(each.shape)}, keep {pool.target}" for name, each in layers})
+        return found
+
+    def check_scores(self) -> None:
+        """Raise ValueError with the names of the layers whose scores have NaN."""
+        check_not_nan("scores", {name: layer.scores for name, layer in self.layers.items()})
+
+
+def check_not_nan(what: str, values: Masks) -> None:
+    """Raise ValueError with the names of the layers that have NaN in ``values``."""
+    broken = [name for name, value in values.items() if value.isnan().any()]
+    if broken:
+        raise ValueError(f"{what} must be free of NaN, got NaN in {', '.join(broken)}")

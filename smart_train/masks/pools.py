@@ -1,0 +1,59 @@
+"""Which scores compete for the same budget."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from smart_kernels import NM
+
+from .local import LocalPool
+from .pool import Pool
+from .ranked import RankedPool
+from .sharing import Sharing
+
+SCOPES = ("global", "layer")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The budget of a model; the arguments are those of ``Pruner``.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    sparsity: float | None
+    scope: str = "global"
+    eps: float | None = None
+
+    def __post_init__(self):
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}")
+        if self.eps is not None and not 0 <= self.eps < 1:
+            raise ValueError(f"eps must be in [0, 1), got {self.eps}")
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope must be 'global' or 'layer', got {self.scope!r}")
+
+
+def make_pools(sharing: Sharing, budget: Budget) -> list[Pool]:
+    """Return one pool for each N:M pattern, and for the other layers one ("global") or one each ("layer").
+
+    Raises:
+        ValueError: a sparsity is missing or differs from what the patterns imply, or leaves a layer no tile.
+    """
+    local: dict[NM, Sharing] = {}
+    ranked: Sharing = {}
+    for name, layers in sharing.items():
+        pattern = layers[name].pattern
+        (local.setdefault(pattern, {}) if pattern.local else ranked)[name] = layers
+    _check_implied(budget.sparsity, ranked, local)
+    groups = [ranked] if budget.scope == "global" else [{name: layers} for name, layers in ranked.items()]
+    pools: list[Pool] = [RankedPool(group, budget.sparsity, budget.eps) for group in groups if group]
+    return pools + [LocalPool(members, pattern, budget.eps) for pattern, members in local.items()]
+
+
+def _check_implied(sparsity: float | None, ranked: Sharing, local: Iterable[NM]) -> None:
+    if ranked and sparsity is None:
+        raise ValueError(f"sparsity must be given for {', '.join(ranked)}: their patterns imply none, got None")
+    for pattern in () if ranked else local:
+        if sparsity is not None and abs(sparsity - pattern.sparsity) > 1e-9:
+            raise ValueError(f"{pattern} implies sparsity {pattern.sparsity:g}: give that or none, got {sparsity:g}")

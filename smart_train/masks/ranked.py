@@ -1,0 +1,54 @@
+"""Tiles that are ranked against each other: ``Block``, ``Channel``."""
+
+import torch
+
+from smart_kernels import SoftGate
+from smart_kernels.patterns import allowed_weights, keep_best
+
+from .pool import Pool
+from .sharing import Sharing
+
+
+class RankedPool(Pool):
+    """Tiles of one or more layers, ranked against each other; see ``keep_best`` for the rule.
+
+    Raises:
+        ValueError: the budget is smaller than the smallest tile of each layer together.
+    """
+
+    def __init__(self, sharing: Sharing, sparsity: float, eps: float | None = None):
+        super().__init__(sharing, eps)
+        self.asked = sparsity * self.weights
+        self.budget = allowed_weights(sparsity, self.weights)
+        floor = sum(int(cost.min()) for cost in self.costs.values())
+        if floor > self.budget:
+            raise ValueError(
+                f"the budget must hold a tile of each of {', '.join(sharing)}, together {floor} weights, "
+                f"got {self.budget} of {self.weights} at sparsity {sparsity}"
+            )
+        cost = torch.cat([cost.flatten() for cost in self.costs.values()])
+        self._unit = int(cost[0])  # weights that a unit of keep stands for
+        if (cost == self._unit).all():
+            self.everything = cost.numel()
+            self.target = self.budget // self._unit
+        else:
+            self._unit = 1
+            self.cost = cost
+            self.everything = self.weights
+            self.target = self.budget
+
+    def gates(self, threshold, temperature, straight_through=False):
+        return dict.fromkeys(self.layers, SoftGate(threshold, temperature, self.eps))
+
+    def hard_masks(self, keep=None):
+        scores = [layer.scores for layer in self.layers.values()]
+        owners = [[layer.index for layer in layers.values()] for layers in self.sharing.values()]
+        budget = self.budget if keep is None else int(keep * self._unit)
+        return dict(zip(self.layers, keep_best(scores, list(self.costs.values()), budget, owners), strict=True))
+
+    def _gather(self):
+        return torch.cat([layer.scores.flatten() for layer in self.layers.values()])
+
+    def _scatter(self, mask):
+        parts = mask.split([cost.numel() for cost in self.costs.values()])
+        return {name: part.view_as(self.costs[name]) for name, part in zip(self.layers, parts, strict=True)}

@@ -1,0 +1,53 @@
+"""Pruning little by little, by magnitude."""
+
+from typing import Any
+
+from torch import nn
+
+from smart_kernels import Pattern
+
+from .base import Pruner
+
+
+class GradualPruner(Pruner):
+    """Gradual magnitude pruning: every few steps the smallest tiles are masked, as far as the budget of then asks.
+
+    After Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878). What is kept falls from everything to the
+    target with the cube of what is left of the search. Masks are made anew from the weights as they are then. A masked
+    weight gets no gradient, but it is kept beside its mask (weight decay and momentum still move it), so a tile comes
+    back when the others have become smaller than it.
+
+    Our reading: a tile is scored by its mean magnitude, standardised over its layer, as in one-shot pruning here. With
+    ``scope="layer"`` every layer has the same sparsity, as in the paper. N:M groups keep m, then fewer, then n.
+
+    Args:
+        every: steps from one choice of masks to the next.
+        common: the arguments of ``Pruner``.
+    """
+
+    title = "gradual magnitude"
+    options = ("every",)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pattern: Pattern | None = None,
+        sparsity: float | None = None,
+        *,
+        every: int = 10,
+        **common: Any,
+    ):
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.every = every
+        super().__init__(model, pattern, sparsity, **common)
+
+    def search(self):
+        if (self.steps - self.lengths.dense_steps - 1) % self.every == 0:
+            self.masked.score_by_magnitude()
+            self.masked.set_masks(self.masked.hard_masks(self.progress))
+
+    def harden(self):
+        if self.stage == "search":
+            self.masked.score_by_magnitude()
+        super().harden()

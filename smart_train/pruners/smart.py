@@ -1,0 +1,92 @@
+"""SMART: scores beside the weights, one soft top-k per step over all of them, hard masks at the end."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from smart_kernels import Pattern
+from smart_train.masks import Pool
+from smart_train.schedule import Cooling
+
+from .base import Pruner
+
+
+class SmartPruner(Pruner):
+    """SMART (arXiv 2403.19969): every tile has a score that learns beside the weights.
+
+    In the search a tile is multiplied by ``sigmoid((scores - threshold) / temperature)``. The threshold is such that
+    the masks add up to the budget, the temperature falls, and so the masks become 0 and 1. Scores start from the mean
+    magnitude of their tile, standardised over its layer.
+
+    Args:
+        model, pattern, sparsity, scope, search_steps, dense_steps, eps, filter_fn, example_input: see ``Pruner``.
+        temperature: (start, end) of a cosine, or a function of the progress of the search in [0, 1].
+        warmup: fraction of the search in which the budget shrinks from everything to its target; 0 for a fixed budget.
+        straight_through: N:M only; multiply by hard masks in the search, with the gradients of the soft ones.
+
+    Raises:
+        ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer.
+    """
+
+    title = "SMART"
+    learns = True
+    options = ("temperature", "warmup")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pattern: Pattern | None = None,
+        sparsity: float | None = None,
+        *,
+        scope: str = "global",
+        search_steps: int,
+        dense_steps: int = 0,
+        temperature: tuple[float, float] | Callable[[float], float] = (0.2, 1e-3),
+        warmup: float = 0.5,
+        eps: float | None = None,
+        filter_fn: Callable[[nn.Module, str], bool] | None = None,
+        straight_through: bool = False,
+        example_input: Any = None,
+    ):
+        self.cooling = Cooling(temperature, warmup)
+        self.straight_through = straight_through
+        stages = {"search_steps": search_steps, "dense_steps": dense_steps}
+        where = {"filter_fn": filter_fn, "example_input": example_input}
+        super().__init__(model, pattern, sparsity, scope=scope, eps=eps, **stages, **where)
+
+    @property
+    def temperature(self) -> float:
+        """Of the masks now; 0 outside the search."""
+        return self.cooling.temperature_at(self.progress) if self.stage == "search" else 0.0
+
+    def keep(self, pool: Pool) -> float:
+        """Return what the soft masks of ``pool`` keep now."""
+        return pool.keep(self.progress, self.cooling.warmup)
+
+    def check(self, masked):
+        ranked = [name for name, layer in masked.layers.items() if not layer.pattern.local]
+        if ranked and self.straight_through:
+            raise ValueError(f"straight_through is for N:M patterns, got {', '.join(ranked)} with others")
+
+    def search(self):
+        for pool in self.pools:
+            gates = pool.soft_gates(self.keep(pool), self.temperature, self.straight_through)
+            self.masked.set_gates(gates)
+
+    def masks(self):
+        if self.stage != "search":
+            return super().masks()
+        found = {}
+        for pool in self.pools:
+            found |= pool.soft_masks(self.keep(pool), self.temperature)
+        return found
+
+    def report(self):
+        return super().report() | {"temperature": self.temperature}
+
+    def load_state_dict(self, taken):
+        super().load_state_dict(taken)
+        if self.stage == "search":
+            for pool in self.pools:
+                self.masked.set_gates(pool.gates(pool.threshold, self.temperature, self.straight_through))

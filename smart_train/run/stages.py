@@ -1,0 +1,118 @@
+"""The trainings of one run: dense, pruned by the recipe's method, and the baseline with the same budgets."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smart_kernels import Pattern, parse
+from smart_train import models
+from smart_train.data import Data
+from smart_train.pruners import PRUNERS, Pruner
+
+from . import checkpoint
+from .loop import fit
+from .recipe import Recipe
+from .training import Course, Training
+
+BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
+# The stronger baseline: a budget per layer leaves small layers one block, and some nets died of it.
+BASELINE_SCOPE = "global"
+EXAMPLE = 32  # images in the batch for which backends are chosen and latency is measured
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The trainings of one run, and what they share. Each writes its checkpoints to ``out/training/<name>``.
+
+    Args:
+        resume: continue from those checkpoints.
+    """
+
+    recipe: Recipe
+    data: Data
+    out: Path
+    device: str
+    resume: bool = False
+
+    @property
+    def pattern(self) -> Pattern:
+        """Of the recipe."""
+        return parse(self.recipe.pattern)
+
+    @property
+    def example(self) -> Tensor:
+        """The first test images."""
+        return next(self.data.test_batches(EXAMPLE))[0].to(self.device)
+
+    def model(self) -> nn.Module:
+        """Return the untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
+        recipe = self.recipe
+        sizes = (self.data.channels, self.data.size, len(self.data.classes))
+        built = models.build(recipe.model, *sizes, recipe.seed)
+        return built.to(self.device, memory_format=torch.channels_last)
+
+    def check(self) -> None:
+        """Find out what can be known before anything is trained.
+
+        Raises:
+            ValueError: the training set is smaller than a batch, the model does not fit the images, the method does not
+                fit the model, or the budget cannot be met.
+        """
+        self.data.batch(0, self.recipe.batch, self.recipe.seed)
+        model = self.model()
+        self._training(model, self._course, pruner=self._pruner(model))
+
+    def dense(self) -> nn.Module:
+        """Return the trained dense model that the pruned ones start from."""
+        checkpoint.seed(self.recipe.seed)
+        model = self.model()
+        self._fit("dense", self._training(model, Course(self.recipe.dense_steps)))
+        return model
+
+    def pruned(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+        """Prune a copy of ``dense`` by the recipe's method.
+
+        Returns:
+            A plain model with exact zeros; and the pruner's last report, with the ``largest`` number of weights that a
+            score stands for, and how many batches the pruner has ``prepared`` itself with.
+        """
+        model = copy.deepcopy(dense)
+        return self._prune(self.recipe.pruner, model, self._pruner(model), dense)
+
+    def baseline(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+        """Prune a copy of ``dense`` at once by magnitude and finetune it for as many steps as ``pruned`` trains.
+
+        The budget rule, the learning rates and the data order are those of ``pruned``.
+        """
+        model = copy.deepcopy(dense)
+        settings = {"scope": BASELINE_SCOPE, "search_steps": self.recipe.search_steps}
+        return self._prune(BASELINE, model, self._make(BASELINE, model, settings), dense)
+
+    @property
+    def _course(self) -> Course:
+        recipe = self.recipe
+        return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
+
+    def _prune(self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module) -> tuple[nn.Module, dict]:
+        teacher = copy.deepcopy(dense).eval() if self.recipe.distill else None
+        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=teacher))
+        largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
+        return model, pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
+
+    def _pruner(self, model: nn.Module) -> Pruner:
+        return self._make(self.recipe.pruner, model, self.recipe.pruner_settings)
+
+    def _make(self, name: str, model: nn.Module, settings: Mapping[str, Any]) -> Pruner:
+        coupling = {"example_input": self.example} if self.pattern.whole_channels else {}
+        return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
+
+    def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
+        return Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+
+    def _fit(self, name: str, training: Training) -> None:
+        fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")
