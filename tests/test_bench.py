@@ -1,9 +1,9 @@
 """The benchmark program: what it refuses, what it writes, and that every case still runs."""
 
-import csv
 import importlib
 import json
 import pkgutil
+import struct
 from dataclasses import asdict, replace
 
 import pytest
@@ -15,6 +15,7 @@ from bench.__main__ import main
 from bench.case import Case, Shape, wrong
 from bench.codegen import budget, sass, table
 from bench.gpu_check import runner
+from bench.report import answers, census, pages, plots
 from bench.rows import Row
 from smart_kernels import kernels
 
@@ -185,17 +186,62 @@ def test_report_comes_from_the_rows_alone(tmp_path):
     results, docs = tmp_path / "results", tmp_path / "docs"
     rows.append(some_rows(), results / "some-gpu.jsonl")
     assert report.write(docs, results) == 0
-    text = (docs / "results.md").read_text()
-    for expected in ("Some GPU", "torch 2, triton 3", "python -m bench ops", "abc", "2.00"):
-        assert expected in text
+    front = (docs / "results.md").read_text()
+    for expected in ("Some GPU", "torch 2, triton 3", "abc", "| 90 % |", "2.00", "(results/some-gpu-op.md)"):
+        assert expected in front
+    behind = (docs / "results" / "some-gpu-op.md").read_text()
+    for expected in ("python -m bench ops", "| tiny | 2 x 3 x 4 | 1x1 | 50% | ours | 5 |", "2.00"):
+        assert expected in behind
     pictures = {p.name for p in (docs / "plots").iterdir()}
     assert pictures == {f"some-gpu-op-{kind}.png" for kind in ("speedup", "roofline", "latency")}
-    assert all(f"plots/{name}" in text for name in pictures)
+    assert all(f"../plots/{name}" in behind for name in pictures)
+
+
+def test_the_committed_pages_are_what_the_committed_rows_give():
+    """Run ``python -m bench report`` after the rows have changed."""
+    devices = {path.stem: rows.read(path) for path in sorted(rows.RESULTS.glob("*.jsonl"))}
+    for path, text in report.texts_of(devices, table.TABLE).items():
+        assert (report.DOCS / path).read_text().strip() == text.strip(), path
+    drawn = {f"{name}-{picture}.png" for name, found in devices.items() for picture in plots.pictures(found)}
+    assert {path.name for path in (report.DOCS / "plots").iterdir()} == drawn
+
+
+def test_every_picture_can_be_read_without_zoom():
+    for path in (report.DOCS / "plots").glob("*.png"):
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert width <= 1600 and height <= 1600, f"{path.name} has {width} x {height} pixels"
+
+
+def gpu_rows():
+    """One shape of ours at two sparsities beside dense: in a graph, called, and the host's time of the call."""
+    dense, ours = some_rows()[:2]
+    speedups = {(0.5, "graph"): 0.9, (0.8, "graph"): 3.0, (0.9, "graph"): 4.0, (0.8, "events"): 0.25}
+    for (sparsity, timer), speedup in speedups.items():
+        for row in (replace(dense, speedup=1.0), replace(ours, speedup=speedup)):
+            yield replace(row, sparsity=sparsity, timer=timer, device="NVIDIA H200", dtype="bf16")
+    for row, ms in ((dense, 0.027), (ours, 0.64)):
+        yield replace(row, timer="host", p50_ms=ms, speedup=None, device="NVIDIA H200", dtype="bf16")
+
+
+def test_answers_of_a_gpu_tell_kernel_call_and_host_apart():
+    (answer,) = answers.answers(list(gpu_rows()))
+    assert (answer.forward[0.8], answer.called[0.8], answer.step) == ([3.0], [0.25], {})
+    assert answer.break_even == [0.8]
+    screen = "\n".join(pages.device("nvidia-h200", list(gpu_rows())))
+    assert "called without a graph, 80 %" in screen and "cpu-jit" not in screen
+    assert "| op | fwd | 640 | 27 |" in screen
+
+
+def test_break_even_holds_from_there_on():
+    line = answers.Line("tiny", "1x1", "ours", {0.5: 1.2, 0.8: 0.9, 0.9: 1.1, 0.95: 2.0})
+    assert line.break_even() == 0.9
+    assert answers.Line("tiny", "1x1", "ours", {0.5: 2.0, 0.95: 0.9}).break_even() is None
+    assert answers.from_sparsity([0.9, 0.5]) == "50 - 90 %"
+    assert answers.from_sparsity([None, 0.5]) == "50 % - never"
 
 
 def test_the_committed_census_is_within_its_limits():
-    with open(table.TABLE, newline="") as file:
-        found = [report.typed(row) for row in csv.DictReader(file)]
+    found = census.read(table.TABLE)
     assert {row["target"] for row in found} >= set(table.TARGETS)
     assert not [row for row in found if table.faults(row)]
     modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."))
