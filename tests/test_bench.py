@@ -3,18 +3,20 @@
 import importlib
 import json
 import pkgutil
+import re
 import struct
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 import triton
 
-from bench import choice, gpu_check, report, rows, run, timing
+from bench import choice, gpu_check, peers, report, rows, run, timing
 from bench.__main__ import main
-from bench.case import Case, Shape, wrong
+from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table
-from bench.gpu_check import runner
+from bench.gpu_check import check, runner
 from bench.report import answers, census, pages, plots
 from bench.rows import Row
 from smart_kernels import kernels
@@ -27,9 +29,9 @@ ENV |= {"commit": "abc", "date": "2026-01-01", "command": "python -m bench ops"}
 
 def case(provider="ours", baseline=False, out=1.0, sparsity=0.5):
     one = torch.ones(2, 3)
-    common = {"shape": SHAPE, "block": "1x1", "sparsity": sparsity, "dtype": torch.float32, "pass_": "fwd"}
+    problem = Problem("op", SHAPE, "1x1", sparsity, torch.float32, "fwd")
     exact = {"run": lambda: (out * one,), "exact": lambda: (one.double(),)}
-    return Case("op", provider, baseline, **common, **exact, flops=4e9, bytes=2e6)
+    return Case(problem, provider, baseline, **exact, flops=4e9, bytes=2e6)
 
 
 def some_rows():
@@ -66,6 +68,21 @@ def test_every_part_of_gpu_check_has_its_list(part):
     """What cannot even be listed would be found on the GPU."""
     names = [check.name for check in runner.checks(part, gpu_check.Context("cpu", small=True, dry=True))]
     assert names and not [name for name in names if "list of checks" in name]
+
+
+TUNED = re.compile(r"^@autotune\(.*?^def (\w+)\(", re.M | re.S)
+
+
+def test_gpu_check_forces_the_configurations_of_every_tuned_kernel():
+    """Nobody has to enter a new kernel anywhere: what the text of the kernels tunes is found."""
+    files = Path(kernels.__file__).parent.rglob("*.py")
+    tuned = {name for file in files for name in TUNED.findall(file.read_text())}
+    assert {kernel.base_fn.__name__ for kernel in check.TUNED} == {*tuned}
+    assert len(tuned) == len(check.TUNED) > 10
+    before = [kernel.configs for kernel in check.TUNED]
+    with check.configuration(1):
+        assert all(len(kernel.configs) == 1 for kernel in check.TUNED)
+    assert [kernel.configs for kernel in check.TUNED] == before
 
 
 def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):
@@ -153,6 +170,23 @@ def test_rounds_are_interleaved_and_summarised():
     assert fast.runs == slow.runs >= 5
     assert fast.best_ms <= fast.p20_ms <= fast.p50_ms <= fast.p80_ms
     assert {"a", "b"} == set(calls)
+
+
+def test_a_single_sample_is_its_own_percentiles():
+    timing_ = timing.summarise([0.25], "events")
+    assert (timing_.p20_ms, timing_.p50_ms, timing_.p80_ms, timing_.runs) == (250.0, 250.0, 250.0, 1)
+
+
+def test_a_peer_that_cannot_is_left_out_whatever_it_raises(monkeypatch):
+    class CompilationError(Exception):
+        """As Triton's, which is none of Python's usual errors."""
+
+    def fail(weight, block):
+        raise CompilationError("no such block")
+
+    monkeypatch.setattr(peers, "MAKERS", {"bad": fail, "torch-csr": peers.torch_csr})
+    found = peers.peers(torch.eye(4), (2, 2), torch.randn(3, 4))
+    assert [provider.name for provider in found] == ["torch-csr"]
 
 
 def test_ratios_are_of_pairs_and_a_slower_choice_is_named():
@@ -244,7 +278,7 @@ def test_the_committed_census_is_within_its_limits():
     found = census.read(table.TABLE)
     assert {row["target"] for row in found} >= set(table.TARGETS)
     assert not [row for row in found if table.faults(row)]
-    modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."))
+    modules = (importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."))
     launched = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert {row["kernel"] for row in found} >= launched
 

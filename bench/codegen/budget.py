@@ -86,45 +86,55 @@ MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions of triton
     ("tf32 grad", 64, 64, 64, 8): (183, 202, 3),
 }
 FIXED = {"matmul": 64, "tma": 92, "gather": 72, "decode": 60, "grad": 72}
-PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES, TRANSPOSED = 2.5, 0.5, 4, 7, 5, 16, 2
+PER_COPY = 2.5
+PER_MMA = 0.5
+ROTATION = 4
+EDGE = 7
+PER_INDEX = 5
+PIECES = 16
+TRANSPOSED = 2
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
 KINDS |= {"semi_structured_conv_kernel": "nm"}
 KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}
-TAP, HALO, CARRY = 12, 5, 32
+TAP = 12
+HALO = 5
+CARRY = 32
 SCALED = 6
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 LABEL = {"fp32": "tf32 ", "fp8": "fp8 ", "fp16": "", "bf16": ""}
 
 
 def kind(row: dict) -> str | None:
-    """ "grad" where the loop runs over M, another where it runs over K; None for kernels without a matrix product."""
+    """Return "grad" where the loop runs over M, another where it runs over K; None without a matrix product."""
     return "tma" if "TMA=True" in row["config"] else KINDS.get(row["kernel"])
 
 
 def shape(row: dict) -> dict[str, int]:
-    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
+    """Return BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
     found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
 
 def copies(row: dict, threads_per_warp: int = 32) -> float:
-    """Loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
+    """Return the loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
     if kind(row) == "tma":
         return 0
     s = shape(row)
     if kind(row) in spread.KINDS:
         return spread.copies(kind(row), s, BYTES[dtype(row)], threads_per_warp)
-    rows, depth = (s["BLOCK_M"] + s["BLOCK_N"], s["BLOCK_K"])
+    rows = s["BLOCK_M"] + s["BLOCK_N"]
+    depth = s["BLOCK_K"]
     if kind(row) == "grad":
-        rows, depth = (s["BLOCK_N"] + s["BLOCK_K"], s["BLOCK_M"])
+        rows = s["BLOCK_N"] + s["BLOCK_K"]
+        depth = s["BLOCK_M"]
     return rows * depth * BYTES[dtype(row)] / ((4 if narrow(row) else 16) * threads_per_warp * s["warps"])
 
 
 def convolution(row: dict) -> float:
-    """Instructions per step that a convolution has more than a matrix product."""
+    """Return the instructions per step that a convolution has more than a matrix product."""
     if "conv" not in row["kernel"]:
         return 0
     s = shape(row)
@@ -135,23 +145,27 @@ def convolution(row: dict) -> float:
 
 
 def dtype(row: dict) -> str:
+    """Return the dtype that the case names; bf16 where it names none."""
     return next((name for name in BYTES if name in row["case"]), "bf16")
 
 
 def narrow(row: dict) -> bool:
-    """wgmma reads tf32 along the product only, so the operands of a gradient are transposed by copies of 4 bytes."""
+    """Whether copies have 4 bytes: wgmma reads tf32 along the product only, so a gradient transposes its operands."""
     return kind(row) == "grad" and dtype(row) == "fp32" and row.get("instruction", "").startswith("HGMMA")
 
 
 def exact(row: dict) -> bool:
-    """fp32 without rounding to tf32: no tensor core multiplies it."""
+    """Whether fp32 is not rounded to tf32: no tensor core multiplies it."""
     return dtype(row) == "fp32" and "PRECISION=ieee" in row["config"]
 
 
 def fence(row: dict) -> int:
-    """What newer compilers add to a step of wgmma: six instructions that fence the copies, and two more per product of
-    a chain for its descriptors, of which the first compilers spend five before the second product. The differences
-    measured for chains of 1, 2, 4 and 8 are 6, 4, 7 to 10 and 16 to 18."""
+    """Return what newer compilers add to a step of wgmma.
+
+    Six instructions that fence the copies, and two more per product of a chain for its descriptors, of which the first
+    compilers spend five before the second product. The differences measured for chains of 1, 2, 4 and 8 are 6, 4,
+    7 to 10 and 16 to 18.
+    """
     if not FENCED or not row["instruction"].startswith(("HGMMA", "QGMMA")):
         return 0
     depth = shape(row)["BLOCK_M" if kind(row) == "grad" else "BLOCK_K"]
@@ -159,7 +173,7 @@ def fence(row: dict) -> int:
 
 
 def budget(row: dict) -> int | None:
-    """The limit for one row of the census; None where there is none."""
+    """Return the limit for one row of the census; None where there is none."""
     if row.get("loop") is None or kind(row) is None or exact(row):
         return None
     tile = shape(row)
@@ -181,13 +195,13 @@ def budget(row: dict) -> int | None:
 
 
 def scaling(row: dict) -> float:
-    """What scaling the sums of a step costs."""
+    """Return how many instructions scaling the sums of a step costs."""
     tile = shape(row)
     return SCALED + tile["BLOCK_M"] * tile["BLOCK_N"] / (32 * tile["warps"]) if dtype(row) == "fp8" else 0
 
 
 def gathering(row: dict) -> float:
-    """What finding the gathered blocks may cost."""
+    """Return how many instructions finding the gathered blocks may cost."""
     if kind(row) not in ("gather", "decode"):
         return 0
     tile = shape(row)

@@ -1,4 +1,4 @@
-"""What the census compiles: each case is one public call, forward and backward, so every kernel behind it is seen."""
+"""The cases of the census: each is one public call, forward and backward, so every kernel behind it is compiled."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +32,11 @@ def _linear(M: int, N: int, K: int, dtype: str) -> tuple[torch.Tensor, torch.Ten
     return x, torch.empty(N, K, dtype=DTYPES[dtype], requires_grad=True)
 
 
+def _indices(rows: int, cols: int, nnz: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return crow_indices and col_indices of ``nnz`` blocks, spread evenly over the rows."""
+    return torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
+
+
 def _masked(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16", **flags) -> None:
     x, weight = _linear(M, N, K, dtype)
     mask = torch.zeros(-(-N // tile[0]), -(-K // tile[1]), requires_grad=True)
@@ -50,17 +55,18 @@ def _smart(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, d
 def _block(
     block: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16", **epilogue
 ) -> None:
-    rows, cols = -(-N // block[0]), -(-K // block[1])
+    rows = -(-N // block[0])
+    cols = -(-K // block[1])
     nnz = rows * cols // 4
-    crow = torch.linspace(0, nnz, rows + 1).int()
-    col = (torch.arange(nnz) % cols).int()
+    crow, col = _indices(rows, cols, nnz)
     values = torch.empty(nnz, *block, dtype=DTYPES[dtype], requires_grad=True)
     x = torch.empty(M, K, dtype=DTYPES[dtype], requires_grad=True)
     index = block_index(crow, col, cols)
     y = block_sparse_linear(x, values, crow, col, out_features=N, index=index)
     y.backward(torch.empty_like(y))
     if epilogue:
-        bias, residual = torch.empty(N, dtype=x.dtype), torch.empty(M, N)
+        bias = torch.empty(N, dtype=x.dtype)
+        residual = torch.empty(M, N)
         with torch.no_grad():
             block_sparse_linear(x, values, crow, col, bias, out_features=N, index=index, residual=residual, **epilogue)
 
@@ -75,24 +81,29 @@ def _tf32(case: Callable[[], None]) -> None:
 
 
 def _inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dtype: str = "bf16") -> None:
-    rows, cols = -(-N // block[0]), -(-K // block[1])
+    rows = -(-N // block[0])
+    cols = -(-K // block[1])
     nnz = rows * cols // 10
-    crow, col = torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
-    x, values = torch.empty(M, K, dtype=DTYPES[dtype]), torch.empty(nnz, *block, dtype=DTYPES[dtype])
+    crow, col = _indices(rows, cols, nnz)
+    x = torch.empty(M, K, dtype=DTYPES[dtype])
+    values = torch.empty(nnz, *block, dtype=DTYPES[dtype])
     block_sparse_linear(x, values, crow, col, out_features=N)
 
 
 def _fp8(block: tuple[int, int], per_block: bool, M: int = 4096, N: int = 4096, K: int = 4096) -> None:
-    rows, cols = N // block[0], K // block[1]
+    rows = N // block[0]
+    cols = K // block[1]
     nnz = rows * cols // 10
-    crow, col = torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
+    crow, col = _indices(rows, cols, nnz)
     x, values = (torch.empty(shape, dtype=torch.float8_e4m3fn) for shape in ((M, K), (nnz, *block)))
     block_sparse_linear(x, values, crow, col, out_features=N, scale=torch.ones((nnz,) if per_block else ()))
 
 
-def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype: str = "bf16", **flags) -> None:
-    N, K, (n, m) = 4096, 4096, kept
-    x, values = torch.empty(M, K, dtype=DTYPES[dtype]), torch.empty(N, K // m * n, dtype=DTYPES[dtype])
+def _semi(M: int, group: tuple[int, int] = (2, 4), few_rows: bool = False, dtype: str = "bf16", **flags) -> None:
+    N = K = 4096
+    n, m = group
+    x = torch.empty(M, K, dtype=DTYPES[dtype])
+    values = torch.empty(N, K // m * n, dtype=DTYPES[dtype])
     indices = torch.zeros(N, K // m * n * (m - 1).bit_length() // 8, dtype=torch.uint8)
     if few_rows:
         semi_structured_linear(x, values, decode_words(indices, K))
@@ -102,11 +113,12 @@ def _semi(M: int, kept: tuple[int, int] = (2, 4), few_rows: bool = False, dtype:
 
 
 def _semi_conv(
-    kept: tuple[int, int] = (2, 4), channels: int = 256, padding: int = 1, stride: int = 1, dtype: str = "bf16"
+    group: tuple[int, int] = (2, 4), channels: int = 256, padding: int = 1, stride: int = 1, dtype: str = "bf16"
 ) -> None:
-    n, m = kept
+    n, m = group
     stored = 9 * channels // m * n
-    x, values = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype]), torch.empty(256, stored, dtype=DTYPES[dtype])
+    x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype])
+    values = torch.empty(256, stored, dtype=DTYPES[dtype])
     indices = torch.zeros(256, stored * (m - 1).bit_length() // 8, dtype=torch.uint8)
     settings = {"kernel_size": 3, "padding": padding, "stride": stride, "n": n, "m": m}
     y = semi_structured_conv2d(x, values, indices, **settings)
@@ -114,26 +126,30 @@ def _semi_conv(
 
 
 def _prune(dtype: str, scored: bool = False) -> None:
-    weight, scores = torch.empty(4096, 4096, dtype=DTYPES[dtype]), torch.empty(4096, 4096) if scored else None
+    weight = torch.empty(4096, 4096, dtype=DTYPES[dtype])
+    scores = torch.empty(4096, 4096) if scored else None
     for transposable in (False, True):
         semi_structured_prune(weight, scores, transposable=transposable)
 
 
 def _gather(kernel: str, dtype: str = "bf16") -> None:
-    metadata, dense = torch.zeros(64, 64, 4, 32, dtype=torch.int32), torch.empty(4096, 4096, dtype=DTYPES[dtype])
+    metadata = torch.zeros(64, 64, 4, 32, dtype=torch.int32)
+    dense = torch.empty(4096, 4096, dtype=DTYPES[dtype])
     turned(kept(dense, metadata, kernel), metadata, metadata, kernel, 4096, 4096)
 
 
 def _weight(m: int, hard: bool = False) -> None:
-    weight, scores = torch.empty(1024, 1024, requires_grad=True), torch.zeros(1024, 1024, requires_grad=True)
+    weight = torch.empty(1024, 1024, requires_grad=True)
+    scores = torch.zeros(1024, 1024, requires_grad=True)
     y = smart_weight(weight, scores, 2, m, 0.1, eps=1e-3, hard=hard)
     y.backward(torch.empty_like(y))
 
 
 def _conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: int = 256, dtype: str = "bf16") -> None:
-    rows, cols = channels // tile[0], 9 * channels // tile[1]
+    rows = channels // tile[0]
+    cols = 9 * channels // tile[1]
     nnz = rows * cols // 4
-    crow, col = torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
+    crow, col = _indices(rows, cols, nnz)
     values = torch.empty(nnz, *tile, dtype=DTYPES[dtype], requires_grad=True)
     x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype], requires_grad=True)
     geometry = {"kernel_size": 3, "stride": stride, "padding": padding, "out_channels": channels}
@@ -145,9 +161,11 @@ def _conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: in
 
 
 def _conv1d(tile: tuple[int, int], channels: int = 64) -> None:
-    """Images of height 1, a size that is compiled in."""
-    rows, cols = channels // tile[0], 3 * channels // tile[1]
-    crow, col = (torch.arange(rows + 1) * cols).int(), torch.arange(rows * cols).remainder(cols).int()
+    """Convolve images of height 1, a size that is compiled in."""
+    rows = channels // tile[0]
+    cols = 3 * channels // tile[1]
+    crow = (torch.arange(rows + 1) * cols).int()
+    col = torch.arange(rows * cols).remainder(cols).int()
     x = torch.empty(32, channels, 512, dtype=torch.bfloat16, requires_grad=True)
     values = torch.empty(rows * cols, *tile, dtype=torch.bfloat16, requires_grad=True)
     y = block_sparse_conv1d(x, values, crow, col, kernel_size=3, padding=1, out_channels=channels)

@@ -32,7 +32,8 @@ def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = 
 
 def texts_of(devices: dict[str, list[Row]], table: Path) -> dict[str, str]:
     """Return every page by its path under ``docs``."""
-    front, found = [pages.HEAD], {}
+    front = [pages.HEAD]
+    found: dict[str, str] = {}
     for name, rows in devices.items():
         front += pages.device(name, rows)
         found |= {f"results/{name}-{op}.md": pages.operator(name, of_op) for op, of_op in pages.by_operator(rows)}

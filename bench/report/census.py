@@ -61,5 +61,6 @@ def _how(rows: list[dict]) -> Iterator[str]:
 def _range(values: list[float]) -> str:
     if not values:
         return "-"
-    low, high = f"{min(values):g}", f"{max(values):g}"
+    low = f"{min(values):g}"
+    high = f"{max(values):g}"
     return low if low == high else f"{low} - {high}"
