@@ -12,7 +12,22 @@ from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
 from smart_kernels import kernels
-from smart_kernels.kernels.common.tuning import on_this_device
+from smart_kernels.kernels.common import on_this_device
+
+from ..case import DTYPES, TOLERANCE
+
+
+def tuned_kernels() -> list[Autotuner]:
+    """Return every autotuned kernel of the package, found in its modules."""
+    found: dict[int, Autotuner] = {}
+    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Autotuner):
+                found[id(value)] = value
+    return list(found.values())
+
+
+TUNED = tuned_kernels()
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3
 

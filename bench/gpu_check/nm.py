@@ -23,7 +23,7 @@ from smart_kernels.reference import semi_structured as prune
 from .. import semi_structured_linear as bench
 from .. import timing
 from ..case import GPU_SHAPES, Shape
-from . import nm_conv, nm_formats, sparse_tensor_core
+from . import nm_conv, nm_formats, sparse_tensor_core, sparse_tensor_speed
 from .check import INTERPRETED, Check, Context, Setting, compare
 from .speed import time_module
 
@@ -69,6 +69,7 @@ def cases(context: Context) -> Iterator[Check]:
         yield Check(f"nm pack kernels {shape.name}", partial(packing, context, shape))
     yield Check("nm 20 repeats", partial(repeats, context))
     yield from sparse_tensor_core.cases(context)
+    yield from sparse_tensor_speed.cases(context)
     yield from nm_conv.cases(context)
     yield from nm_formats.cases(context)
     for shape in SPEED_SHAPES if not context.small else SMALL_SHAPES:
