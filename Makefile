@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-gpu | bench | lint
+# make demo | test | test-all | test-gpu | bench | docs | lint
 # Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
 # OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
 OLDEST := triton==3.6.0 "numpy<2.4"
@@ -6,10 +6,12 @@ OLDEST := triton==3.6.0 "numpy<2.4"
 ifdef PYTHON
   ENVIRONMENT :=
   OVERLAY :=
+  GENERATOR :=
 else
   PYTHON := .venv/bin/python
   ENVIRONMENT := .venv/.ready
   OVERLAY := .triton-oldest/.ready
+  GENERATOR := .venv/.docs
 endif
 PYTEST := $(PYTHON) -m pytest -q -n auto
 INTERPRETED := tests/ops tests/test_masked_layers.py
@@ -19,7 +21,7 @@ VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tes
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-gpu bench lint environment
+.PHONY: demo test test-all test-gpu bench docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -45,6 +47,9 @@ bench: environment
 	$(PYTHON) -m bench layers
 	$(PYTHON) -m bench report
 
+docs: environment $(GENERATOR)
+	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train
+
 lint: environment
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -58,4 +63,8 @@ environment: $(ENVIRONMENT)
 
 .triton-oldest/.ready: .venv/.ready
 	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .triton-oldest $(OLDEST)
+	touch $@
+
+.venv/.docs: .venv/.ready
+	.venv/bin/python -m pip install --quiet --editable ".[docs]"
 	touch $@

@@ -17,7 +17,7 @@ from .timing import ROUNDS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0; 1 when something measured is wrong; 2 on bad usage, such as a filter without a case."""
+    """Run a command; return 0, 1 when something measured is wrong, 2 on bad usage, such as a filter without a case."""
     args = parse(argv)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def cases(what: str, device: str, dtype: torch.dtype, shapes: Sequence[Shape], pattern: str = "") -> Iterator[Case]:
-    """The cases of ``ops`` or ``layers`` whose name contains the pattern."""
+    """Yield the cases of ``ops`` or ``layers`` whose name contains the pattern."""
     from . import block_sparse_linear, conv2d, layers, masked_linear, semi_structured_linear, soft_topk
 
     modules = {
@@ -38,33 +38,32 @@ def cases(what: str, device: str, dtype: torch.dtype, shapes: Sequence[Shape], p
                 yield case
 
 
-def measure(args: argparse.Namespace) -> int:
+def time_cases(args: argparse.Namespace) -> int:
+    """Time the cases of ``ops`` or ``layers``."""
     device = "cpu" if args.dry_run else args.device
     dtype = DTYPES[args.dtype or ("bf16" if device == "cuda" else "fp32")]
     found = cases(args.command, device, dtype, shapes(device, args.dry_run), args.filter)
     if args.dry_run:
-        count, refused = run.dry(found)
-        print(f"{count} cases run once, nothing timed")
-    else:
-        refused, measured = [], []
-        timed = kept(run.measure(found, device, args.seconds, refused), args.out or rows.default_path(device))
-        for line in run.table(measured.append(row) or row for row in timed):
-            print(line, flush=True)
-        count = len(measured)
-    return finish(refused, count, args.filter)
+        return rehearse(found, args.filter)
+    refused: list[str] = []
+    measured: list[rows.Row] = []
+    timed = saved(run.measure(found, device, args.seconds, refused), args.out or rows.default_path(device))
+    for line in run.table(measured.append(row) or row for row in timed):
+        print(line, flush=True)
+    return finish(refused, len(measured), args.filter)
 
 
 def choice(args: argparse.Namespace) -> int:
+    """Time what ``compress_`` chooses beside the best dense; a choice that is slower is wrong."""
     from . import choice
 
     found = choice.cases(DTYPES[args.dtype], args.dry_run, args.filter, args.seconds)
     if args.dry_run:
-        count, refused = run.dry(found)
-        print(f"{count} cases run once, nothing timed")
-        return finish(refused, count, args.filter)
-    refused, measured = [], []
-    rows_ = run.measure(found, "cpu", args.seconds, refused, least=ROUNDS)
-    for row in kept(rows_, args.out or rows.default_path("cpu")):
+        return rehearse(found, args.filter)
+    refused: list[str] = []
+    measured: list[rows.Row] = []
+    timed = run.measure(found, "cpu", args.seconds, refused, least=ROUNDS)
+    for row in saved(timed, args.out or rows.default_path("cpu")):
         measured.append(row)
         print(choice.line(row), flush=True)
     for line in choice.verdict(measured):
@@ -72,15 +71,22 @@ def choice(args: argparse.Namespace) -> int:
     return finish(refused + choice.slower(measured), len(measured), args.filter)
 
 
-def kept(measured: Iterator[rows.Row], path: Path) -> Iterator[rows.Row]:
-    """Pass rows on, each written as soon as it is known."""
+def rehearse(found: Iterator[Case], pattern: str) -> int:
+    """Run every case once and time nothing."""
+    count, refused = run.dry(found)
+    print(f"{count} cases run once, nothing timed")
+    return finish(refused, count, pattern)
+
+
+def saved(measured: Iterator[rows.Row], path: Path) -> Iterator[rows.Row]:
+    """Pass rows on, each written to a file as soon as it is known."""
     for row in measured:
         rows.append([row], path)
         yield row
 
 
 def finish(wrong: list[str], count: int, pattern: str) -> int:
-    """Print what was wrong; the exit code."""
+    """Print what was wrong; return the exit code."""
     for line in wrong:
         print(f"WRONG {line}", file=sys.stderr)
     if wrong:
@@ -91,12 +97,14 @@ def finish(wrong: list[str], count: int, pattern: str) -> int:
 
 
 def codegen(args: argparse.Namespace) -> int:
+    """Compile every kernel for every target and check the machine code."""
     from .codegen import table
 
     targets = args.target or list(table.LIMITS)
     names = [name for name in table.case_names() if re.search(args.filter, name)]
     if args.dry_run:
-        names, targets = names[:1], targets[:1]
+        names = names[:1]
+        targets = targets[:1]
     found = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # a target compiles in a process of its own
         for compiled in pool.map(lambda target: table.census(target, names), targets):
@@ -111,18 +119,20 @@ def codegen(args: argparse.Namespace) -> int:
 
 
 def gpu_check(args: argparse.Namespace) -> int:
+    """Check the kernels on a GPU, then time them."""
     from .gpu_check import runner
 
     return runner.main(args)
 
 
 def report(args: argparse.Namespace) -> int:
+    """Write the pages of results from the committed rows."""
     from .report import write
 
     return write(args.out, dry_run=args.dry_run)
 
 
-COMMANDS = {"ops": measure, "layers": measure, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
+COMMANDS = {"ops": time_cases, "layers": time_cases, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
 COMMANDS |= {"report": report}
 
 if __name__ == "__main__":

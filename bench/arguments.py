@@ -13,7 +13,7 @@ from .gpu_check import PARTS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments; ``command`` is the name of what to do. Exits with 2 on bad usage."""
+    """Parse the arguments; ``command`` is the name of what to do. Exits with 2 on bad usage."""
     parser = argparse.ArgumentParser("python -m bench", description="Measure and check.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_ in (("ops", "time the kernels"), ("layers", "time the storage formats of a layer")):
@@ -71,7 +71,7 @@ def _expression(text: str) -> str:
 
 
 def _place(text: str) -> Path:
-    """A path that can be written: what is measured must not be lost at its end."""
+    """Return a path that can be written: what is measured must not be lost at its end."""
     path = Path(text)
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():

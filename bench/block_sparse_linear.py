@@ -1,4 +1,4 @@
-"""block_sparse_linear (inference, and fine-tuning the kept blocks) against dense and the block-sparse peers."""
+"""block_sparse_linear (inference, and fine-tuning the stored blocks) against dense and the block-sparse peers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +18,7 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+    """Yield every provider of each shape, block and sparsity."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
@@ -30,7 +31,7 @@ def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[
 
 def _providers(shape: Shape, x: Tensor, weight: Tensor, mask: Tensor, block: tuple[int, int]) -> list[Provider]:
     values, crow, col = to_bsr(weight, mask, block)
-    index = block_index(crow, col, mask.shape[1])  # kept until the mask changes, as the BSR format does
+    index = block_index(crow, col, mask.shape[1])  # lasts until the mask changes, as in the BSR format
 
     def ours(x: Tensor, values: Tensor) -> Tensor:
         return block_sparse_linear(x, values, crow, col, out_features=shape.N, index=index)
@@ -43,7 +44,7 @@ def _providers(shape: Shape, x: Tensor, weight: Tensor, mask: Tensor, block: tup
 
 
 def to_bsr(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, K) and 0/1 per block -> values (nnz, bn, bk), crow_indices, col_indices; zeros beyond the edges."""
+    """Turn (N, K) and 0/1 per block into values (nnz, bn, bk), crow_indices, col_indices; zeros beyond the edges."""
     rows, cols = mask.shape
     pad = (0, cols * block[1] - weight.shape[1], 0, rows * block[0] - weight.shape[0])
     blocks = F.pad(weight, pad).view(rows, block[0], cols, block[1]).transpose(1, 2)
@@ -53,7 +54,7 @@ def to_bsr(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> tuple[Tensor
 
 
 def to_dense(values: Tensor, mask: Tensor, block: tuple[int, int], shape: Shape) -> Tensor:
-    """The inverse of :func:`to_bsr`."""
+    """Undo :func:`to_bsr`."""
     rows, cols = mask.shape
     blocks = values.new_zeros(rows * cols, *block).index_copy(0, mask.flatten().nonzero()[:, 0], values)
     full = blocks.view(rows, cols, *block).transpose(1, 2).reshape(rows * block[0], cols * block[1])

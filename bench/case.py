@@ -1,4 +1,4 @@
-"""What is measured: a Case is one provider at one shape, and one row of the results."""
+"""A Case is one provider of one problem, and becomes one row of the results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,57 +41,64 @@ CPU_SHAPES = (
 
 
 def shapes(device: str, dry_run: bool = False) -> tuple[Shape, ...]:
-    """The shapes for a device; a dry run keeps their names and makes them small, one of them ragged."""
+    """Return the shapes for a device; a dry run keeps two names and makes them small, one of them ragged."""
     full = GPU_SHAPES if device == "cuda" else CPU_SHAPES
     return (replace(full[0], M=3, N=128, K=64), replace(full[1], M=33, N=96, K=80)) if dry_run else full
 
 
 @dataclass(frozen=True)
-class Case:
-    """One provider of one operation.
+class Problem:
+    """The thing that all providers of a group compute, so that their times can be compared.
 
     Attributes:
-        op, provider: what is computed, and by whom.
-        baseline: the speedup is against the fastest baseline of the group.
+        op: the operator.
         block: what one mask value or stored block covers, "64x64".
         sparsity: fraction of zeros in the weight.
         pass_: "fwd", "bwd" or "step" (both).
-        run: computes the outputs.
-        exact: computes them in float64.
-        flops, bytes: what the operation needs: live work only, each input read once, each output written once.
-        choice: the storage formats that a chooser took.
     """
 
     op: str
-    provider: str
-    baseline: bool
     shape: Shape
     block: str
     sparsity: float
     dtype: torch.dtype
     pass_: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One provider of one problem.
+
+    Attributes:
+        provider: by whom it is computed.
+        baseline: the speedup is against the fastest baseline of the problem.
+        run: computes the outputs.
+        exact: computes them in float64.
+        flops, bytes: what the problem needs: live work only, each input read once, each output written once.
+        choice: the storage formats that a chooser took.
+    """
+
+    problem: Problem
+    provider: str
+    baseline: bool
     run: Callable[[], Sequence[Tensor]]
     exact: Callable[[], Sequence[Tensor]]
     flops: float
     bytes: float
     choice: str = ""
 
-    @property
-    def group(self) -> tuple:
-        """Cases of one group compute the same thing and are timed together."""
-        return self.op, self.shape, self.block, self.sparsity, self.dtype, self.pass_
-
     def __str__(self) -> str:
-        dtype = NAMES[self.dtype]
-        return f"{self.op}/{self.provider} {self.shape.name} {self.block} {self.sparsity:.2f} {dtype} {self.pass_}"
+        p = self.problem
+        dtype = NAMES[p.dtype]
+        return f"{p.op}/{self.provider} {p.shape.name} {p.block} {p.sparsity:.2f} {dtype} {p.pass_}"
 
 
 def wrong(case: Case) -> str | None:
-    """Why the outputs of a case are not what float64 says; None when they are."""
+    """Say why the outputs of a case are not what float64 says; None when they are."""
     for got, exact in zip(case.run(), case.exact(), strict=True):
         if got.shape != exact.shape:
             return f"shape {tuple(got.shape)}, expected {tuple(exact.shape)}"
         error = ((got.double() - exact).norm() / exact.norm().clamp_min(1e-12)).item()
-        if not error <= TOLERANCE[case.dtype]:
-            return f"relative error {error:.1e} > {TOLERANCE[case.dtype]:.0e}"
+        if not error <= TOLERANCE[case.problem.dtype]:
+            return f"relative error {error:.1e} > {TOLERANCE[case.problem.dtype]:.0e}"
     return None

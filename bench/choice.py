@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smart_kernels import BACKENDS, DENSE, compress_
 
-from .case import Case, Shape
+from .case import Case, Problem, Shape
 from .encoder import Encoder
 from .linear import expand, random_mask
 from .rows import Row
@@ -27,6 +27,7 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 SEQUENCES = ((16, 1), (16, 8), (128, 1), (128, 8))  # length, batch
 MINILM = {"layers": 6, "width": 384, "hidden": 1536, "heads": 12}
 SIDES = {"best dense": DENSE, "compress_": tuple(name for name in BACKENDS if name != "jit"), "compress_ jit": BACKENDS}
+CHOSEN = ("compress_", "compress_ jit")  # the sides that may not be slower
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class Subject:
 
 
 def cases(dtype: torch.dtype, dry_run: bool, pattern: str, seconds: float) -> Iterator[Case]:
-    """The plain model and each of ``SIDES``, subject after subject."""
+    """Yield the plain model and each of ``SIDES``, subject after subject."""
     for subject in chain(layers(dtype, dry_run), encoders(dtype, dry_run)):
         if re.search(pattern, str(subject)):
             yield from sides(subject, 0.0 if dry_run else seconds)
 
 
 def layers(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
+    """Yield single Linear layers over the grid of shapes, blocks and sparsities."""
     for shape in (Shape("small", 3, 128, 64, ""),) if dry_run else GRID:
         for block in BLOCKS[:1] if dry_run else BLOCKS:
             for sparsity in SPARSITIES[-1:] if dry_run else SPARSITIES:
@@ -61,6 +63,7 @@ def layers(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
 
 
 def encoders(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
+    """Yield whole encoders as large as MiniLM."""
     sizes = MINILM | ({"layers": 1, "width": 96, "hidden": 128} if dry_run else {})
     for length, batch in SEQUENCES[:1] if dry_run else SEQUENCES:
         shape = Shape(f"minilm/{batch}x{length}", length * batch, sizes["hidden"], sizes["width"], "a whole model")
@@ -70,7 +73,7 @@ def encoders(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
 
 
 def prune(model: nn.Module, block: tuple[int, int], sparsity: float) -> None:
-    """Random blocks of every Linear to 0."""
+    """Set random blocks of every Linear to 0."""
     for layer in _linears(model):
         N, K = layer.weight.shape
         shape = Shape("", 0, N, K, "")
@@ -82,7 +85,9 @@ def _linears(model: nn.Module) -> list[nn.Linear]:
 
 
 def sides(subject: Subject, seconds: float) -> Iterator[Case]:
-    models, chosen = {"dense": subject.model}, {"dense": ""}
+    """Yield the plain model and what ``compress_`` makes of it, as cases; equal choices share one model in memory."""
+    models = {"dense": subject.model}
+    chosen = {"dense": ""}
     made = {(("dense",),) * len(_linears(subject.model)): subject.model}
     for name, backends in SIDES.items():
         model = copy.deepcopy(subject.model)
@@ -91,22 +96,22 @@ def sides(subject: Subject, seconds: float) -> Iterator[Case]:
         models[name] = made.setdefault(forms, model)  # in other memory a layer took 1.19 times as long as itself
         chosen[name] = summary([row.choice for row in report.rows])
     exact = torch.no_grad()(lambda: (copy.deepcopy(subject.model).double()(subject.x.double()),))
-    flops, size = needs(subject)
+    flops, traffic = needs(subject)
+    block = f"{subject.block[0]}x{subject.block[1]}"
+    problem = Problem(subject.op, subject.shape, block, subject.sparsity, subject.x.dtype, "fwd")
     for name, model in models.items():
         run = torch.inference_mode()(lambda model=model: (model(subject.x),))
-        baseline = name not in ("compress_", "compress_ jit")
-        of = (subject.op, name, baseline, subject.shape, f"{subject.block[0]}x{subject.block[1]}", subject.sparsity)
-        yield Case(*of, subject.x.dtype, "fwd", run, exact, flops, size, chosen[name])
+        yield Case(problem, name, name not in CHOSEN, run, exact, flops, traffic, chosen[name])
 
 
 def summary(choices: list[str]) -> str:
-    """ "ell", or "5 ell, 1 packed"."""
+    """Count choices: "ell" for one layer, "5 ell, 1 packed" for several."""
     counts = {name: choices.count(name) for name in sorted(set(choices))}
     return ", ".join(f"{count} {name}" if len(choices) > 1 else name for name, count in counts.items())
 
 
 def needs(subject: Subject) -> tuple[float, float]:
-    """FLOPs and bytes of the linear layers: live weights only."""
+    """Return FLOPs and bytes of the linear layers: live weights only."""
     weights = [layer.weight for layer in _linears(subject.model)]
     live = sum(int(weight.count_nonzero()) for weight in weights)
     activations = subject.shape.M * sum(sum(weight.shape) for weight in weights)
@@ -114,6 +119,7 @@ def needs(subject: Subject) -> tuple[float, float]:
 
 
 def line(r: Row) -> str:
+    """Return a row as a line for the terminal."""
     return (
         f"{r.op:6} {r.shape:13} {r.block:7} {r.sparsity:4.2f} {r.provider:13} {r.p50_ms:9.4f} ms"
         f"  ratio {r.ratio:.3f} +- {r.spread:.3f} of {r.runs}  {r.choice}"
@@ -121,20 +127,23 @@ def line(r: Row) -> str:
 
 
 def slower(rows: list[Row]) -> list[str]:
-    """The choices that break the promise."""
-    chosen = [r for r in rows if r.provider.startswith("compress_")]
+    """Say which choices break the promise."""
+    chosen = [r for r in rows if r.provider in CHOSEN]
     return [f"slower than dense: {line(r)}" for r in chosen if r.ratio > LIMIT]
 
 
 def verdict(rows: list[Row]) -> Iterator[str]:
-    """The largest ratio of each side, and its speed-ups where goals were set."""
-    for side in ("compress_", "compress_ jit"):
-        found = [r for r in rows if r.provider == side]
-        for op, name in (("choice", "layers"), ("model", "whole models at 80 %")):
-            of_op = [r for r in found if r.op == op]
-            if of_op:
-                worst = max(r.ratio for r in of_op)
-                yield f"{side}, {name}: time / best dense at most {worst:.3f} in {len(of_op)} cases"
-        goals = [r for r in found if r.op == "model" or (r.block == "32x32" and r.sparsity == 0.9)]
-        for r in goals:
-            yield f"{side}: {1 / r.ratio:.2f}x on {r.shape} {r.block} {r.sparsity:.0%}"
+    """Yield the largest ratio of each side, and its speed-ups where goals were set."""
+    yield from worst(rows)
+    for r in rows:
+        if r.provider in CHOSEN and (r.op == "model" or (r.block == "32x32" and r.sparsity == 0.9)):
+            yield f"{r.provider}: {1 / r.ratio:.2f}x on {r.shape} {r.block} {r.sparsity:.0%}"
+
+
+def worst(rows: list[Row]) -> Iterator[str]:
+    """Yield, per side and kind of model, how much of the best dense time the worst choice took."""
+    for name in CHOSEN:
+        for op, kind in (("choice", "layers"), ("model", "whole models at 80 %")):
+            ratios = [r.ratio for r in rows if r.provider == name and r.op == op]
+            if ratios:
+                yield f"{name}, {kind}: time / best dense at most {max(ratios):.3f} in {len(ratios)} cases"

@@ -1,24 +1,27 @@
 """Convolutions: the block-sparse forms of a pruned layer beside the best dense one. Blocks span all taps or one."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smart_kernels.formats import BSR, ELL, JIT, Conv, Packed
+from smart_kernels.formats import BSR, ELL, JIT, Conv, Format, Packed
 from smart_kernels.ops import block_sparse_conv2d
 from smart_kernels.ops.block_sparse import conv_index
 
-from .case import Case, Shape
+from .case import Case, Problem, Shape
 from .case import shapes as device_shapes
 from .layers import build
-from .linear import Provider, exact_of, runner
+from .linear import Provider
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 TILES = ((32, 32), (64, 64))
 BATCH = 8
+TRAINS = ("fwd", "step")  # the passes of what trains
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,40 @@ class Layer:
     conv: Conv
 
     def shrunk(self) -> "Layer":
-        """The same form, small enough to rehearse with."""
+        """Return the same form, small enough to rehearse with."""
         return replace(self, N=80, C=64, size=6)
 
+    def images(self, batch: int, device: str, dtype: torch.dtype) -> Tensor:
+        """Return a random input (batch, C, size, size) in channels_last."""
+        x = torch.randn(batch, self.C, self.size, self.size, device=device, dtype=dtype)
+        return x.to(memory_format=torch.channels_last)
 
-POINT, SAME, HALF = Conv((1, 1)), Conv((3, 3), (1, 1), (1, 1)), Conv((3, 3), (2, 2), (1, 1))
+    def shape(self, batch: int) -> Shape:
+        """Return the matrix product that the convolution amounts to."""
+        rows = batch * math.prod(self.conv.output_size(self.size, self.size))
+        return Shape(f"{self.name}/{batch}", rows, self.N, self.conv.taps * self.C, "one layer of a network")
+
+    def dense(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Convolve with a kernel (N, C, kh, kw)."""
+        return F.conv2d(x, kernel, None, *self.conv[1:])
+
+    def cases(self, problem: Problem, providers: Sequence[Provider]) -> Iterator[Case]:
+        """Yield the case of every provider that offers the pass."""
+        shape = problem.shape
+        passes = 1 if problem.pass_ == "fwd" else 3  # a training step computes y, dx and dweight
+        for p in providers:
+            if problem.pass_ in p.passes:
+                x = p.inputs[0]
+                size = (len(x), self.N, *self.conv.output_size(self.size, self.size))
+                dy = torch.randn(size, device=x.device, dtype=x.dtype).to(memory_format=torch.channels_last)
+                flops = 2.0 * shape.M * shape.N * shape.K * p.density
+                touched = x.numel() + dy.numel() + shape.N * shape.K * p.density
+                yield p.case(problem, dy, passes * flops, passes * x.element_size() * touched)
+
+
+POINT = Conv((1, 1))
+SAME = Conv((3, 3), (1, 1), (1, 1))
+HALF = Conv((3, 3), (2, 2), (1, 1))
 CPU_LAYERS = (
     Layer("conv-1x1-256-1024/14", 1024, 256, 14, POINT),
     Layer("conv-3x3-256/14", 256, 256, 14, SAME),
@@ -52,90 +84,81 @@ GPU_LAYERS = (
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
-    """Convolutions have layers of their own, which shrink where ``shapes`` are not those of the device."""
+    """Yield layers of their own, which shrink where ``shapes`` are not those of the device."""
     small = tuple(shapes) != device_shapes(device)
     for layer in GPU_LAYERS if device == "cuda" else CPU_LAYERS:
         yield from cases_of(layer.shrunk() if small else layer, 1 if small else BATCH, device, dtype, ("fwd",))
 
 
 def cases_of(layer: Layer, batch: int, device: str, dtype: torch.dtype, passes: Sequence[str]) -> Iterator[Case]:
-    """Every tile, sparsity and form of one layer."""
-    x = torch.randn(batch, layer.C, layer.size, layer.size, device=device, dtype=dtype)
-    x = x.to(memory_format=torch.channels_last)
+    """Yield every tile, sparsity and form of one layer."""
+    x = layer.images(batch, device, dtype)
     for tile in TILES:
         for taps in ("all", "one") if layer.conv.taps > 1 else ("all",):
             for sparsity in SPARSITIES:
                 weight = random_weight(layer, tile, sparsity, taps, device).to(dtype)
                 block = f"{tile[0]}x{tile[1]}" + (f":{taps}" if layer.conv.taps > 1 else "")
                 for pass_ in passes:
-                    for provider in providers(layer, weight, x, tile):
-                        if pass_ in provider.passes:
-                            yield case_of("conv2d", layer, provider, block, sparsity, pass_)
-
-
-def case_of(op: str, layer: Layer, p: Provider, block: str, sparsity: float, pass_: str) -> Case:
-    """One provider and pass of a layer."""
-    x = p.inputs[0]
-    P, Q = layer.conv.output_size(layer.size, layer.size)
-    shape = Shape(
-        f"{layer.name}/{len(x)}", len(x) * P * Q, layer.N, layer.conv.taps * layer.C, "one layer of a network"
-    )
-    dy = torch.randn(len(x), layer.N, P, Q, device=x.device, dtype=x.dtype).to(memory_format=torch.channels_last)
-    flops = 2.0 * shape.M * shape.N * shape.K * p.density * (1 if pass_ == "fwd" else 3)
-    touched = x.numel() + dy.numel() + layer.N * shape.K * p.density
-    traffic = x.element_size() * touched * (1 if pass_ == "fwd" else 3)
-    run, exact = runner(pass_, p.function, p.inputs, dy), exact_of(pass_, p, dy)
-    return Case(op, p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
+                    problem = Problem("conv2d", layer.shape(batch), block, sparsity, dtype, pass_)
+                    yield from layer.cases(problem, providers(layer, weight, x, tile))
 
 
 def providers(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> list[Provider]:
-    """Dense in either memory format (packed too on a CPU), then the sparse forms of the device."""
-    conv, density = layer.conv, (weight != 0).double().mean().item()
-    kernel = weight.unflatten(1, (*conv.kernel, -1)).permute(0, 3, 1, 2)
-    last, first = kernel.contiguous(memory_format=torch.channels_last), kernel.contiguous()
-
-    def dense(x: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, None, *conv[1:])
-
-    both, bsr = ("fwd", "step"), BSR.from_dense(weight, tile, taps=conv.taps)
+    """Return dense in either memory format (packed too on a CPU), then the sparse forms of the device."""
+    kernel = weight.unflatten(1, (*layer.conv.kernel, -1)).permute(0, 3, 1, 2)
+    last = kernel.contiguous(memory_format=torch.channels_last)
+    dense = layer.dense
     found = [
-        Provider("dense", dense, (x, last), dense, passes=both, baseline=True),
-        Provider("dense-nchw", dense, (x.contiguous(), first), dense, passes=both, baseline=True),
+        Provider("dense", dense, (x, last), dense, passes=TRAINS, baseline=True),
+        Provider("dense-nchw", dense, (x.contiguous(), kernel.contiguous()), dense, passes=TRAINS, baseline=True),
     ]
     if x.device.type == "cuda":
-        indices = bsr.crow_indices, bsr.col_indices
-        index = conv_index(*indices, tile, (layer.N, layer.C), **conv.named)  # kept until the mask changes, as by BSR
+        return [*found, _on_gpu(layer, weight, x, tile)]
+    return [*found, *_on_cpu(layer, weight, x, tile)]
 
-        def ours(x: Tensor, values: Tensor) -> Tensor:
-            return block_sparse_conv2d(x, values, *indices, **conv.named, out_channels=layer.N, index=index)
 
-        def definition(x: Tensor, values: Tensor) -> Tensor:
-            return dense(x, to_kernel(values, bsr, conv))
+def _on_gpu(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> Provider:
+    """Return the kernel on stored blocks."""
+    conv = layer.conv
+    bsr = BSR.from_dense(weight, tile, taps=conv.taps)
+    indices = (bsr.crow_indices, bsr.col_indices)
+    index = conv_index(*indices, tile, (layer.N, layer.C), **conv.named)  # lasts until the mask changes, as in BSR
 
-        return [*found, Provider("bsr", ours, (x, bsr.values.detach()), definition, density, both)]
-    ells = [(f"ell-{buckets}", ELL, {"engine": "onednn", "buckets": buckets}) for buckets in (1, 2, 4, 8)]
-    variants = [("dense-packed", Packed, {}), *ells, ("jit", JIT, {})]
-    for name, cls, options in variants:
-        format = build(cls, weight, tile, {"taps": conv.taps, **options})
-        if format is None:
-            continue
-        packed = name == "dense-packed"
-        found.append(
-            Provider(
-                name,
-                lambda x, format=format: format.conv2d(x, None, conv),
-                (x,),
-                lambda x: dense(x, kernel.double()),
-                1.0 if packed else density,
-                baseline=packed,
-            )
-        )
-    return found
+    def ours(x: Tensor, values: Tensor) -> Tensor:
+        return block_sparse_conv2d(x, values, *indices, **conv.named, out_channels=layer.N, index=index)
+
+    def definition(x: Tensor, values: Tensor) -> Tensor:
+        return layer.dense(x, to_kernel(values, bsr, conv))
+
+    return Provider("bsr", ours, (x, bsr.values.detach()), definition, density(weight), TRAINS)
+
+
+def _on_cpu(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> Iterator[Provider]:
+    """Yield the packed dense form, which is a baseline, and the sparse forms that hold the weight."""
+    conv = layer.conv
+    kernel = weight.unflatten(1, (*conv.kernel, -1)).permute(0, 3, 1, 2)
+    taps = {"taps": conv.taps}
+    formats: dict[str, Format | None] = {"dense-packed": build(Packed, weight, tile, taps)}
+    for buckets in (1, 2, 4, 8):
+        formats[f"ell-{buckets}"] = build(ELL, weight, tile, {**taps, "engine": "onednn", "buckets": buckets})
+    formats["jit"] = build(JIT, weight, tile, taps)
+    for name, format in formats.items():
+        if format is not None:
+            packed = name == "dense-packed"
+            run = partial(format.conv2d, bias=None, conv=conv)
+            share = 1.0 if packed else density(weight)
+            yield Provider(name, run, (x,), lambda x: layer.dense(x, kernel.double()), share, baseline=packed)
+
+
+def density(weight: Tensor) -> float:
+    """Return the fraction of weights that are not 0."""
+    return (weight != 0).double().mean().item()
 
 
 def random_weight(layer: Layer, tile: tuple[int, int], sparsity: float, taps: str, device: str) -> Tensor:
-    """(N, taps * C), each block row with as many live blocks as any other."""
-    rows, cols = -(-layer.N // tile[0]), -(-layer.C // tile[1])
+    """Return a weight (N, taps * C), each block row with as many live blocks as any other."""
+    rows = -(-layer.N // tile[0])
+    cols = -(-layer.C // tile[1])
     scored = 1 if taps == "all" else layer.conv.taps
     keep = max(1, round(scored * cols * (1 - sparsity)))
     order = torch.rand(rows, scored * cols, device=device).argsort(1)[:, :keep]
@@ -146,8 +169,9 @@ def random_weight(layer: Layer, tile: tuple[int, int], sparsity: float, taps: st
 
 
 def to_kernel(values: Tensor, bsr: BSR, conv: Conv) -> Tensor:
-    """The (N, C, kh, kw) weight that the blocks make up; written apart from the package, as part of its oracle."""
-    (rows, taps, cols), (tile_n, tile_c) = bsr.grid, bsr.tile
+    """Return the (N, C, kh, kw) weight that the blocks make up; written apart from the package, for its oracle."""
+    rows, taps, cols = bsr.grid
+    tile_n, tile_c = bsr.tile
     row = torch.arange(rows, device=values.device).repeat_interleave(bsr.crow_indices.diff().long())
     blocks = values.new_zeros(rows * taps * cols, tile_n, tile_c).index_copy(
         0, row * taps * cols + bsr.col_indices, values

@@ -16,6 +16,7 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+    """Yield dense and every sparse form of each shape, block and sparsity."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
@@ -29,7 +30,7 @@ def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[
 
 
 def channels(shape: Shape, sparsity: float, device: str) -> Tensor:
-    """(N, 1): one value per output channel."""
+    """Return a random mask (N, 1), one value per output channel."""
     keep = max(1, round(shape.N * (1 - sparsity)))
     mask = torch.zeros(shape.N, 1, device=device)
     mask[torch.randperm(shape.N, device=device)[:keep]] = 1.0
@@ -37,7 +38,7 @@ def channels(shape: Shape, sparsity: float, device: str) -> Tensor:
 
 
 def formats(weight: Tensor, x: Tensor, tile: tuple[int, int]) -> list[Provider]:
-    """Every sparse format that can hold the weight on this device; variants of ELL apart."""
+    """Return every sparse format that can hold the weight on this device; variants of ELL apart."""
     variants = [(name, format, {}) for name, format in FORMATS.items() if name not in ("dense", "packed", "ell")]
     variants += [(f"ell-{engine}", ELL, {"engine": engine}) for engine in ("onednn", "bmm") if x.device.type == "cpu"]
     density = (weight != 0).double().mean().item()
@@ -50,7 +51,7 @@ def formats(weight: Tensor, x: Tensor, tile: tuple[int, int]) -> list[Provider]:
 
 
 def build(format: type[Format], weight: Tensor, tile: tuple[int, int], options: dict) -> Format | None:
-    """None where the format says that it cannot hold the weight."""
+    """Store the weight in a format; None where the format says that it cannot hold it."""
     try:
         return format.from_dense(weight, tile, **options)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Cases of y = x @ weight.T: providers, what they are held to, and what the product needs."""
+"""Cases of y = x @ weight.T: providers, the definitions they are held to, and what the product needs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smart_kernels.formats.processor import onednn_takes
 
-from .case import Case, Shape
+from .case import Case, Problem, Shape
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,27 @@ class Provider:
     passes: tuple[str, ...] = ("fwd",)
     baseline: bool = False
 
+    def case(self, problem: Problem, dy: Tensor, flops: float, traffic: float) -> Case:
+        """Return the case of a pass; ``dy`` is the gradient of the output, ``traffic`` bytes."""
+        run = runner(problem.pass_, self.function, self.inputs, dy)
+        return Case(problem, self.name, self.baseline, run, exact_of(problem.pass_, self, dy), flops, traffic)
+
 
 def linear_cases(
     op: str, shape: Shape, tile: tuple[int, int], sparsity: float, providers: Sequence[Provider]
 ) -> Iterator[Case]:
-    """Cases of y (M, N) = x (M, K) @ W.T, group after group."""
+    """Yield cases of y (M, N) = x (M, K) @ W.T, group after group."""
     for pass_ in ("fwd", "bwd", "step"):
         for p in providers:
-            if pass_ not in p.passes:
-                continue
-            x = p.inputs[0]
-            dy = torch.randn(shape.M, shape.N, device=x.device, dtype=x.dtype)
-            run, exact = runner(pass_, p.function, p.inputs, dy), exact_of(pass_, p, dy)
-            flops, traffic = _needs(pass_, shape, p.density, x.element_size())
-            block = f"{tile[0]}x{tile[1]}"
-            yield Case(op, p.name, p.baseline, shape, block, sparsity, x.dtype, pass_, run, exact, flops, traffic)
+            if pass_ in p.passes:
+                x = p.inputs[0]
+                problem = Problem(op, shape, f"{tile[0]}x{tile[1]}", sparsity, x.dtype, pass_)
+                dy = torch.randn(shape.M, shape.N, device=x.device, dtype=x.dtype)
+                yield p.case(problem, dy, *_needs(pass_, shape, p.density, x.element_size()))
 
 
 def runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor) -> Callable[[], Sequence[Tensor]]:
-    """What a case times: ``"fwd"``, ``"bwd"`` or both in a ``"step"``; returns y or the gradients of the inputs."""
+    """Return what a case times: "fwd", "bwd" or both in a "step". It returns y or the gradients of the inputs."""
     if pass_ == "fwd":
         return torch.no_grad()(lambda: (function(*inputs),))
     leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
@@ -54,7 +56,7 @@ def runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor)
 
 
 def exact_of(pass_: str, p: Provider, dy: Tensor) -> Callable[[], Sequence[Tensor]]:
-    """What ``runner`` returns, from the definition in float64."""
+    """Return a function with the results of ``runner``, from the definition in float64."""
 
     def exact():
         inputs = [t.double() if t.is_floating_point() else t for t in p.inputs]
@@ -64,29 +66,33 @@ def exact_of(pass_: str, p: Provider, dy: Tensor) -> Callable[[], Sequence[Tenso
 
 
 def _needs(pass_: str, shape: Shape, density: float, size: int) -> tuple[float, float]:
-    """FLOPs and bytes: forward reads x, W and writes y; backward reads dy, x, W and writes dx, dW."""
-    x, y, weight = shape.M * shape.K, shape.M * shape.N, shape.N * shape.K * density
+    """Return FLOPs and bytes: forward reads x, W and writes y; backward reads dy, x, W and writes dx, dW."""
+    x = shape.M * shape.K
+    y = shape.M * shape.N
+    weight = shape.N * shape.K * density
     flops = 2.0 * shape.M * shape.N * shape.K * density
-    forward, backward = (flops, x + weight + y), (2 * flops, 2 * x + 2 * weight + y)
+    forward = (flops, x + weight + y)
+    backward = (2 * flops, 2 * x + 2 * weight + y)
     needs = {"fwd": [forward], "bwd": [backward], "step": [forward, backward]}[pass_]
     return sum(n[0] for n in needs), size * sum(n[1] for n in needs)
 
 
 def expand(values: Tensor, tile: tuple[int, int], shape: Shape) -> Tensor:
-    """(rows, cols) per tile -> (N, K) per weight; written apart from the package, as part of its oracle."""
+    """Repeat (rows, cols) per tile to (N, K) per weight; written apart from the package, as part of its oracle."""
     return values.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 1)[: shape.N, : shape.K]
 
 
 def random_mask(shape: Shape, tile: tuple[int, int], sparsity: float, device: str) -> Tensor:
-    """0/1 per tile, the same number of live tiles in every row of tiles, at least one."""
-    rows, cols = -(-shape.N // tile[0]), -(-shape.K // tile[1])
+    """Return 0/1 per tile, the same number of live tiles in every row of tiles, at least one."""
+    rows = -(-shape.N // tile[0])
+    cols = -(-shape.K // tile[1])
     keep = max(1, round(cols * (1 - sparsity)))
     live = torch.rand(rows, cols, device=device).argsort(1)[:, :keep]
     return torch.zeros(rows, cols, device=device).scatter_(1, live, 1.0)
 
 
 def dense(weight: Tensor, x: Tensor, passes: tuple[str, ...]) -> list[Provider]:
-    """The dense baselines: ``F.linear``, and where oneDNN takes the weight, it packed ahead."""
+    """Return the dense baselines: ``F.linear``, and where oneDNN takes the weight, it packed ahead."""
     found = [Provider("dense", F.linear, (x, weight), F.linear, passes=passes, baseline=True)]
     if onednn_takes(weight):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.shape[0])

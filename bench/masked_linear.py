@@ -15,11 +15,12 @@ from .linear import Provider, dense, expand, linear_cases, random_mask
 TILES = ((64, 64), (32, 32))
 SPARSITIES = (0.5, 0.8, 0.9)
 PASSES = ("fwd", "bwd", "step")
-TEMPERATURE, EPS = 0.1, 1e-3
+TEMPERATURE = 0.1
+EPS = 1e-3
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
-    """Hard 0/1 masks for masked_linear, soft ones for smart_linear."""
+    """Yield hard 0/1 masks for masked_linear, soft ones for smart_linear."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
@@ -30,7 +31,7 @@ def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[
 
 
 def mask_then_dense(x: Tensor, weight: Tensor, mask: Tensor, *, tile: tuple[int, int], shape: Shape) -> Tensor:
-    """What one writes without a kernel."""
+    """Mask the weight, then multiply: as one writes it without a kernel."""
     return F.linear(x, weight * expand(mask, tile, shape).to(weight.dtype))
 
 

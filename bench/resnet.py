@@ -10,7 +10,8 @@ class ResNet(nn.Sequential):
     """(B, 3, H, W) -> (B, classes)."""
 
     def __init__(self, stages: tuple[tuple[int, int], ...] = STAGES, classes: int = 1000):
-        layers, inputs = [_conv(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)], 64
+        layers = [_conv(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+        inputs = 64
         for stage, (blocks, width) in enumerate(stages):
             for block in range(blocks):
                 layers.append(Bottleneck(inputs, width, 2 if stage and not block else 1))
@@ -23,11 +24,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
-        self.reduce, self.spatial, self.expand = (
-            _conv(inputs, width),
-            _conv(width, width, 3, stride),
-            _conv(width, 4 * width),
-        )
+        self.reduce = _conv(inputs, width)
+        self.spatial = _conv(width, width, 3, stride)
+        self.expand = _conv(width, 4 * width)
         self.shortcut = _conv(inputs, 4 * width, 1, stride) if stride > 1 or inputs != 4 * width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A Row is one measurement with everything needed to judge it; rows are kept as JSON lines, one file per device."""
+"""A Row is one measurement with everything needed to judge it; rows are stored as JSON lines, one file per device."""
 
 import json
 import os
@@ -23,7 +23,9 @@ class Row:
     """One line of results.
 
     Times in ms; ``of_floor`` = floor / p50; ``speedup`` = p50 of the best baseline / p50; ``ratio`` = median over the
-    rounds of time / time of the best baseline, ``spread`` = interquartile range of those over it.
+    rounds of time / time of the best baseline, ``spread`` = interquartile range of those over it. ``timer`` is "rounds"
+    (CPU, interleaved), "events" (GPU, called one by one), "graph" (GPU, replayed from a CUDA graph: kernels alone) or
+    "host" (how long a call keeps the host, without waiting for the GPU).
     """
 
     op: str
@@ -65,7 +67,7 @@ class Row:
 
 
 def environment(device: str) -> dict:
-    """Where and with what a row was measured."""
+    """Return where and with what a row is measured."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -80,7 +82,7 @@ def environment(device: str) -> dict:
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or the processor's."""
+    """Return the GPU's name, or the processor's."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:
@@ -91,7 +93,7 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Short hash of the measured tree, marked when files differ from it."""
+    """Return the short hash of the measured tree, marked when files differ from it."""
     command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -100,7 +102,7 @@ def commit() -> str:
 
 
 def default_path(device: str) -> Path:
-    """bench/results/<device>.jsonl"""
+    """Return ``bench/results/<device>.jsonl``."""
     return RESULTS / f"{re.sub('[^a-z0-9]+', '-', device_name(device).lower()).strip('-')}.jsonl"
 
 
@@ -112,7 +114,7 @@ def append(rows: Iterable[Row], path: Path) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """Rows of a file of JSON lines; the last measurement of a case is the one kept."""
+    """Return the rows of a file of JSON lines; of several measurements of a case the last counts."""
     rows = (Row(**json.loads(line)) for line in path.read_text().splitlines())
-    kept = {(r.op, r.provider, r.shape, r.block, r.sparsity, r.dtype, r.pass_, r.timer, r.threads): r for r in rows}
-    return list(kept.values())
+    last = {(r.op, r.provider, r.shape, r.block, r.sparsity, r.dtype, r.pass_, r.timer, r.threads): r for r in rows}
+    return list(last.values())

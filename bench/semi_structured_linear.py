@@ -19,40 +19,42 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+    """Yield every shape and pattern; the block of a row is n x m."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         for pattern in PATTERNS:
             weight = pruned(shape, pattern, device, dtype)
-            tile = (pattern.n, pattern.m)  # shown as the block
-            yield from linear_cases("semi_structured_linear", shape, tile, pattern.sparsity, providers(weight, x, tile))
+            group = (pattern.n, pattern.m)
+            found = providers(weight, x, group)
+            yield from linear_cases("semi_structured_linear", shape, group, pattern.sparsity, found)
 
 
 def pruned(shape: Shape, pattern: NM, device: str, dtype: torch.dtype) -> Tensor:
-    """(N, K), n of every m kept at random."""
+    """Return a weight (N, K) with n of every m, at random."""
     weight = torch.randn(shape.N, shape.K, device=device).div_(shape.K**0.5)
-    weight[weight == 0] = 1.0  # a kept 0 would look pruned
+    weight[weight == 0] = 1.0  # a stored 0 would look pruned
     keep = pattern.hard_mask(torch.rand_like(weight), WeightShape(shape.N, 1, shape.K))
     return (weight * keep).to(dtype)
 
 
-def providers(weight: Tensor, x: Tensor, kept: tuple[int, int]) -> list[Provider]:
-    """Everybody who multiplies x with an n:m weight (N, K)."""
-    n, m = kept
+def providers(weight: Tensor, x: Tensor, group: tuple[int, int]) -> list[Provider]:
+    """Return everybody who multiplies x with a weight (N, K) that has n of every m, ``group`` = (n, m)."""
+    n, m = group
     found = dense(weight, x, ("fwd", "step"))
-    few = weight.dtype in HALVES and kept == (2, 4) and len(x) <= FEW_ROWS
+    few = weight.dtype in HALVES and group == (2, 4) and len(x) <= FEW_ROWS
     for layout in ("rows", "decode") if few else ("rows",):
         stored = SemiStructured.from_dense(weight, (1, 1), n=n, m=m, layout=layout)
         passes = ("fwd", "step") if layout == "rows" else ("fwd",)
         found.append(_ours(stored, layout, x, weight, passes))
-    if kept == (2, 4) and x.is_cuda:
+    if group == (2, 4) and x.is_cuda:
         found += tensor_cores(weight, x)
-    if kept == (2, 4) and (function := cusparselt(weight, x)):
+    if group == (2, 4) and (function := cusparselt(weight, x)):
         found.append(Provider("cusparselt", function, (x,), lambda x: F.linear(x, weight.double()), n / m))
     return found
 
 
 def tensor_cores(weight: Tensor, x: Tensor) -> Iterator[Provider]:
-    """The kernels for sparse tensor cores that are exact here; inference."""
+    """Yield the kernels for sparse tensor cores that are exact here; inference."""
     for kernel in tensor_core.KERNELS:
         if tensor_core.verified(x.device, kernel, x.dtype) is None:
             stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel).requires_grad_(False)
@@ -60,10 +62,8 @@ def tensor_cores(weight: Tensor, x: Tensor) -> Iterator[Provider]:
 
 
 def _ours(stored: SemiStructured, layout: str, x: Tensor, weight: Tensor, passes: tuple[str, ...]) -> Provider:
-    indices, kept = stored.indices, {"n": stored.n, "m": stored.m}
-
     def ours(x: Tensor, values: Tensor) -> Tensor:
-        return semi_structured_linear(x, values, indices, **kept)
+        return semi_structured_linear(x, values, stored.indices, n=stored.n, m=stored.m)
 
     # written apart from the package: every group is full, so the values lie where the weight is not 0
     columns = weight.ne(0).nonzero()[:, 1].view(stored.values.shape)
@@ -76,7 +76,7 @@ def _ours(stored: SemiStructured, layout: str, x: Tensor, weight: Tensor, passes
 
 
 def cusparselt(weight: Tensor, x: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """torch's 2:4 product with the fastest algorithm for this x; None where there is none."""
+    """Return torch's 2:4 product with the fastest algorithm for this x; None where there is none."""
     try:
         packed = torch._cslt_compress(weight)
         algorithm = torch._cslt_sparse_mm_search(packed, x.T)

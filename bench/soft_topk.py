@@ -8,18 +8,19 @@ from torch import Tensor
 
 from smart_kernels.ops import soft_topk
 
-from .case import Case, Shape
+from .case import Case, Problem, Shape
 
 GROUPS = (
     Shape("2:4", 262144, 4, 0, "many tiny groups in registers: all 2:4 groups of a 1024x1024 weight"),
     Shape("layers", 64, 16384, 0, "one group per layer"),
     Shape("global", 1, 1_000_000, 0, "one group over a whole model"),
 )
-DENSITY, TEMPERATURE = 0.5, 0.05
+DENSITY = 0.5
+TEMPERATURE = 0.05
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
-    """Scores are fp32 whatever ``dtype``; ``shapes`` only says whether the run is small."""
+    """Yield both providers; scores are fp32 whatever ``dtype``, ``shapes`` only says whether the run is small."""
     small = max(shape.M * shape.N for shape in shapes) < 2**16
     for shape in GROUPS:
         if small:
@@ -31,16 +32,19 @@ def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[
 
 
 def ours(scores: Tensor, keep: float) -> Tensor:
+    """Return the mask of our operator."""
     return soft_topk(scores, keep, TEMPERATURE)[0]
 
 
 def bisection(scores: Tensor, keep: float, steps: int = 30) -> Tensor:
-    """The mask with sum(mask) = keep, by halving a bracket of the threshold."""
-    low, high = scores.amin(-1, keepdim=True) - 1, scores.amax(-1, keepdim=True) + 1
+    """Return the mask with sum(mask) = keep, by halving a bracket of the threshold."""
+    low = scores.amin(-1, keepdim=True) - 1
+    high = scores.amax(-1, keepdim=True) + 1
     for _ in range(steps):
         middle = (low + high) / 2
         above = torch.sigmoid((scores - middle) / TEMPERATURE).sum(-1, keepdim=True) > keep
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        low = torch.where(above, middle, low)
+        high = torch.where(above, high, middle)
     return torch.sigmoid((scores - (low + high) / 2) / TEMPERATURE)
 
 
@@ -53,6 +57,5 @@ def _case(shape: Shape, provider: str, function, scores: Tensor, keep: float) ->
     def exact():
         return (bisection(scores.double(), keep, steps=80),)
 
-    common = {"block": "1x1", "sparsity": 1 - DENSITY, "dtype": torch.float32, "flops": 0.0}
-    baseline = function is bisection
-    return Case("soft_topk", provider, baseline, shape, pass_="fwd", run=run, exact=exact, bytes=traffic, **common)
+    problem = Problem("soft_topk", shape, "1x1", 1 - DENSITY, torch.float32, "fwd")
+    return Case(problem, provider, function is bisection, run, exact, flops=0.0, bytes=traffic)

@@ -14,8 +14,9 @@ CASES = [case for what in ("ops", "layers") for case in cases(what, *WHERE, (SHA
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_speed(case: Case, benchmark):
+    p = case.problem
     assert wrong(case) is None
-    benchmark.group = f"{case.op} {case.block} {case.sparsity:.2f} {case.pass_}"
+    benchmark.group = f"{p.op} {p.block} {p.sparsity:.2f} {p.pass_}"
 
     def run():
         case.run()

@@ -17,7 +17,7 @@ SPREAD = 0.05  # (p80 - p20) / p50 above which more rounds follow
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device reached here: FLOP/s of a large dense matmul and bytes/s of a large copy."""
+    """The best that the device reached here: FLOP/s of a large dense product and bytes/s of a large copy."""
 
     peak: float
     bandwidth: float
@@ -25,6 +25,8 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Timing:
+    """Times of one function in milliseconds; ``timer`` says how they were taken: "rounds", "events" or "graph"."""
+
     best_ms: float
     p20_ms: float
     p50_ms: float
@@ -35,13 +37,14 @@ class Timing:
 
 
 def floor_ms(flops: float, bytes: float, ceilings: Ceilings) -> float:
-    """No implementation can be faster: max(flops / peak, bytes / bandwidth)."""
+    """Return the time that no implementation can beat: max(flops / peak, bytes / bandwidth)."""
     return 1e3 * max(flops / ceilings.peak, bytes / ceilings.bandwidth)
 
 
 def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
     """Measure the ceilings, with random data (zeros draw less power and run faster)."""
-    n, size = (8192, 2**30) if device == "cuda" else (1024, 2**27)
+    n = 8192 if device == "cuda" else 1024
+    size = 2**30 if device == "cuda" else 2**27
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     multiply = [lambda: F.linear(a, b)]
     if onednn_takes(b):
@@ -49,12 +52,12 @@ def ceilings(device: str, dtype: torch.dtype) -> Ceilings:
         multiply.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
     source = torch.randint(0, 255, (size,), device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    *products, copy = measure([*multiply, lambda: target.copy_(source)], device)
+    *products, copy = time_each([*multiply, lambda: target.copy_(source)], device)
     best = min(t.best_ms for t in products)  # a ceiling is the best the device did, not its median
     return Ceilings(2e3 * n**3 / best, 2e3 * size / copy.best_ms)
 
 
-def measure(
+def time_each(
     functions: Sequence[Callable], device: str, graph: bool = False, seconds: float = 4.0, least: int = 5
 ) -> list[Timing]:
     """Time functions that compute the same thing. On a GPU ``graph`` leaves the launch overhead out."""
@@ -64,7 +67,7 @@ def measure(
 
 
 def on_gpu(function: Callable, graph: bool = False) -> Timing:
-    """Percentiles from CUDA events; the L2 cache is flushed between calls, except inside a CUDA graph."""
+    """Time one function with CUDA events; the L2 cache is flushed between calls, except inside a CUDA graph."""
     from triton.testing import do_bench, do_bench_cudagraph
 
     if graph:
@@ -75,7 +78,7 @@ def on_gpu(function: Callable, graph: bool = False) -> Timing:
 
 
 def interleaved(functions: Sequence[Callable], seconds: float, least: int = 5) -> list[Timing]:
-    """Rounds over all functions, so that noise hits all of them; more rounds while the spread is large.
+    """Time in rounds over all functions, so that noise hits all of them; more rounds while the spread is large.
 
     At least ``least`` rounds, whatever time they take. Each sample is that of a function which has the cache for
     itself, as ``compress_`` measures.
@@ -87,21 +90,27 @@ def interleaved(functions: Sequence[Callable], seconds: float, least: int = 5) -
         each = list(zip(take, samples, strict=True))
         for sample, times in each if len(samples[0]) % 2 else each[::-1]:
             times.append(sample()())
-        rounds, late = len(samples[0]), time.perf_counter() > deadline
+        rounds = len(samples[0])
+        late = time.perf_counter() > deadline
         if rounds >= least and (late or (rounds % ROUNDS == 0 and max(map(spread, samples)) <= SPREAD)):
             return [summarise(times, "rounds") for times in samples]
 
 
 def percentiles(times: Sequence[float]) -> tuple[float, float, float]:
+    """Return p20, p50 and p80; of a single time, that time."""
+    if len(times) == 1:
+        return (times[0],) * 3
     p20, _, _, p80 = statistics.quantiles(times, n=5, method="inclusive")
     return p20, statistics.median(times), p80
 
 
 def spread(times: Sequence[float]) -> float:
+    """Return (p80 - p20) / p50."""
     p20, p50, p80 = percentiles(times)
     return (p80 - p20) / p50
 
 
 def summarise(seconds: Sequence[float], timer: str) -> Timing:
+    """Return the percentiles of samples in seconds, in milliseconds."""
     times = (round(1e3 * t, 6) for t in (min(seconds), *percentiles(seconds)))
     return Timing(*times, runs=len(seconds), timer=timer, samples=tuple(seconds) if timer == "rounds" else ())

@@ -1,20 +1,23 @@
 """The benchmark program: what it refuses, what it writes, and that every case still runs."""
 
-import csv
 import importlib
 import json
 import pkgutil
+import re
+import struct
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 import triton
 
-from bench import choice, gpu_check, report, rows, run, timing
+from bench import choice, gpu_check, peers, report, rows, run, timing
 from bench.__main__ import main
-from bench.case import Case, Shape, wrong
+from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table
-from bench.gpu_check import runner
+from bench.gpu_check import check, runner
+from bench.report import answers, census, pages, plots
 from bench.rows import Row
 from smart_kernels import kernels
 
@@ -26,9 +29,9 @@ ENV |= {"commit": "abc", "date": "2026-01-01", "command": "python -m bench ops"}
 
 def case(provider="ours", baseline=False, out=1.0, sparsity=0.5):
     one = torch.ones(2, 3)
-    common = {"shape": SHAPE, "block": "1x1", "sparsity": sparsity, "dtype": torch.float32, "pass_": "fwd"}
+    problem = Problem("op", SHAPE, "1x1", sparsity, torch.float32, "fwd")
     exact = {"run": lambda: (out * one,), "exact": lambda: (one.double(),)}
-    return Case("op", provider, baseline, **common, **exact, flops=4e9, bytes=2e6)
+    return Case(problem, provider, baseline, **exact, flops=4e9, bytes=2e6)
 
 
 def some_rows():
@@ -65,6 +68,21 @@ def test_every_part_of_gpu_check_has_its_list(part):
     """What cannot even be listed would be found on the GPU."""
     names = [check.name for check in runner.checks(part, gpu_check.Context("cpu", small=True, dry=True))]
     assert names and not [name for name in names if "list of checks" in name]
+
+
+TUNED = re.compile(r"^@autotune\(.*?^def (\w+)\(", re.M | re.S)
+
+
+def test_gpu_check_forces_the_configurations_of_every_tuned_kernel():
+    """Nobody has to enter a new kernel anywhere: what the text of the kernels tunes is found."""
+    files = Path(kernels.__file__).parent.rglob("*.py")
+    tuned = {name for file in files for name in TUNED.findall(file.read_text())}
+    assert {kernel.base_fn.__name__ for kernel in check.TUNED} == {*tuned}
+    assert len(tuned) == len(check.TUNED) > 10
+    before = [kernel.configs for kernel in check.TUNED]
+    with check.configuration(1):
+        assert all(len(kernel.configs) == 1 for kernel in check.TUNED)
+    assert [kernel.configs for kernel in check.TUNED] == before
 
 
 def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):
@@ -154,6 +172,23 @@ def test_rounds_are_interleaved_and_summarised():
     assert {"a", "b"} == set(calls)
 
 
+def test_a_single_sample_is_its_own_percentiles():
+    timing_ = timing.summarise([0.25], "events")
+    assert (timing_.p20_ms, timing_.p50_ms, timing_.p80_ms, timing_.runs) == (250.0, 250.0, 250.0, 1)
+
+
+def test_a_peer_that_cannot_is_left_out_whatever_it_raises(monkeypatch):
+    class CompilationError(Exception):
+        """As Triton's, which is none of Python's usual errors."""
+
+    def fail(weight, block):
+        raise CompilationError("no such block")
+
+    monkeypatch.setattr(peers, "MAKERS", {"bad": fail, "torch-csr": peers.torch_csr})
+    found = peers.peers(torch.eye(4), (2, 2), torch.randn(3, 4))
+    assert [provider.name for provider in found] == ["torch-csr"]
+
+
 def test_ratios_are_of_pairs_and_a_slower_choice_is_named():
     times = [timing.summarise(seconds, "rounds") for seconds in ([1.0, 2.0, 4.0, 8.0], [1.1, 2.2, 4.4, 8.8])]
     cases = [case("best dense", baseline=True), case("compress_")]
@@ -185,20 +220,65 @@ def test_report_comes_from_the_rows_alone(tmp_path):
     results, docs = tmp_path / "results", tmp_path / "docs"
     rows.append(some_rows(), results / "some-gpu.jsonl")
     assert report.write(docs, results) == 0
-    text = (docs / "results.md").read_text()
-    for expected in ("Some GPU", "torch 2, triton 3", "python -m bench ops", "abc", "2.00"):
-        assert expected in text
+    front = (docs / "results.md").read_text()
+    for expected in ("Some GPU", "torch 2, triton 3", "abc", "| 90 % |", "2.00", "(results/some-gpu-op.md)"):
+        assert expected in front
+    behind = (docs / "results" / "some-gpu-op.md").read_text()
+    for expected in ("python -m bench ops", "| tiny | 2 x 3 x 4 | 1x1 | 50% | ours | 5 |", "2.00"):
+        assert expected in behind
     pictures = {p.name for p in (docs / "plots").iterdir()}
     assert pictures == {f"some-gpu-op-{kind}.png" for kind in ("speedup", "roofline", "latency")}
-    assert all(f"plots/{name}" in text for name in pictures)
+    assert all(f"../plots/{name}" in behind for name in pictures)
+
+
+def test_the_committed_pages_are_what_the_committed_rows_give():
+    """Run ``python -m bench report`` after the rows have changed."""
+    devices = {path.stem: rows.read(path) for path in sorted(rows.RESULTS.glob("*.jsonl"))}
+    for path, text in report.texts_of(devices, table.TABLE).items():
+        assert (report.DOCS / path).read_text().strip() == text.strip(), path
+    drawn = {f"{name}-{picture}.png" for name, found in devices.items() for picture in plots.pictures(found)}
+    assert {path.name for path in (report.DOCS / "plots").iterdir()} == drawn
+
+
+def test_every_picture_can_be_read_without_zoom():
+    for path in (report.DOCS / "plots").glob("*.png"):
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert width <= 1600 and height <= 1600, f"{path.name} has {width} x {height} pixels"
+
+
+def gpu_rows():
+    """One shape of ours at two sparsities beside dense: in a graph, called, and the host's time of the call."""
+    dense, ours = some_rows()[:2]
+    speedups = {(0.5, "graph"): 0.9, (0.8, "graph"): 3.0, (0.9, "graph"): 4.0, (0.8, "events"): 0.25}
+    for (sparsity, timer), speedup in speedups.items():
+        for row in (replace(dense, speedup=1.0), replace(ours, speedup=speedup)):
+            yield replace(row, sparsity=sparsity, timer=timer, device="NVIDIA H200", dtype="bf16")
+    for row, ms in ((dense, 0.027), (ours, 0.64)):
+        yield replace(row, timer="host", p50_ms=ms, speedup=None, device="NVIDIA H200", dtype="bf16")
+
+
+def test_answers_of_a_gpu_tell_kernel_call_and_host_apart():
+    (answer,) = answers.answers(list(gpu_rows()))
+    assert (answer.forward[0.8], answer.called[0.8], answer.step) == ([3.0], [0.25], {})
+    assert answer.break_even == [0.8]
+    screen = "\n".join(pages.device("nvidia-h200", list(gpu_rows())))
+    assert "called without a graph, 80 %" in screen and "cpu-jit" not in screen
+    assert "| op | fwd | 640 | 27 |" in screen
+
+
+def test_break_even_holds_from_there_on():
+    line = answers.Line("tiny", "1x1", "ours", {0.5: 1.2, 0.8: 0.9, 0.9: 1.1, 0.95: 2.0})
+    assert line.break_even() == 0.9
+    assert answers.Line("tiny", "1x1", "ours", {0.5: 2.0, 0.95: 0.9}).break_even() is None
+    assert answers.from_sparsity([0.9, 0.5]) == "50 - 90 %"
+    assert answers.from_sparsity([None, 0.5]) == "50 % - never"
 
 
 def test_the_committed_census_is_within_its_limits():
-    with open(table.TABLE, newline="") as file:
-        found = [report.typed(row) for row in csv.DictReader(file)]
+    found = census.read(table.TABLE)
     assert {row["target"] for row in found} >= set(table.TARGETS)
     assert not [row for row in found if table.faults(row)]
-    modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(kernels.__path__, f"{kernels.__name__}."))
+    modules = (importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."))
     launched = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert {row["kernel"] for row in found} >= launched
 

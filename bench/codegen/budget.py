@@ -43,88 +43,60 @@ import re
 import triton
 
 from . import spread
+from .measured import MEASURED
 
 MARGIN = 1.05
 FENCED = not triton.__version__.startswith("3.6.")  # newer ones fence what cp.async wrote before wgmma reads it
-MEASURED = {  # (kind, BLOCK_M, BLOCK_N, BLOCK_K, warps): instructions of triton 3.6 and 3.9, stages
-    ("matmul", 128, 128, 64, 4): (105, 114, 3),
-    ("matmul", 128, 128, 64, 8): (88, 95, 3),
-    ("matmul", 128, 256, 64, 8): (103, 103, 3),
-    ("matmul", 256, 128, 64, 8): (108, 115, 3),
-    ("matmul", 128, 64, 64, 4): (98, 105, 4),
-    ("matmul", 128, 64, 64, 8): (80, 90, 3),
-    ("matmul", 256, 64, 64, 8): (98, 104, 3),
-    ("matmul", 64, 64, 64, 4): (77, 87, 4),
-    ("matmul", 128, 16, 64, 4): (95, 104, 4),
-    ("matmul", 128, 32, 64, 4): (96, 105, 4),
-    ("matmul", 128, 32, 64, 8): (77, 87, 3),
-    ("matmul", 64, 32, 64, 4): (76, 86, 3),
-    ("matmul", 128, 128, 128, 4): (155, 177, 3),
-    ("matmul", 128, 128, 128, 8): (113, 130, 3),
-    ("matmul", 64, 128, 128, 4): (122, 140, 3),
-    ("matmul", 256, 128, 128, 8): (150, 170, 2),
-    ("matmul", 128, 256, 128, 8): (140, 156, 2),
-    ("tma", 128, 64, 64, 4): (102, 104, 3),
-    ("tma", 128, 64, 64, 8): (98, 101, 4),
-    ("tma", 128, 128, 128, 4): (123, 138, 3),
-    ("tma", 128, 256, 128, 8): (106, 117, 2),
-    ("tma", 128, 32, 32, 4): (90, 88, 3),
-    ("tma", 128, 32, 32, 8): (92, 89, 4),
-    ("tma", 128, 16, 16, 4): (92, 85, 3),
-    ("tma", 128, 16, 16, 8): (85, 84, 4),
-    ("gather", 128, 128, 64, 4): (119, 130, 3),
-    ("decode", 16, 64, 64, 4): (76, 88, 4),
-    ("decode", 16, 16, 64, 4): (57, 56, 4),
-    ("grad", 64, 64, 64, 4): (95, 105, 4),
-    ("grad", 64, 128, 128, 8): (96, 105, 4),
-    ("tf32 matmul", 128, 64, 64, 4): (142, 165, 3),
-    ("tf32 matmul", 128, 64, 64, 8): (110, 123, 3),
-    ("tf32 matmul", 64, 64, 64, 4): (109, 123, 3),
-    ("tf32 grad", 16, 64, 64, 4): (104, 110, 2),
-    ("tf32 grad", 32, 64, 64, 4): (168, 183, 3),
-    ("tf32 grad", 64, 64, 64, 4): (301, 328, 3),
-    ("tf32 grad", 64, 64, 64, 8): (183, 202, 3),
-}
 FIXED = {"matmul": 64, "tma": 92, "gather": 72, "decode": 60, "grad": 72}
-PER_COPY, PER_MMA, ROTATION, EDGE, PER_INDEX, PIECES, TRANSPOSED = 2.5, 0.5, 4, 7, 5, 16, 2
+PER_COPY = 2.5
+PER_MMA = 0.5
+ROTATION = 4
+EDGE = 7
+PER_INDEX = 5
+PIECES = 16
+TRANSPOSED = 2
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
 KINDS |= {"semi_structured_conv_kernel": "nm"}
 KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}
-TAP, HALO, CARRY = 12, 5, 32
+TAP = 12
+HALO = 5
+CARRY = 32
 SCALED = 6
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 LABEL = {"fp32": "tf32 ", "fp8": "fp8 ", "fp16": "", "bf16": ""}
 
 
 def kind(row: dict) -> str | None:
-    """ "grad" where the loop runs over M, another where it runs over K; None for kernels without a matrix product."""
+    """Return "grad" where the loop runs over M, another where it runs over K; None without a matrix product."""
     return "tma" if "TMA=True" in row["config"] else KINDS.get(row["kernel"])
 
 
 def shape(row: dict) -> dict[str, int]:
-    """BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
+    """Return BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
     found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
 
 def copies(row: dict, threads_per_warp: int = 32) -> float:
-    """Loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
+    """Return the loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
     if kind(row) == "tma":
         return 0
     s = shape(row)
     if kind(row) in spread.KINDS:
         return spread.copies(kind(row), s, BYTES[dtype(row)], threads_per_warp)
-    rows, depth = (s["BLOCK_M"] + s["BLOCK_N"], s["BLOCK_K"])
+    rows = s["BLOCK_M"] + s["BLOCK_N"]
+    depth = s["BLOCK_K"]
     if kind(row) == "grad":
-        rows, depth = (s["BLOCK_N"] + s["BLOCK_K"], s["BLOCK_M"])
+        rows = s["BLOCK_N"] + s["BLOCK_K"]
+        depth = s["BLOCK_M"]
     return rows * depth * BYTES[dtype(row)] / ((4 if narrow(row) else 16) * threads_per_warp * s["warps"])
 
 
 def convolution(row: dict) -> float:
-    """Instructions per step that a convolution has more than a matrix product."""
+    """Return the instructions per step that a convolution has more than a matrix product."""
     if "conv" not in row["kernel"]:
         return 0
     s = shape(row)
@@ -135,23 +107,27 @@ def convolution(row: dict) -> float:
 
 
 def dtype(row: dict) -> str:
+    """Return the dtype that the case names; bf16 where it names none."""
     return next((name for name in BYTES if name in row["case"]), "bf16")
 
 
 def narrow(row: dict) -> bool:
-    """wgmma reads tf32 along the product only, so the operands of a gradient are transposed by copies of 4 bytes."""
+    """Whether copies have 4 bytes: wgmma reads tf32 along the product only, so a gradient transposes its operands."""
     return kind(row) == "grad" and dtype(row) == "fp32" and row.get("instruction", "").startswith("HGMMA")
 
 
 def exact(row: dict) -> bool:
-    """fp32 without rounding to tf32: no tensor core multiplies it."""
+    """Whether fp32 is not rounded to tf32: no tensor core multiplies it."""
     return dtype(row) == "fp32" and "PRECISION=ieee" in row["config"]
 
 
 def fence(row: dict) -> int:
-    """What newer compilers add to a step of wgmma: six instructions that fence the copies, and two more per product of
-    a chain for its descriptors, of which the first compilers spend five before the second product. The differences
-    measured for chains of 1, 2, 4 and 8 are 6, 4, 7 to 10 and 16 to 18."""
+    """Return what newer compilers add to a step of wgmma.
+
+    Six instructions that fence the copies, and two more per product of a chain for its descriptors, of which the first
+    compilers spend five before the second product. The differences measured for chains of 1, 2, 4 and 8 are 6, 4,
+    7 to 10 and 16 to 18.
+    """
     if not FENCED or not row["instruction"].startswith(("HGMMA", "QGMMA")):
         return 0
     depth = shape(row)["BLOCK_M" if kind(row) == "grad" else "BLOCK_K"]
@@ -159,7 +135,7 @@ def fence(row: dict) -> int:
 
 
 def budget(row: dict) -> int | None:
-    """The limit for one row of the census; None where there is none."""
+    """Return the limit for one row of the census; None where there is none."""
     if row.get("loop") is None or kind(row) is None or exact(row):
         return None
     tile = shape(row)
@@ -181,13 +157,13 @@ def budget(row: dict) -> int | None:
 
 
 def scaling(row: dict) -> float:
-    """What scaling the sums of a step costs."""
+    """Return how many instructions scaling the sums of a step costs."""
     tile = shape(row)
     return SCALED + tile["BLOCK_M"] * tile["BLOCK_N"] / (32 * tile["warps"]) if dtype(row) == "fp8" else 0
 
 
 def gathering(row: dict) -> float:
-    """What finding the gathered blocks may cost."""
+    """Return how many instructions finding the gathered blocks may cost."""
     if kind(row) not in ("gather", "decode"):
         return 0
     tile = shape(row)

@@ -29,15 +29,16 @@ from .table import LIMITS
 
 
 def target_of(name: str) -> GPUTarget:
-    """``"sm_90"`` or ``"gfx942"`` as Triton's target."""
+    """Return ``"sm_90"`` or ``"gfx942"`` as Triton's target."""
     return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
 
 
 class ClaimedDriver(DriverBase):
-    """Answers what compiling asks; cannot launch."""
+    """A driver that answers what compiling asks and cannot launch."""
 
     def __init__(self, name: str):
-        self.target, self.device = target_of(name), [*LIMITS].index(name)
+        self.target = target_of(name)
+        self.device = [*LIMITS].index(name)
         self.utils = SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": LIMITS[name]})
 
     def is_active(self):
@@ -64,7 +65,7 @@ class ClaimedDriver(DriverBase):
 
 @contextlib.contextmanager
 def launchers():
-    """CPU tensors go to the Triton launchers instead of the references."""
+    """Send CPU tensors to the Triton launchers instead of the references."""
     modules = [m for name, m in list(sys.modules.items()) if name.startswith(f"{ops.__name__}.")]
     with contextlib.ExitStack() as stack:
         for op in {v for m in modules for v in vars(m).values() if isinstance(v, CustomOpDef)}:
@@ -73,7 +74,7 @@ def launchers():
 
 
 def record_compiles(found: dict) -> None:
-    """Every launch compiles only; ``found`` maps the hash of what was compiled to (kernel, what ptxas said)."""
+    """Let every launch only compile; ``found`` maps the hash of a compiled kernel to (kernel, what ptxas said)."""
     run = JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kwargs):
@@ -87,13 +88,16 @@ def record_compiles(found: dict) -> None:
         for config in self.prune_configs(kwargs):
             self.fn.run(*args, **kwargs, **config.all_kwargs())
 
-    JITFunction.run, Autotuner.run = compile_only, compile_each
+    JITFunction.run = compile_only
+    Autotuner.run = compile_each
 
 
 def main(target: str, out: str, names: list[str]) -> None:
+    """Compile cases for a target; append each kernel to ``out`` as a line of JSON, and each case as it begins."""
     driver.set_active(ClaimedDriver(target))
     triton.knobs.nvidia.dump_ptxas_log = True
-    found, seen = {}, set()
+    found: dict = {}
+    seen: set = set()
     record_compiles(found)
     with launchers(), open(out, "a") as lines, tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache  # ptxas reports only when it runs

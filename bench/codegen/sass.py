@@ -26,7 +26,7 @@ SERIALISED = re.compile(r"C7515|C7512|wgmma.*serializ", re.I)
 
 
 def describe(compiled, log: str) -> dict:
-    """One row of the census: a compiled kernel and what ptxas said while compiling it."""
+    """Return one row of the census: of a compiled kernel and what ptxas said while compiling it."""
     row = {"kernel": compiled.metadata.name, "config": config(compiled), "shared": compiled.metadata.shared}
     if "amdgcn" in compiled.asm:
         return row | describe_amd(compiled.asm["amdgcn"])
@@ -34,7 +34,7 @@ def describe(compiled, log: str) -> dict:
 
 
 def config(compiled) -> str:
-    """Compile-time arguments by their upper-case names, then warps and stages."""
+    """Return compile-time arguments by their upper-case names, then warps and stages."""
     names = compiled.src.fn.arg_names
     constants = {names[path[0]]: value for path, value in compiled.src.constants.items()}
     shown = [f"{name}={value}" for name, value in constants.items() if name.isupper() and not LAYOUT.match(name)]
@@ -42,12 +42,23 @@ def config(compiled) -> str:
 
 
 def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
+    """Return what ptxas reports and what the matrix loop is made of."""
     registers = re.search(r"Used (\d+) registers", log)
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", log)]
     if not registers or not spills:
         raise ValueError(f"ptxas must report registers and spills, got {log[:200]!r}")
     code = parse(disassemble(cubin))
-    main = matrix_loop(code)
+    return {
+        "registers": int(registers[1]),
+        "spill": sum(spills),
+        "spill_in_loop": sum(code[i][1].startswith(("LDL", "STL")) for body in inner_loops(code) for i in body),
+        "serialised": bool(SERIALISED.search(log)),
+        **describe_loop(matrix_loop(code)),
+    }
+
+
+def describe_loop(main: list[tuple[str, str]]) -> dict:
+    """Return the instructions of the matrix loop, by kind and per step of the product."""
     kinds = Counter(kind for op, _ in main for kind, pattern in KINDS.items() if re.match(pattern + r"(\.|\b)", op))
     macs = sum(macs_per_warp(op) for op, _ in main)
     # ptxas unrolls: what each step does once, wait for its copies, and its products both come that many times
@@ -56,10 +67,6 @@ def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
     wide = sum(op.startswith("LDG") and ".128" in op for op, _ in main) + kinds["UTMALDG"]
     loop = len(main) - kinds["NOP"]
     return {
-        "registers": int(registers[1]),
-        "spill": sum(spills),
-        "spill_in_loop": sum(code[i][1].startswith(("LDL", "STL")) for body in inner_loops(code) for i in body),
-        "serialised": bool(SERIALISED.search(log)),
         "steps": steps,
         "loop": -(-loop // steps),
         "tensor_core": (kinds["HGMMA"] + kinds["HMMA"]) // steps,
@@ -73,6 +80,7 @@ def describe_nvidia(cubin: bytes, log: str, warps: int) -> dict:
 
 
 def disassemble(cubin: bytes) -> str:
+    """Return the machine code as text."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -81,18 +89,18 @@ def disassemble(cubin: bytes) -> str:
 
 
 def parse(text: str) -> list[tuple[int, str, str]]:
-    """(address, opcode, operands, its predicate among them) of every instruction."""
+    """Return (address, opcode, operands, its predicate among them) of every instruction."""
     return [(int(address, 16), op, when + rest) for address, when, op, rest in INSTRUCTION.findall(text)]
 
 
 def matrix_loop(code: list[tuple[int, str, str]]) -> list[tuple[str, str]]:
-    """The innermost loop with the most tensor-core instructions (not that of a remainder); empty when none has one."""
+    """Return the innermost loop with the most tensor-core instructions (no remainder's); empty when none has one."""
     matrix = {i for i, (_, op, _) in enumerate(code) if macs_per_warp(op)}
     return max(([code[i][1:] for i in sorted(body)] for body in inner_loops(code, matrix)), key=_main, default=[])
 
 
 def inner_loops(code: list[tuple[int, str, str]], having: set[int] | None = None) -> list[set[int]]:
-    """The loops without a loop inside, as instructions; of those that have one of ``having``."""
+    """Return the loops without a loop inside, as instructions; of those that have one of ``having``."""
     before = predecessors(code)
     edges = [(start, end) for start, ends in enumerate(before) for end in ends if start < end]
     loops = [body for edge in edges if (body := loop_of(*edge, before)) and (having is None or having & body)]
@@ -100,7 +108,7 @@ def inner_loops(code: list[tuple[int, str, str]], having: set[int] | None = None
 
 
 def predecessors(code: list[tuple[int, str, str]]) -> list[list[int]]:
-    """The instructions that may run just before each."""
+    """Return the instructions that may run just before each."""
     places = {address: i for i, (address, _, _) in enumerate(code)}
     before: list[list[int]] = [[] for _ in code]
     for i, (_, op, rest) in enumerate(code):
@@ -114,10 +122,14 @@ def predecessors(code: list[tuple[int, str, str]]) -> list[list[int]]:
 
 
 def loop_of(start: int, end: int, before: list[list[int]]) -> set[int]:
-    """The loop that the branch at ``end`` back to ``start`` closes: all from where ``end`` is reached without passing
-    ``start``. Nothing if it is entered elsewhere too: then the branch only comes back from code that was moved out of
-    the way. Such code, the retry of a wait, is no part of the loop either: it runs when there is nothing to do."""
-    body, rest = {start, end}, [end]
+    """Return the loop that the branch at ``end`` back to ``start`` closes: all from where ``end`` is reached without
+    passing ``start``.
+
+    Nothing if it is entered elsewhere too: then the branch only comes back from code that was moved out of the way.
+    Such code, the retry of a wait, is no part of the loop either: it runs when there is nothing to do.
+    """
+    body = {start, end}
+    rest = [end]
     while rest:
         ahead = before[rest.pop()]
         if not ahead:
@@ -128,19 +140,19 @@ def loop_of(start: int, end: int, before: list[list[int]]) -> set[int]:
 
 
 def _main(body: list[tuple[str, str]]) -> tuple[int, int, int]:
-    """Most work, then most asynchronous loads (a remainder has none), then fewest instructions."""
+    """Return a key: most work, then most asynchronous loads (a remainder has none), then fewest instructions."""
     asynchronous = sum(op.startswith(("LDGSTS", "UTMALDG")) for op, _ in body)
     return sum(macs_per_warp(op) > 0 for op, _ in body), asynchronous, -len(body)
 
 
 def jump(operands: str) -> int | None:
-    """The address a branch goes to."""
+    """Return the address a branch goes to; None without one."""
     found = re.search(r"0x([0-9a-f]+)", operands)
     return int(found[1], 16) if found else None
 
 
 def macs_per_warp(op: str) -> float:
-    """Multiply-adds one warp does in a tensor-core instruction: HMMA.16816.F32, HGMMA.64x128x16.F32, ..."""
+    """Return the multiply-adds that a warp does in one instruction: HMMA.16816.F32, HGMMA.64x128x16.F32, ..."""
     wgmma = re.match(r"[HQI]GMMA\.(?:SP\.)?(\d+)x(\d+)x(\d+)", op)
     if wgmma:
         return int(wgmma[1]) * int(wgmma[2]) * int(wgmma[3]) / 4  # four warps issue one
@@ -149,6 +161,8 @@ def macs_per_warp(op: str) -> float:
 
 
 def describe_amd(text: str) -> dict:
+    """Return registers, spills and instructions; AMD has no count of the loop."""
+
     def number(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", text)[1])
 

@@ -25,34 +25,44 @@ from smart_kernels.ops import tensor_core as sparse_tensor_core
 from . import budget as dense
 
 TARGETS = {"sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376}
-INSTRUCTION, LETTER = {"sparse_mma_kernel": "MMA.SP", "sparse_wgmma_kernel": "GMMA.SP"}, {"int8": "I", "fp8": "Q"}
+INSTRUCTION = {"sparse_mma_kernel": "MMA.SP", "sparse_wgmma_kernel": "GMMA.SP"}
+LETTER = {"int8": "I", "fp8": "Q"}
 BYTES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
-WGMMA, MMA_FIXED, PADDING = {"True": 41, "False": 57}, 36, {"sm_100": 0.8, "sm_120": 0.8}
+WGMMA = {"True": 41, "False": 57}  # by whether W lies in shared memory
+MMA_FIXED = 36
+PADDING = {"sm_100": 0.8, "sm_120": 0.8}
 
 # of mma.sp; elsewhere ptxas converts fp8 to fp16 first
 MULTIPLIES = {"int8": tuple(TARGETS), "fp8": ("sm_89", "sm_120")}
 K_TAIL = 6  # what is left of K, compared with the columns a thread copies; 6 more in each of nine configurations
 
 
-def _matmul(kernel: str, dtype: torch.dtype, M: int = 4096, N: int = 1024, K: int = 1024, **epilogue) -> None:
-    values, indices = torch.zeros(N, K // 2, dtype=dtype), torch.full((N, K // 8), 0x44, dtype=torch.uint8)
-    packed = sparse_tensor_core.pack(values, indices, kernel)
-    sparse_tensor_core.matmul(torch.zeros(M, K, dtype=dtype), packed, **epilogue)
+def _packed(kernel: str, dtype: torch.dtype, N: int, K: int) -> sparse_tensor_core.PackedWeight:
+    values = torch.zeros(N, K // 2).to(dtype)
+    indices = torch.full((N, K // 8), 0x44, dtype=torch.uint8)
+    return sparse_tensor_core.pack(values, indices, kernel)
+
+
+def _matmul(kernel: str, dtype: torch.dtype, M: int = 4096, K: int = 1024, **epilogue) -> None:
+    x = torch.zeros(M, K, dtype=dtype)
+    sparse_tensor_core.matmul(x, _packed(kernel, dtype, 1024, K), **epilogue)
 
 
 def _quantized(
-    kernel: str, dtype: torch.dtype, M: int = 4096, N: int = 1024, K: int = 2048, out: torch.dtype = torch.bfloat16
+    kernel: str, dtype: torch.dtype, M: int = 4096, K: int = 2048, out: torch.dtype = torch.bfloat16
 ) -> None:
-    values, indices = torch.zeros(N, K // 2).to(dtype), torch.full((N, K // 8), 0x44, dtype=torch.uint8)
-    packed, bias = sparse_tensor_core.pack(values, indices, kernel), torch.zeros(N, dtype=torch.bfloat16)
+    N = 1024
+    bias = torch.zeros(N, dtype=torch.bfloat16)
     settings = {"scale": torch.ones(N), "dtype": out}
-    sparse_tensor_core.matmul(torch.zeros(M, K).to(dtype), packed, bias, None, "relu", **settings)
+    x = torch.zeros(M, K).to(dtype)
+    sparse_tensor_core.matmul(x, _packed(kernel, dtype, N, K), bias, None, "relu", **settings)
 
 
 def _cases() -> dict[str, Callable[[], None]]:
     cases = {}
     for kernel in sparse_tensor_core.KERNELS:
-        name, bias = f"sparse {kernel}", torch.zeros(1024, dtype=torch.bfloat16)
+        name = f"sparse {kernel}"
+        bias = torch.zeros(1024, dtype=torch.bfloat16)
         cases[f"{name} bf16"] = partial(_matmul, kernel, torch.bfloat16)
         cases[f"{name} fp16"] = partial(_matmul, kernel, torch.float16)
         cases[f"{name} bf16 gelu"] = partial(_matmul, kernel, torch.bfloat16, bias=bias, activation="gelu")
@@ -83,12 +93,12 @@ def applies(case: str, target: str, everywhere: Mapping[str, int]) -> bool:
 
 
 def eight_bits(case: str) -> str | None:
-    """ "int8" or "fp8"; None for 16 bits."""
+    """Return "int8" or "fp8"; None for 16 bits."""
     return next((name for name in BYTES if name in case), None)
 
 
 def budget(row: dict) -> int | None:
-    """The limit of instructions in the loop, which does several steps of 64 columns where it is unrolled."""
+    """Return the limit of instructions in the loop, which does several steps of 64 columns where it is unrolled."""
     if row.get("loop") is None:
         return None
     size = {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", row["config"])}
@@ -107,8 +117,9 @@ def budget(row: dict) -> int | None:
 
 
 def faults(row: dict) -> list[str]:
-    """What else is wrong with a row of these kernels."""
-    found, wanted = [], LETTER.get(eight_bits(row["case"]), "H") + INSTRUCTION[row["kernel"]]
+    """Say what else is wrong with a row of these kernels."""
+    found: list[str] = []
+    wanted = LETTER.get(eight_bits(row["case"]), "H") + INSTRUCTION[row["kernel"]]
     if not row["instruction"].startswith(wanted):
         found.append(f"no {wanted} in the matrix loop, but {row['instruction'] or 'nothing'}")
     if row["budget"] is not None and row["loop"] > row["budget"]:

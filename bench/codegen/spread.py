@@ -9,33 +9,42 @@ fetch them in 2-byte pieces.)
 """
 
 KINDS = ("nm", "nm decode")
-DECODE, TILE = 4.1, 256  # thread-instructions per dense weight, columns of W in a step
-INDEX, PER_BYTE, PER_VALUE, PER_CHOICE, PER_PLACE = 10, 4, 7, 2, 2
-FIXED, PER_COPY, PER_MMA = 64, 2.5, 0.5  # as for the other products
+DECODE = 4.1  # thread-instructions per dense weight
+COLUMNS = 256  # of W in a step of "nm decode"
+INDEX = 10
+PER_BYTE = 4
+PER_VALUE = 7
+PER_CHOICE = 2
+PER_PLACE = 2
+FIXED = 64  # this and the next two as for the other products
+PER_COPY = 2.5
+PER_MMA = 0.5
 
 
 def copies(kind: str, tile: dict[str, int], size: int, threads_per_warp: int) -> float:
-    """16-byte loads per thread and step; for "nm decode" those of pairs and words of W, and of x, 4 bytes at a time."""
+    """Return 16-byte loads per thread and step; of "nm decode" those of pairs and words of W, and 4 bytes of x."""
     if kind == "nm decode":
-        size, elements = 4, 9 * tile["BLOCK_N"] * 8
+        size = 4
+        elements = 9 * tile["BLOCK_N"] * 8
     else:
         elements = tile["BLOCK_M"] * _depth(tile)
     return elements * size / (16 * threads_per_warp * tile["warps"])
 
 
 def instructions(kind: str, tile: dict[str, int], copied: float, products: int, synchronous: bool) -> float:
-    """Of one step of a thread, without a margin."""
+    """Return the instructions of one step of a thread, without a margin."""
     threads = 32 * tile["warps"]
     if kind == "nm decode":
-        least = tile["BLOCK_N"] * TILE * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
-        return DECODE * tile["BLOCK_N"] * TILE / threads + (1 + PER_MMA) * (products - least)
+        least = tile["BLOCK_N"] * COLUMNS * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
+        return DECODE * tile["BLOCK_N"] * COLUMNS / threads + (1 + PER_MMA) * (products - least)
     groups = tile.get("BLOCK_O", tile.get("BLOCK_N")) * _depth(tile) / tile["GROUP"] / threads
     fetched = products * (1 + PER_MMA * synchronous)
     return FIXED + PER_COPY * copied + groups * _group(tile) + fetched
 
 
 def _group(tile: dict[str, int]) -> int:
-    keep, places = tile["KEEP"], tile["GROUP"]
+    keep = tile["KEEP"]
+    places = tile["GROUP"]
     index = INDEX + PER_BYTE * (tile["SPAN"] - 1)
     return index + PER_VALUE * keep + PER_CHOICE * keep * places + PER_PLACE * places
 

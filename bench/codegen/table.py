@@ -24,15 +24,16 @@ COLUMNS = (
 
 
 def case_names() -> list[str]:
-    """Every case of the census."""
+    """Return the names of every case of the census."""
     from .cases import CASES
 
     return list(CASES)
 
 
 def census(target: str, cases: Sequence[str]) -> list[dict]:
-    """One row per compiled kernel and configuration; a failure is a row with ``error``."""
-    cases, rows = [case for case in cases if _applies(case, target)], []
+    """Return one row per compiled kernel and configuration; a failure is a row with ``error``."""
+    cases = [case for case in cases if _applies(case, target)]
+    rows: list[dict] = []
     while cases:
         lines, log = _compile(target, cases)
         rows += [line for line in lines if "begin" not in line]
@@ -55,7 +56,7 @@ def _applies(case: str, target: str) -> bool:
 
 
 def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:
-    """Rows, and what was written to stderr if the process died."""
+    """Return rows, and what was written to stderr if the process died."""
     env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "rows")
@@ -67,7 +68,7 @@ def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:
 
 
 def faults(row: dict) -> list[str]:
-    """What is wrong with one row; empty when the machine code is as it must be."""
+    """Say what is wrong with one row; nothing when the machine code is as it must be."""
     if row.get("error"):
         return [row["error"]]
     found = []

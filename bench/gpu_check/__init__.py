@@ -1,7 +1,7 @@
 """The first minutes on a GPU, in parts: ``python -m bench gpu-check``. Each part is a module that offers cases()."""
 
-from .check import Check, Context
+from .check import Check, Context, Setting
 
 PARTS = ("ceilings", "topk", "masked", "block", "conv", "nm", "train", "models", "sanitizer", "speed")
 
-__all__ = ["PARTS", "Check", "Context"]
+__all__ = ["PARTS", "Check", "Context", "Setting"]

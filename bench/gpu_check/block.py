@@ -15,7 +15,7 @@ from ..block_sparse_linear import to_bsr, to_dense
 from ..case import TOLERANCE, Shape
 from ..linear import expand
 from . import decode
-from .check import Check, Context, compare, configuration, relative_error
+from .check import Check, Context, Setting, compare, configuration, relative_error
 from .masked import SHAPES, SMALL_SHAPES
 
 BLOCKS = ((64, 64), (128, 128), (256, 128), (32, 32), (16, 16), (24, 40), (128, 8), (1, 16))
@@ -24,20 +24,20 @@ ACTIVATIONS = ("gelu", "relu", "relu6", "silu")
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield per shape blocks, epilogues and tensors that are not aligned; then rows of x far apart, and decode."""
     for shape in SMALL_SHAPES if context.small else (*SHAPES, *decode.SHAPES):
         for block in SMALL_BLOCKS if context.small else BLOCKS:
-            for name, dtype in context.dtypes.items():
-                for config in context.configs:
-                    label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {name} config {config}"
-                    yield Check(label, partial(run, context.device, shape, block, dtype, config))
-        for name, dtype in context.dtypes.items():
+            for setting in context.settings():
+                label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {setting}"
+                yield Check(label, partial(run, setting, shape, block))
+        for name in context.dtypes:
             for activation in ACTIVATIONS[:1] if context.small else ACTIVATIONS:
-                for config in context.configs:
-                    label = f"block_sparse_linear {shape.name} 128x128 {name} {activation} config {config}"
-                    yield Check(label, partial(epilogue, context.device, shape, dtype, activation, config))
+                for setting in context.settings([name]):
+                    label = f"block_sparse_linear {shape.name} 128x128 {name} {activation} config {setting.config}"
+                    yield Check(label, partial(epilogue, setting, shape, activation))
             for offset in (1, 4):
                 label = f"block_sparse_linear {shape.name} 64x64 {name} {offset} elements off 16 bytes"
-                yield Check(label, partial(unaligned, context.device, shape, dtype, offset))
+                yield Check(label, partial(unaligned, Setting(context.device, context.small, name), shape, offset))
     if context.device != "cpu":
         yield Check("block_sparse_linear rows 2^31 elements apart", partial(far, context.device))
     yield from decode.cases(context)
@@ -46,7 +46,7 @@ def cases(context: Context) -> Iterator[Check]:
 def stored(
     device: str, shape: Shape, block: tuple[int, int], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """values, crow_indices, col_indices of a random W whose first block row is empty if it has two, and its mask."""
+    """Return values, crow_indices, col_indices and mask of a random W; its first block row is empty if it has two."""
     mask = (torch.rand(-(-shape.N // block[0]), -(-shape.K // block[1]), device=device) < 0.4).float()
     mask[-1, -1] = 1
     mask[:-1][:1] = 0  # an empty block row where there are two
@@ -54,10 +54,11 @@ def stored(
     return *to_bsr(weight, mask, block), mask
 
 
-def run(device: str, shape: Shape, block: tuple[int, int], dtype: torch.dtype, config: int) -> dict:
-    x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
-    bias = torch.randn(shape.N, device=device, dtype=dtype)
-    values, crow, col, mask = stored(device, shape, block, dtype)
+def run(setting: Setting, shape: Shape, block: tuple[int, int]) -> dict:
+    """Check the product, its bias and all gradients."""
+    x = setting.randn(shape.M, shape.K)
+    bias = setting.randn(shape.N)
+    values, crow, col, mask = stored(setting.device, shape, block, setting.dtype)
     index = block_index(crow, col, mask.shape[1])
 
     def function(x, values, bias):
@@ -66,32 +67,32 @@ def run(device: str, shape: Shape, block: tuple[int, int], dtype: torch.dtype, c
     def definition(x, values, bias):
         return F.linear(x, to_dense(values, mask, block, shape), bias)
 
-    return compare(function, definition, (x, values, bias), config)
+    return compare(function, definition, (x, values, bias), setting.config)
 
 
-def epilogue(device: str, shape: Shape, dtype: torch.dtype, activation: str, config: int) -> dict:
-    """The fused form, which runs where no gradient is needed."""
-    values, crow, col, mask = stored(device, shape, (128, 128), dtype)
-    x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
-    bias, residual = torch.randn(shape.N, device=device, dtype=dtype), torch.randn(shape.M, shape.N, device=device)
+def epilogue(setting: Setting, shape: Shape, activation: str) -> dict:
+    """Check the fused form, which runs where no gradient is needed."""
+    block = (128, 128)
+    values, crow, col, mask = stored(setting.device, shape, block, setting.dtype)
+    x = setting.randn(shape.M, shape.K)
+    bias = setting.randn(shape.N)
+    residual = torch.randn(shape.M, shape.N, device=setting.device)
     options = {"out_features": shape.N, "activation": activation, "residual": residual, "out_dtype": torch.float32}
-    with torch.no_grad(), configuration(config):
+    with torch.no_grad(), configuration(setting.config):
         try:
             y = block_sparse_linear(x, values, crow, col, bias, **options)
         except triton.runtime.errors.OutOfResources as error:
             return {"ok": True, "skipped": str(error)}  # the tuner would drop this configuration here
-    sums = F.linear(x.double(), to_dense(values, mask, (128, 128), shape).double(), bias.double()) + residual
+    sums = F.linear(x.double(), to_dense(values, mask, block, shape).double(), bias.double()) + residual
     error = relative_error(y, getattr(F, activation)(sums))
-    return {"ok": error <= TOLERANCE[dtype], "errors": [error]}
+    return {"ok": error <= TOLERANCE[setting.dtype], "errors": [error]}
 
 
-def unaligned(device: str, shape: Shape, dtype: torch.dtype, offset: int) -> dict:
-    """Tensors that start beside a 16-byte address."""
-    values, crow, col, mask = stored(device, shape, (64, 64), dtype)
-    x, bias = (
-        torch.randn(shape.M, shape.K, device=device, dtype=dtype),
-        torch.randn(shape.N, device=device, dtype=dtype),
-    )
+def unaligned(setting: Setting, shape: Shape, offset: int) -> dict:
+    """Check tensors that start beside a 16-byte address."""
+    values, crow, col, mask = stored(setting.device, shape, (64, 64), setting.dtype)
+    x = setting.randn(shape.M, shape.K)
+    bias = setting.randn(shape.N)
 
     def shift(t):
         return torch.cat([t.new_zeros(offset), t.flatten()])[offset:].view(t.shape)
@@ -106,8 +107,9 @@ def unaligned(device: str, shape: Shape, dtype: torch.dtype, offset: int) -> dic
 
 
 def far(device: str) -> dict:
-    """Two rows of x whose distance needs 64-bit offsets."""
-    shape, stride = Shape("far", 2, 64, 64, "64-bit offsets"), 2**31 + 8
+    """Check two rows of x whose distance needs 64-bit offsets."""
+    shape = Shape("far", 2, 64, 64, "64-bit offsets")
+    stride = 2**31 + 8
     values, crow, col, mask = stored(device, shape, (16, 16), torch.float16)
     x = torch.empty(stride + shape.K, device=device, dtype=torch.float16).as_strided((2, shape.K), (stride, 1))
     x.normal_()

@@ -1,4 +1,4 @@
-"""What the device can do: copies, dense and 2:4 products, the cost of a launch; the rest is held to it."""
+"""The limits of the device: copies, dense and 2:4 products, the cost of a launch; the rest is held to them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ CALLS = 1000
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield the ceilings per dtype, that of 2:4 products and the cost of a launch."""
     for name, dtype in DTYPES.items():
         if context.dry:
             yield Check(f"ceilings {name}", lambda: {"ok": True, "skipped": "dry run"})
@@ -29,12 +30,13 @@ def cases(context: Context) -> Iterator[Check]:
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict:
+    """Measure the largest FLOP/s and bytes/s."""
     found = timing.ceilings(device, dtype)
     return {"ok": True, "tflops": found.peak / 1e12, "copy_gbps": found.bandwidth / 1e9}
 
 
 def semi_structured(device: str) -> dict:
-    """cuSPARSELt at 8192^3 in bf16, default and searched algorithm, FLOPs counted as dense ones."""
+    """Time cuSPARSELt at 8192^3 in bf16, default and searched algorithm, FLOPs counted as dense ones."""
     if device == "cpu":
         return {"ok": True, "skipped": "no GPU"}
     n = 8192
@@ -47,21 +49,22 @@ def semi_structured(device: str) -> dict:
         "default": lambda: torch._cslt_sparse_mm(packed, x.T),
         "searched": lambda: torch._cslt_sparse_mm(packed, x.T, alg_id=searched),
     }
-    times = timing.measure(list(products.values()), device)
+    times = timing.time_each(list(products.values()), device)
     rates = {f"{name}_tflops": 2e-9 * n**3 / t.p50_ms for name, t in zip(products, times, strict=True)}
     return {"ok": True, "algorithm": searched, **rates}
 
 
 def two_of_four(weight: Tensor) -> Tensor:
-    """The two largest of every four neighbours in a row, the others 0."""
+    """Keep the two largest of every four neighbours in a row; the others become 0."""
     groups = weight.unflatten(-1, (-1, 4))
     small = groups.abs().argsort(-1)[..., :2]
     return groups.scatter(-1, small, 0.0).flatten(-2)
 
 
 def launches(device: str, calls: int) -> dict:
-    """Host time per call of a torch op and of ours, and per replay of a CUDA graph of each."""
-    x, weight = torch.randn(16, 64, device=device), torch.randn(64, 64, device=device)
+    """Time a call of a torch op and of ours on the host, and the replay of a CUDA graph of each."""
+    x = torch.randn(16, 64, device=device)
+    weight = torch.randn(64, 64, device=device)
     mask = torch.ones(1, 1, device=device)
     ops = {
         "linear": lambda: torch.mm(x, weight),
@@ -77,6 +80,7 @@ def launches(device: str, calls: int) -> dict:
 
 
 def microseconds(function: Callable, device: str, calls: int) -> float:
+    """Return the mean time of many calls, the last one waited for."""
     function()
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,7 +1,9 @@
 """A Check is one thing that must hold; results are held to float64."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +11,47 @@ import triton
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.kernels import block_sparse, common, masked, semi_structured, topk
+from smart_kernels import kernels
 from smart_kernels.kernels.common import on_this_device
 
 from ..case import DTYPES, TOLERANCE
 
-FACES = (block_sparse, common, masked, semi_structured, topk)  # the products on sparse tensor cores have their own
-TUNED = [v for module in FACES for v in vars(module).values() if isinstance(v, Autotuner)]
+
+def tuned_kernels() -> list[Autotuner]:
+    """Return every autotuned kernel of the package, found in its modules."""
+    found: dict[int, Autotuner] = {}
+    for module in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Autotuner):
+                found[id(value)] = value
+    return list(found.values())
+
+
+TUNED = tuned_kernels()
 INTERPRETED = triton.knobs.runtime.interpret
 REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one kernel is checked: where, on small shapes or large, in which dtype, with which launch configuration."""
+
+    device: str
+    small: bool
+    dtype_name: str
+    config: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the inputs."""
+        return DTYPES[self.dtype_name]
+
+    def __str__(self) -> str:
+        return f"{self.dtype_name} config {self.config}"
+
+    def randn(self, *size: int) -> Tensor:
+        """Return random numbers of the dtype on the device."""
+        return torch.randn(*size, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -30,13 +64,14 @@ class Context:
 
     @property
     def dtypes(self) -> dict[str, torch.dtype]:
-        """Triton's interpreter computes bfloat16 on bit patterns, silently wrong."""
+        """The dtypes to check; Triton's interpreter computes bfloat16 on bit patterns, silently wrong."""
         return {name: dtype for name, dtype in DTYPES.items() if not (INTERPRETED and name == "bf16")}
 
-    @property
-    def configs(self) -> range:
-        """Indices of the launch configurations to force, one after the other."""
-        return range(1 if self.device == "cpu" else max((len(t.configs) for t in TUNED), default=1))
+    def settings(self, dtypes: Iterable[str] | None = None) -> list[Setting]:
+        """Return every dtype (of these) with every launch configuration."""
+        count = 1 if self.device == "cpu" else max((len(tuned.configs) for tuned in TUNED), default=1)
+        names = [name for name in self.dtypes if dtypes is None or name in dtypes]
+        return [Setting(self.device, self.small, name, config) for name in names for config in range(count)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +97,7 @@ def configuration(index: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """``torch.empty`` returns NaN, so an output that a kernel forgets to write shows."""
+    """Let ``torch.empty`` return NaN, so that an output which a kernel forgets to write shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -71,7 +106,7 @@ def poisoned() -> Iterator[None]:
 
 
 def compare(function: Callable, definition: Callable, inputs: Sequence[Tensor], config: int = 0) -> dict:
-    """Outputs and all gradients of ``function`` against ``definition`` in float64, and against themselves."""
+    """Hold outputs and all gradients of ``function`` to ``definition`` in float64, and to themselves when repeated."""
     try:
         with poisoned(), configuration(config):
             runs = [outputs(function, inputs) for _ in range(REPEATS)]
@@ -85,7 +120,7 @@ def compare(function: Callable, definition: Callable, inputs: Sequence[Tensor], 
 
 
 def outputs(function: Callable, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """y and the gradient of every floating input, for a fixed random dy."""
+    """Return y and the gradient of every floating input, for a fixed random dy."""
     leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
     y = function(*leaves)
     generator = torch.Generator().manual_seed(1)
@@ -94,5 +129,5 @@ def outputs(function: Callable, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def relative_error(got: Tensor, exact: Tensor) -> float:
-    """||got - exact|| / ||exact||; NaN where anything is."""
+    """Return ||got - exact|| / ||exact||; NaN where anything is."""
     return ((got.double() - exact).norm() / exact.norm().clamp_min(1e-12)).item()

@@ -15,7 +15,7 @@ from smart_kernels.patterns import Block, WeightShape
 
 from ..conv2d import GPU_LAYERS, Layer, cases_of, random_weight, to_kernel
 from . import speed
-from .check import Check, Context, compare
+from .check import Check, Context, Setting, compare
 
 TILES = ((64, 64), (128, 64), (128, 128), (32, 32), (24, 40))
 GEOMETRIES = {
@@ -29,45 +29,47 @@ BATCHES = (1, 8, 64)
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield the correctness of both operators, then their speed on layers of real networks."""
     for name, conv in GEOMETRIES.items():
         for tile in TILES[3:] if context.small else TILES:
-            for dtype_name, dtype in context.dtypes.items():
-                for config in context.configs:
-                    label = f"{name} {tile[0]}x{tile[1]} {dtype_name} config {config}"
-                    args = context, conv, tile, dtype, config
-                    yield Check(f"block_sparse_conv2d {label}", partial(correct, *args))
-                    yield Check(f"masked_conv2d {label}", partial(masked, *args))
+            for setting in context.settings():
+                label = f"{name} {tile[0]}x{tile[1]} {setting}"
+                yield Check(f"block_sparse_conv2d {label}", partial(correct, setting, conv, tile))
+                yield Check(f"masked_conv2d {label}", partial(masked, setting, conv, tile))
     for layer in GPU_LAYERS:
         for batch in BATCHES[:1] if context.small else BATCHES:
-            yield Check(f"speed conv {layer.name} batch {batch}", partial(measure, layer, batch, context))
+            yield Check(f"speed conv {layer.name} batch {batch}", partial(time_layer, layer, batch, context))
 
 
-def correct(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dtype, config: int) -> dict:
-    B, C, size, N = (1, 40, 7, 48) if context.small else (4, 136, 19, 200)
-    layer = Layer("check", N, C, size, conv)
-    weight = random_weight(layer, tile, 0.6, "one", context.device).to(dtype)
+def correct(setting: Setting, conv: Conv, tile: tuple[int, int]) -> dict:
+    """Check block_sparse_conv2d, its bias and all gradients."""
+    batch, layer = sized(setting, conv)
+    weight = random_weight(layer, tile, 0.6, "one", setting.device).to(setting.dtype)
     bsr = BSR.from_dense(weight, tile, taps=conv.taps)
-    x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
-    bias, indices = torch.randn(N, device=context.device, dtype=dtype), (bsr.crow_indices, bsr.col_indices)
-    index = conv_index(*indices, tile, (N, C), **conv.named)
+    x = layer.images(batch, setting.device, setting.dtype)
+    bias = setting.randn(layer.N)
+    indices = (bsr.crow_indices, bsr.col_indices)
+    index = conv_index(*indices, tile, (layer.N, layer.C), **conv.named)
 
     def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return block_sparse_conv2d(x, values, *indices, bias, **conv.named, out_channels=N, index=index)
+        return block_sparse_conv2d(x, values, *indices, bias, **conv.named, out_channels=layer.N, index=index)
 
     def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, to_kernel(values, bsr, conv), bias, *conv[1:])
 
-    return compare(function, definition, (x, bsr.values.detach(), bias), config)
+    return compare(function, definition, (x, bsr.values.detach(), bias), setting.config)
 
 
-def masked(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dtype, config: int) -> dict:
-    B, C, size, N = (1, 40, 7, 48) if context.small else (4, 136, 19, 200)
-    pattern, shape = Block(*tile), WeightShape(N, conv.taps, C)
-    x = torch.randn(B, C, size, size, device=context.device, dtype=dtype).to(memory_format=torch.channels_last)
-    weight = torch.randn(N, C, *conv.kernel, device=context.device).div_((conv.taps * C) ** 0.5).to(dtype)
-    bias = torch.randn(N, device=context.device, dtype=dtype)
-    mask = torch.rand(pattern.scores_shape(shape), device=context.device)
-    mask = mask * (mask.flatten().argsort().argsort().view_as(mask) % 2)  # half of them dead
+def masked(setting: Setting, conv: Conv, tile: tuple[int, int]) -> dict:
+    """Check masked_conv2d, its bias and all gradients, with half of the tiles dead."""
+    batch, layer = sized(setting, conv)
+    pattern = Block(*tile)
+    shape = WeightShape(layer.N, conv.taps, layer.C)
+    x = layer.images(batch, setting.device, setting.dtype)
+    weight = torch.randn(layer.N, layer.C, *conv.kernel, device=setting.device)
+    weight = weight.div_((conv.taps * layer.C) ** 0.5).to(setting.dtype)
+    mask = torch.rand(pattern.scores_shape(shape), device=setting.device)
+    mask = mask * (mask.flatten().argsort().argsort().view_as(mask) % 2)
 
     def function(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         geometry = dict(zip(("stride", "padding", "dilation"), conv[1:], strict=True))
@@ -77,10 +79,16 @@ def masked(context: Context, conv: Conv, tile: tuple[int, int], dtype: torch.dty
         full = pattern.expand(mask * (mask > 0), shape).transpose(1, 2).reshape(weight.shape)
         return F.conv2d(x, weight * full, bias, *conv[1:])
 
-    return compare(function, definition, (x, weight, bias, mask), config)
+    return compare(function, definition, (x, weight, setting.randn(layer.N), mask), setting.config)
 
 
-def measure(layer: Layer, batch: int, context: Context) -> dict:
+def sized(setting: Setting, conv: Conv) -> tuple[int, Layer]:
+    """Return how many images, and a layer with edges everywhere."""
+    return (1, Layer("check", 48, 40, 7, conv)) if setting.small else (4, Layer("check", 200, 136, 19, conv))
+
+
+def time_layer(layer: Layer, batch: int, context: Context) -> dict:
+    """Time every form of a layer beside cuDNN."""
     torch.backends.cudnn.benchmark = True
     layer = layer.shrunk() if context.small else layer
     return speed.timed(cases_of(layer, batch, context.device, speed.dtype(context), ("fwd", "step")), context)

@@ -1,4 +1,4 @@
-"""Decode, few rows of x, beside the time it takes to read the kept bytes; and dense beside the time for all bytes."""
+"""Decode, few rows of x, beside the time it takes to read the live bytes; and dense beside the time for all bytes."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -16,7 +16,8 @@ from ..linear import expand, random_mask
 from .check import Check, Context, relative_error
 
 GOAL = 0.85  # of the floor
-ROWS, SPARSITIES = (1, 4, 16), (0.8, 0.9)
+ROWS = (1, 4, 16)
+SPARSITIES = (0.8, 0.9)
 BLOCKS = ((64, 64), (128, 128), (32, 32), (16, 16), (128, 8))
 LAYERS = ((14336, 4096), (4096, 14336), (1024, 8192))  # the last has too few rows of tiles: they are shared
 SHAPES = (Shape("decode-ragged", 3, 200, 1000, "edges"), Shape("decode-split", 16, 128, 2048, "shared rows of tiles"))
@@ -25,18 +26,20 @@ TOLERANCE = 2e-2
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield every layer, block, sparsity and number of rows."""
     for N, K in ((96, 128),) if context.small else LAYERS:
         for block in BLOCKS[2:4] if context.small else BLOCKS:
             for sparsity in SPARSITIES[:1] if context.small else SPARSITIES:
                 for M in ROWS:
                     shape = Shape(f"{N}x{K}", M, N, K, "")
                     label = f"decode {shape.name} M {M} {block[0]}x{block[1]} {sparsity:.2f}"
-                    yield Check(label, partial(measure, context, shape, block, sparsity))
+                    yield Check(label, partial(time_layer, context, shape, block, sparsity))
 
 
-def measure(context: Context, shape: Shape, block: tuple[int, int], sparsity: float) -> dict:
-    """Time per layer inside one CUDA graph over layers that do not fit into L2 together."""
-    dtype, device = torch.float32 if context.dry else torch.bfloat16, context.device
+def time_layer(context: Context, shape: Shape, block: tuple[int, int], sparsity: float) -> dict:
+    """Time a layer inside one CUDA graph over layers that do not fit into L2 together."""
+    device = context.device
+    dtype = torch.float32 if context.dry else torch.bfloat16
     x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
     mask = random_mask(shape, block, sparsity, device)
     weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
@@ -50,13 +53,14 @@ def measure(context: Context, shape: Shape, block: tuple[int, int], sparsity: fl
     result = {"ok": error <= TOLERANCE, "error": error}
     if context.dry:
         return result | {"skipped": "dry run"}
-    floor, time = nbytes(values, col, x) / bandwidth(device), seconds(ours, values)
+    floor = nbytes(values, col, x) / bandwidth(device)
+    time = seconds(ours, values)
     result |= {"us": 1e6 * time, "floor_us": 1e6 * floor, "of_floor": floor / time, "goal": GOAL}
     return result | {"dense_us": 1e6 * seconds(lambda weight: F.linear(x, weight), weight)}
 
 
 def seconds(function: Callable, weight: torch.Tensor) -> float:
-    """Of one call, with another copy of the weight each time."""
+    """Return the time of one call, with another copy of the weight each time."""
     copies = [weight.clone() for _ in range(max(2, TRAFFIC // nbytes(weight)))]
     with torch.no_grad():
         function(weight)  # tunes, which cannot be captured
@@ -65,10 +69,11 @@ def seconds(function: Callable, weight: torch.Tensor) -> float:
 
 
 def nbytes(*tensors: torch.Tensor) -> int:
+    """Return how many bytes the tensors have."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 @cache
 def bandwidth(device: str) -> float:
-    """Bytes per second that reading can reach: those of a large copy, which reads and writes."""
+    """Return the bytes per second that reading can reach: those of a large copy, which reads and writes."""
     return timing.ceilings(device, torch.bfloat16).bandwidth

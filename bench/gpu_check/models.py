@@ -18,12 +18,15 @@ from .check import INTERPRETED, Check, Context, relative_error
 
 VIT_B = {"layers": 12, "width": 768, "hidden": 3072, "heads": 12}
 TINY = {"layers": 1, "width": 64, "hidden": 128, "heads": 2}
-BLOCKS, SPARSITIES = ((32, 32), (64, 64)), (0.8, 0.95)
+BLOCKS = ((32, 32), (64, 64))
+SPARSITIES = (0.8, 0.95)
 EXCESS = 2.0  # the compressed model may be this many times as far from float64 as the dense one
 
 
 @dataclass(frozen=True)
 class Model:
+    """A model to make, and the size of its input."""
+
     name: str
     make: Callable[[], nn.Module]
     inputs: tuple[int, ...]
@@ -43,6 +46,7 @@ SMALL_MODELS = (
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield every model, block and sparsity."""
     for model in SMALL_MODELS if context.small else MODELS:
         for block in BLOCKS[:1] if context.small else BLOCKS:
             for sparsity in SPARSITIES[:1] if context.small else SPARSITIES:
@@ -51,14 +55,16 @@ def cases(context: Context) -> Iterator[Check]:
 
 
 def run(model: Model, block: tuple[int, int], sparsity: float, context: Context) -> dict:
-    """The compressed model is as exact as the dense one; then milliseconds of everything, and best against best."""
-    device, dtype = context.device, torch.float32 if context.device == "cpu" else torch.bfloat16
+    """Check that the compressed model is as exact as the dense one; time everything, and the best against the best."""
+    device = context.device
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     dense = model.make().to(device, dtype).eval()
     prune(dense, block, sparsity)
     x = torch.randn(model.inputs, device=device, dtype=dtype)
     if x.dim() == 4:
         x = x.to(memory_format=torch.channels_last)
-    sparse, best_dense = copy.deepcopy(dense), copy.deepcopy(dense)
+    sparse = copy.deepcopy(dense)
+    best_dense = copy.deepcopy(dense)
     how = {"seconds": 0.01 if context.dry else 0.5, "cuda_graph": device == "cuda"}
     chosen = compress_(sparse, x, **how)
     compress_(best_dense, x, backends=DENSE, **how)
@@ -72,6 +78,7 @@ def run(model: Model, block: tuple[int, int], sparsity: float, context: Context)
 
 @torch.no_grad()
 def speed(dense: nn.Module, sparse: nn.Module, x: Tensor) -> dict:
+    """Time both, compiled or not, called or replayed; compare the best of each."""
     warmup(sparse, [tuple(x.shape)])
     calls = {"dense": partial(dense, x), "compiled": partial(torch.compile(dense), x)}
     calls |= {"sparse": partial(sparse, x), "sparse compiled": partial(torch.compile(sparse), x)}

@@ -4,11 +4,13 @@ Exact first: portable kernel and kernel for few rows over dtypes, edges and laun
 bits, the pack kernels against their references. Then beside cuBLAS and cuSPARSELt after its algorithm search.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import semi_structured_linear, semi_structured_prune, smart_weight, soft_topk
@@ -21,9 +23,9 @@ from smart_kernels.reference import semi_structured as prune
 from .. import semi_structured_linear as bench
 from .. import timing
 from ..case import GPU_SHAPES, Shape
-from . import nm_conv, nm_formats, sparse_tensor_core
-from .check import INTERPRETED, Check, Context, compare
-from .speed import measure
+from . import nm_conv, nm_formats, sparse_tensor_core, sparse_tensor_speed
+from .check import INTERPRETED, Check, Context, Setting, compare
+from .speed import time_module
 
 SHAPES = (Shape("even", 64, 512, 1024, "no edges"), Shape("ragged", 77, 200, 1068, "edges everywhere"))
 SMALL_SHAPES = (Shape("small", 19, 72, 268, "edges everywhere"),)
@@ -32,58 +34,80 @@ SPEED_SHAPES = (
     Shape("8192", 8192, 8192, 8192, "tensor cores dominate"),
     *GPU_SHAPES[1:],
 )
-KEPT = ((2, 4), (1, 4), (2, 8), (4, 8))
+GROUPS = ((2, 4), (1, 4), (2, 8), (4, 8))  # n of every m
 HALVES = ("fp16", "bf16")
 EXTENT = (4096, 14336)  # of the layer whose packing and training step are timed
 
 
+@dataclass(frozen=True)
+class Product:
+    """A product with a weight that has n of every m. ``form``: "" portable, "few rows" or "transposable"."""
+
+    shape: Shape
+    n: int = 2
+    m: int = 4
+    form: str = ""
+
+    @property
+    def transposable(self) -> bool:
+        """Whether the weight is n:m both ways."""
+        return self.form == "transposable"
+
+    def stored(self, device: str, dtype: torch.dtype) -> SemiStructured:
+        """Return a random weight in its format."""
+        pattern = NM(self.n, self.m, transposable=self.transposable)
+        weight = bench.pruned(self.shape, pattern, device, dtype)
+        return SemiStructured.from_dense(weight, (1, 1), n=self.n, m=self.m)
+
+
 def cases(context: Context) -> Iterator[Check]:
+    """Yield every form of the product, the soft mask and packing, then what other files check, then speed."""
     for shape in SMALL_SHAPES if context.small else SHAPES:
+        yield from _products(context, shape)
         for name, dtype in context.dtypes.items():
-            for config in context.configs:
-                for n, m in KEPT:
-                    label = f"{n}:{m} {shape.name} {name} config {config}"
-                    yield Check(f"nm portable {label}", partial(product, context, shape, (n, m), dtype, config, ""))
-                if name in HALVES:
-                    for form in ("few rows", "transposable"):
-                        label = f"nm {form} 2:4 {shape.name} {name} config {config}"
-                        yield Check(label, partial(product, context, shape, (2, 4), dtype, config, form))
             yield Check(f"nm soft mask {shape.name} {name}", partial(soft, context, shape, dtype))
         yield Check(f"nm pack kernels {shape.name}", partial(packing, context, shape))
     yield Check("nm 20 repeats", partial(repeats, context))
     yield from sparse_tensor_core.cases(context)
+    yield from sparse_tensor_speed.cases(context)
     yield from nm_conv.cases(context)
     yield from nm_formats.cases(context)
     for shape in SPEED_SHAPES if not context.small else SMALL_SHAPES:
-        yield Check(f"speed nm {shape.name}", partial(measure, bench, (shape,), context))
+        yield Check(f"speed nm {shape.name}", partial(time_module, bench, (shape,), context))
     yield Check("speed nm packing and training step", partial(training, context))
 
 
-def stored(context: Context, shape: Shape, kept: tuple[int, int], dtype: torch.dtype, form: str = ""):
-    """The format of a random weight."""
-    pattern, columns = NM(*kept, transposable=form == "transposable"), shape.K
-    weight = bench.pruned(Shape("", 0, shape.N, columns, ""), pattern, context.device, dtype)
-    return SemiStructured.from_dense(weight, (1, 1), n=kept[0], m=kept[1])
+def _products(context: Context, shape: Shape) -> Iterator[Check]:
+    for setting in context.settings():
+        for n, m in GROUPS:
+            label = f"{n}:{m} {shape.name} {setting}"
+            yield Check(f"nm portable {label}", partial(product, setting, Product(shape, n, m)))
+        if setting.dtype_name in HALVES:
+            for form in ("few rows", "transposable"):
+                label = f"nm {form} 2:4 {shape.name} {setting}"
+                yield Check(label, partial(product, setting, Product(shape, form=form)))
 
 
-def product(context, shape: Shape, kept: tuple[int, int], dtype: torch.dtype, config: int, form: str) -> dict:
-    layer = stored(context, shape, kept, dtype, form)
-    indices = decode_words(layer.indices, shape.K) if form else layer.indices
-    x = torch.randn(shape.M, shape.K, device=context.device, dtype=dtype)
-    bias = torch.randn(shape.N, device=context.device, dtype=dtype)
-    settings = {"n": kept[0], "m": kept[1], "transposable": form == "transposable"}
+def product(setting: Setting, of: Product) -> dict:
+    """Check the product, its bias and all gradients."""
+    layer = of.stored(setting.device, setting.dtype)
+    indices = decode_words(layer.indices, of.shape.K) if of.form else layer.indices
+    x = setting.randn(of.shape.M, of.shape.K)
+    bias = setting.randn(of.shape.N)
 
     def function(x, values, bias):
-        return semi_structured_linear(x, values, indices, bias, **settings)
+        return semi_structured_linear(x, values, indices, bias, n=of.n, m=of.m, transposable=of.transposable)
 
     def definition(x, values, bias):
-        return F.linear(x, reference.expand(values, layer.indices, *kept, shape.K), bias)
+        return F.linear(x, reference.expand(values, layer.indices, of.n, of.m, of.shape.K), bias)
 
-    return compare(function, definition, (x, layer.values.detach(), bias), config)
+    return compare(function, definition, (x, layer.values.detach(), bias), setting.config)
 
 
 def soft(context: Context, shape: Shape, dtype: torch.dtype) -> dict:
-    pattern, extent = NM(2, 4), WeightShape(shape.N, 1, shape.K)
+    """Check the masked weight of the soft top-k in groups, and its gradients."""
+    pattern = NM(2, 4)
+    extent = WeightShape(shape.N, 1, shape.K)
     weight = torch.randn(shape.N, shape.K, device=context.device, dtype=dtype)
     scores = torch.randn(shape.N, shape.K, device=context.device)
 
@@ -94,7 +118,8 @@ def soft(context: Context, shape: Shape, dtype: torch.dtype) -> dict:
 
 
 def packing(context: Context, shape: Shape) -> dict:
-    layer = stored(context, shape, (2, 4), torch.float16, "transposable")
+    """Check the kernels that prune, pack and transpose against their references, bit for bit."""
+    layer = Product(shape, form="transposable").stored(context.device, torch.float16)
     args = layer.values.detach(), layer.indices, shape.K
     dense = torch.randn(shape.N, shape.K, device=context.device, dtype=torch.bfloat16), None
     pairs = [
@@ -115,9 +140,9 @@ def packing(context: Context, shape: Shape) -> dict:
 
 
 def repeats(context: Context) -> dict:
-    """Split sums are added in a fixed order."""
+    """Check that split sums are added in a fixed order: 20 times the same bits."""
     shape = SMALL_SHAPES[0] if context.small else SHAPES[0]
-    layer = stored(context, shape, (2, 4), torch.float16)
+    layer = Product(shape).stored(context.device, torch.float16)
     x = torch.randn(16, shape.K, device=context.device, dtype=torch.float16)
     words = decode_words(layer.indices, shape.K)
     with torch.no_grad():
@@ -126,17 +151,25 @@ def repeats(context: Context) -> dict:
 
 
 def training(context: Context) -> dict:
-    """Prune, pack both ways and one step of a layer; numbers to hold against the goals, nothing to fail."""
+    """Time pruning, packing both ways and one step of a layer; numbers to hold against the goals, nothing to fail."""
     if context.dry or INTERPRETED:
         return {"ok": True, "skipped": "dry run"}
-    (N, K), device, pattern = EXTENT, context.device, NM(2, 4, transposable=True)
-    scores = torch.randn(N, K, device=device)
-    x, weight = (torch.randn(rows, K, device=device, dtype=torch.bfloat16, requires_grad=True) for rows in (4096, N))
+    N, K = EXTENT
+    weight = torch.randn(N, K, device=context.device, dtype=torch.bfloat16, requires_grad=True)
+    scores = torch.randn(N, K, device=context.device)
+    functions = {**_prunings(weight, scores), **_steps(weight, scores)}
+    times = timing.time_each(list(functions.values()), context.device)
+    return {"ok": True, **{name: t.p50_ms for name, t in zip(functions, times, strict=True)}}
+
+
+def _prunings(weight: Tensor, scores: Tensor) -> dict[str, Callable]:
+    """Return what makes masks and stored forms of a weight, by the name of its time."""
+    N, K = weight.shape
+    pattern = NM(2, 4, transposable=True)
     keep = pattern.hard_mask(scores, WeightShape(N, 1, K)).bool()
-    layer = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, transposable=True)
-    values, indices = layer.saved()
-    square, other = torch.randn(2, 4096, 4096, device=device, dtype=torch.bfloat16)
-    functions = {
+    values, indices = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, transposable=True).saved()
+    square, other = torch.randn(2, 4096, 4096, device=weight.device, dtype=weight.dtype)
+    return {
         "mask_ms": lambda: pattern.hard_mask(scores, WeightShape(N, 1, K)),
         "pack_ms": lambda: SemiStructured.from_dense(weight * keep, (1, 1), keep=keep),
         "prune_and_pack_ms": lambda: semi_structured_prune(weight, scores),
@@ -144,13 +177,19 @@ def training(context: Context) -> dict:
         "square_both_ways_ms": lambda: semi_structured_prune(square, transposable=True),
         "square_copy_ms": lambda: other.copy_(square),  # moves 0.94 of the bytes
         "transpose_ms": lambda: transpose(values.detach(), indices, K),
-        "step_ms": lambda: layer.linear(x).sum().backward(),
-        "dense_step_ms": lambda: F.linear(x, weight).sum().backward(),
         "soft_mask_ms": lambda: smart_weight(weight.detach(), scores, 2, 4, 0.2),
     }
+
+
+def _steps(weight: Tensor, scores: Tensor) -> dict[str, Callable]:
+    """Return a training step in every order that is exact here, by the name of its time."""
+    N, K = weight.shape
+    keep = NM(2, 4, transposable=True).hard_mask(scores, WeightShape(N, 1, K)).bool()
+    x = torch.randn(4096, K, device=weight.device, dtype=weight.dtype, requires_grad=True)
+    build = partial(SemiStructured.from_dense, weight * keep, (1, 1), keep=keep, transposable=True)
+    layers = {"step_ms": build()}
     for kernel in KERNELS:
-        if verified(device, kernel) is None:
-            trains = SemiStructured.from_dense(weight * keep, (1, 1), keep=keep, layout=kernel, transposable=True)
-            functions[f"step_{kernel}_ms"] = lambda trains=trains: trains.linear(x).sum().backward()
-    times = timing.measure(list(functions.values()), device)
-    return {"ok": True, **{name: t.p50_ms for name, t in zip(functions, times, strict=True)}}
+        if verified(weight.device.type, kernel) is None:
+            layers[f"step_{kernel}_ms"] = build(layout=kernel)
+    functions = {name: lambda layer=layer: layer.linear(x).sum().backward() for name, layer in layers.items()}
+    return functions | {"dense_step_ms": lambda: F.linear(x, weight).sum().backward()}

@@ -16,9 +16,9 @@ from smart_kernels.reference import semi_structured as reference
 from .. import semi_structured_conv2d as bench
 from ..conv2d import GPU_LAYERS, Layer
 from . import speed
-from .check import Check, Context, compare
+from .check import Check, Context, Setting, compare
 
-KEPT = ((2, 4), (1, 4), (4, 8))
+PATTERNS = (NM(2, 4), NM(1, 4), NM(4, 8))
 GEOMETRIES = {
     "3x3": Conv((3, 3), (1, 1), (1, 1)),
     "3x3 interior stride 2": Conv((3, 3), (2, 2)),
@@ -31,39 +31,39 @@ BATCHES = (1, 8, 64)
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield every size, geometry and pattern, then the speed of layers of real networks."""
     for size, extent in (SMALL_SIZES if context.small else SIZES).items():
         for name, conv in GEOMETRIES.items():
-            for n, m in KEPT:
-                for dtype_name, dtype in context.dtypes.items():
-                    for config in context.configs:
-                        label = f"nm conv {n}:{m} {name} {size} {dtype_name} config {config}"
-                        yield Check(label, partial(correct, context, extent, conv, (n, m), dtype, config))
+            for pattern in PATTERNS:
+                for setting in context.settings():
+                    label = f"nm conv {pattern.n}:{pattern.m} {name} {size} {setting}"
+                    yield Check(label, partial(correct, setting, extent, conv, pattern))
     for layer in (layer for layer in GPU_LAYERS if layer.conv.taps > 1):
         for batch in BATCHES[:1] if context.small else BATCHES:
-            yield Check(f"speed nm conv {layer.name} batch {batch}", partial(measure, layer, batch, context))
+            yield Check(f"speed nm conv {layer.name} batch {batch}", partial(time_layer, layer, batch, context))
 
 
-def correct(
-    context: Context, extent: tuple, conv: Conv, kept: tuple[int, int], dtype: torch.dtype, config: int
-) -> dict:
-    (B, C, size, N), device = extent, context.device
+def correct(setting: Setting, extent: tuple[int, int, int, int], conv: Conv, pattern: NM) -> dict:
+    """Check the operator, its bias and all gradients."""
+    images, C, size, N = extent
     layer = Layer("check", N, C, size, conv)
-    weight = bench.pruned(layer, NM(*kept), device, dtype)
-    stored = SemiStructured.from_dense(weight, (1, 1), taps=conv.taps, n=kept[0], m=kept[1])
-    x = torch.randn(B, C, size, size, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    bias, indices = torch.randn(N, device=device, dtype=dtype), stored.indices
+    weight = bench.pruned(layer, pattern, setting.device, setting.dtype)
+    n, m = pattern.n, pattern.m
+    stored = SemiStructured.from_dense(weight, (1, 1), taps=conv.taps, n=n, m=m)
+    x = layer.images(images, setting.device, setting.dtype)
 
     def function(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return semi_structured_conv2d(x, values, indices, bias, **conv.named, n=kept[0], m=kept[1])
+        return semi_structured_conv2d(x, values, stored.indices, bias, **conv.named, n=n, m=m)
 
     def definition(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return F.conv2d(x, reference.kernel(values, indices, *kept, C, conv), bias, *conv[1:])
+        return F.conv2d(x, reference.kernel(values, stored.indices, n, m, C, conv), bias, *conv[1:])
 
     with torch.backends.cudnn.flags(allow_tf32=False):  # the gradients are cuDNN's
-        return compare(function, definition, (x, stored.values.detach(), bias), config)
+        return compare(function, definition, (x, stored.values.detach(), setting.randn(N)), setting.config)
 
 
-def measure(layer: Layer, batch: int, context: Context) -> dict:
+def time_layer(layer: Layer, batch: int, context: Context) -> dict:
+    """Time every form of a layer beside cuDNN."""
     torch.backends.cudnn.benchmark = True
     layer = layer.shrunk() if context.small else layer
     return speed.timed(bench.cases_of(layer, batch, context.device, speed.dtype(context), ("fwd", "step")), context)

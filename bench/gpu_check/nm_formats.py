@@ -16,6 +16,7 @@ SIZES = 300, 448, 1088  # M, N, K
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield torch's packed tensor per dtype, then compiled layers per kernel."""
     for dtype in sparse_tensor_core.TYPES:
         yield Check(f"nm cusparselt {dtype}", partial(cusparselt, context.device, dtype))
     for kernel in sparse_tensor_core.KERNELS:
@@ -23,14 +24,15 @@ def cases(context: Context) -> Iterator[Check]:
 
 
 def cusparselt(device: str, dtype: torch.dtype) -> dict:
-    """The saved form comes back, -0.0 and places of kept zeros too; its product; again after new values and places."""
+    """Check the saved form, -0.0 and places of stored zeros too, and the product; again after new values and places."""
     x, weight = drawn(device, dtype)
     weight[0, :64] = -0.0
     try:
         stored = CuSparseLt.from_dense(weight, (1, 1))
     except ValueError as reason:
         return {"ok": True, "skipped": str(reason)}
-    state, expected = stored.state_dict(), SemiStructured.from_dense(weight, (1, 1)).state_dict()
+    state = stored.state_dict()
+    expected = SemiStructured.from_dense(weight, (1, 1)).state_dict()
     ok = [torch.equal(state["values"].view(torch.int16), expected["values"].view(torch.int16))]
     ok += [torch.equal(state["indices"], expected["indices"])]
     other = SemiStructured.from_dense(drawn(device, dtype)[1], (1, 1))
@@ -43,13 +45,14 @@ def cusparselt(device: str, dtype: torch.dtype) -> dict:
 
 
 def compiled(device: str, kernel: str) -> dict:
-    """Forward and gradients of a layer that is 2:4 both ways, in torch.compile and without: the same bits."""
+    """Check a layer that is 2:4 both ways, forward and gradients: with torch.compile and without, the same bits."""
     if reason := sparse_tensor_core.verified(torch.zeros(0, device=device).device, kernel):
         return {"ok": True, "skipped": reason}
     x, weight = drawn(device, torch.bfloat16)
     both_ways = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]], device=device).repeat_interleave(2, 0)
     weight = torch.randint_like(weight, 1, 5) * both_ways.repeat(len(weight) // 4, weight.shape[1] // 4)
-    stored, found = SemiStructured.from_dense(weight, (1, 1), layout=kernel, transposable=True), []
+    stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel, transposable=True)
+    found = []
     for function in (stored.linear, torch.compile(stored.linear, fullgraph=True)):
         x_ = x.clone().requires_grad_()
         y = function(x_)
@@ -60,7 +63,7 @@ def compiled(device: str, kernel: str) -> dict:
 
 
 def drawn(device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (M, K) and a 2:4 weight (N, K) of small integers: exact in any order of the sums, but for the last rounding."""
+    """Return x (M, K) and a 2:4 weight (N, K) of small integers: sums are exact in any order, then rounded."""
     M, N, K = SIZES
     _, values, indices, *_ = sparse_tensor_core.integers((1, N, K), dtype, torch.device(device))
     x = torch.randint(-4, 5, (M, K), device=device).to(dtype)

@@ -18,27 +18,14 @@ from .check import Check, Context
 
 
 def main(args: argparse.Namespace) -> int:
-    """Returns 1 when anything is wrong or unfinished, 2 when there is nothing to check."""
+    """Run the parts; return 1 when anything is wrong or unfinished, 2 when there is nothing to check."""
     device = "cpu" if args.dry_run else args.device
     if device == "cpu" and not args.dry_run:
         print("gpu-check needs a GPU; --dry-run rehearses it on the CPU")
         return 2
-    context = Context(device, args.small or args.dry_run, args.dry_run)
     raw, summary = outputs(args, device)
     env = rows.environment(device)
-    done = resume(raw, env["commit"])
-    deadline = time.monotonic() + 60 * args.minutes
-    results, left = [], 0
-    for part in args.parts or PARTS:
-        for check in checks(part, context):
-            if not re.search(args.filter, check.name):
-                continue
-            if check.name not in done and time.monotonic() > deadline:
-                left += 1
-                continue
-            result = done.get(check.name) or record(check, part, env["commit"], raw)
-            results.append(result)
-            print(line(result), flush=True)
+    results, left = run(args, Context(device, args.small or args.dry_run, args.dry_run), env["commit"], raw)
     wrong = [r for r in results if not r["ok"]]
     print(f"{len(results)} checks, {len(wrong)} wrong, {left} not started within --minutes {args.minutes:g}")
     if summary:
@@ -50,8 +37,27 @@ def main(args: argparse.Namespace) -> int:
     return int(bool(wrong or left))
 
 
+def run(args: argparse.Namespace, context: Context, commit: str, raw: Path | None) -> tuple[list[dict], int]:
+    """Return the results of the checks, each printed at once, and how many the time did not suffice for."""
+    done = resume(raw, commit)
+    deadline = time.monotonic() + 60 * args.minutes
+    results: list[dict] = []
+    left = 0
+    for part in args.parts or PARTS:
+        for check in checks(part, context):
+            if not re.search(args.filter, check.name):
+                continue
+            if check.name not in done and time.monotonic() > deadline:
+                left += 1
+                continue
+            result = done.get(check.name) or record(check, part, commit, raw)
+            results.append(result)
+            print(line(result), flush=True)
+    return results, left
+
+
 def outputs(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | None]:
-    """The file of JSON lines and that of the summary; none in a dry run that names none."""
+    """Return the file of JSON lines and that of the summary; none in a dry run that names none."""
     if args.dry_run and not args.out:
         return None, None
     summary = args.out or rows.RESULTS / "gpu-check" / f"{rows.default_path(device).stem}.json"
@@ -60,7 +66,7 @@ def outputs(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | 
 
 
 def resume(raw: Path | None, commit: str) -> dict[str, dict]:
-    """Checks of this commit that already held."""
+    """Return the checks of this commit that already held."""
     if raw is None or not raw.exists():
         return {}
     results = map(json.loads, raw.read_text().splitlines())
@@ -68,7 +74,7 @@ def resume(raw: Path | None, commit: str) -> dict[str, dict]:
 
 
 def checks(part: str, context: Context) -> Iterator[Check]:
-    """The checks of a part; a part that cannot even list them is one failed check."""
+    """Yield the checks of a part; a part that cannot even list them is one failed check."""
     try:
         yield from importlib.import_module(f".{part}", __package__).cases(context)
     except Exception as error:
@@ -79,7 +85,8 @@ def checks(part: str, context: Context) -> Iterator[Check]:
 def record(check: Check, part: str, commit: str, raw: Path | None) -> dict:
     """Run one check and append what came out, an exception included."""
     torch.manual_seed(time.time_ns() % 2**31)
-    seed, start = torch.initial_seed(), time.monotonic()
+    seed = torch.initial_seed()
+    start = time.monotonic()
     try:
         outcome = check.run()
     except Exception as error:
@@ -94,7 +101,7 @@ def record(check: Check, part: str, commit: str, raw: Path | None) -> dict:
 
 
 def line(result: dict) -> str:
-    """One line for the terminal."""
+    """Return one line for the terminal."""
     hidden = ("name", "part", "ok", "commit", "seed", "traceback")
     shown = ", ".join(f"{key} {_short(value)}" for key, value in result.items() if key not in hidden)
     return f"{'ok   ' if result['ok'] else 'WRONG'} {result['name']}  {shown}"

@@ -11,17 +11,20 @@ from pathlib import Path
 
 from .check import Check, Context
 
-TOOLS, PARTS = ("memcheck", "racecheck"), ("topk", "masked", "block", "conv", "nm")
+TOOLS = ("memcheck", "racecheck")
+PARTS = ("topk", "masked", "block", "conv", "nm")
 LIMIT = 600  # seconds; the tool slows a kernel down many times
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield every tool and part."""
     for tool in TOOLS:
         for part in PARTS:
             yield Check(f"{tool} {part}", partial(run, tool, part, context))
 
 
 def run(tool: str, part: str, context: Context) -> dict:
+    """Run a part of the check under the tool, in a process of its own."""
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if context.device == "cpu" or not Path(sanitizer).exists():
         return {"ok": True, "skipped": "no GPU" if context.device == "cpu" else "compute-sanitizer not found"}

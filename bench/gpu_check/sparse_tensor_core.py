@@ -1,5 +1,5 @@
 """2:4 on sparse tensor cores, in the order of what can be wrong: exact on integers, 20 times over, every configuration;
-then column by column, where only sp-sel 1 would fail; then speed beside cuBLAS and cuSPARSELt.
+then column by column, where only sp-sel 1 would fail.
 
 Exactness settles what the PTX interpreter cannot: the reading of the metadata and of sp-sel 1, that buffers are where
 the assembly looks for them (1024-byte aligned, at their offset), proxy fences, races.
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from triton.runtime.errors import OutOfResources
 
 from smart_kernels import (
@@ -24,8 +23,6 @@ from smart_kernels.ops import tensor_core as sparse_tensor_core
 from smart_kernels.patterns import NM, WeightShape
 from smart_kernels.reference import common as reference
 
-from .. import timing
-from ..case import GPU_SHAPES, Shape
 from .check import Check, Context
 
 REPEATS = 20
@@ -35,12 +32,12 @@ EXACT = (
     (1, 456, 1092),
     (700, 1000, 4096),
 )  # M, N, K: no edges; edges; a row; persistent
-SPEED = (Shape("cube", 8192, 8192, 8192, "the tensor cores alone"), *GPU_SHAPES)
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EIGHT = {"int8": (torch.int8, quantize_int8), "fp8": (torch.float8_e4m3fn, quantize_fp8)}
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield per kernel: verified, exact, selectors, a layer; then the operators in eight bits."""
     kernels = sparse_tensor_core.KERNELS
     for kernel in kernels:
         yield Check(f"{kernel} verified", partial(verified, context.device, kernel))
@@ -54,11 +51,10 @@ def cases(context: Context) -> Iterator[Check]:
         yield Check(f"{kernel} layer", partial(layer, context.device, kernel))
     for name in EIGHT:
         yield Check(f"{name} layer", partial(quantized, context.device, name))
-    for shape in SPEED[:1] if context.small else SPEED:
-        yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape))
 
 
 def skipped(device: str, kernel: str, dtype: torch.dtype = torch.bfloat16) -> dict | None:
+    """Return the outcome of a check whose kernel is not for this device; None where it is."""
     reason = sparse_tensor_core.supported(device, kernel)
     if reason is None and kernel == "mma":
         reason = sparse_tensor_core.lacks(device, dtype)
@@ -66,7 +62,7 @@ def skipped(device: str, kernel: str, dtype: torch.dtype = torch.bfloat16) -> di
 
 
 def verified(device: str, kernel: str) -> dict:
-    """What is done before a kernel is chosen."""
+    """Run the test that every kernel has to pass before ``compress_`` may choose it."""
     if skip := skipped(device, kernel):
         return skip
     reasons = [sparse_tensor_core.verified(device, kernel, dtype) for dtype in HALVES.values()]
@@ -74,8 +70,9 @@ def verified(device: str, kernel: str) -> dict:
 
 
 def exact(device: str, kernel: str, dtype: torch.dtype, number: int) -> dict:
-    """Integers, bias, residual and relu, the same bits every time; the plain formula alone where there is no GPU."""
-    config, wrong = sparse_tensor_core.offered(kernel, dtype)[number], []
+    """Check integers, bias, residual and relu, the same bits every time; the formula alone where there is no GPU."""
+    config = sparse_tensor_core.offered(kernel, dtype)[number]
+    wrong: list[str] = []
     for shape in EXACT:
         x, values, indices, bias, residual, expected = sparse_tensor_core.integers(shape, dtype, torch.device(device))
         packed = sparse_tensor_core.pack(values, indices, kernel)
@@ -93,7 +90,7 @@ def exact(device: str, kernel: str, dtype: torch.dtype, number: int) -> dict:
 
 
 def selectors(device: str, kernel: str) -> dict:
-    """One non-zero column of x at a time: names the steps of 32 columns (odd ones: sp-sel 1) that are read wrongly."""
+    """Name the steps of 32 columns (odd ones: sp-sel 1) that are read wrongly; one column of x at a time is not 0."""
     if skip := skipped(device, kernel):
         return skip
     K = 128
@@ -105,37 +102,43 @@ def selectors(device: str, kernel: str) -> dict:
 
 
 def layer(device: str, kernel: str) -> dict:
-    """As ``compress_`` builds it: the weight as it was, inference and training on the kernel, both ways 2:4 or not."""
+    """Check a layer as ``compress_`` builds it: inference and training on the kernel, 2:4 both ways or not."""
     if reason := sparse_tensor_core.verified(device, kernel):
         return {"ok": True, "skipped": reason}
     x, values, indices, *_ = sparse_tensor_core.integers((300, 456, 1096), torch.bfloat16, torch.device(device))
-    weight, ok = dense(values, indices), []
-    both_ways = NM(2, 4, transposable=True).hard_mask(weight.abs(), WeightShape(456, 1, 1096))
-    for transposable, kept in ((False, weight), (True, weight * both_ways.bool())):
-        stored = SemiStructured.from_dense(kept, (1, 1), layout=kernel, transposable=transposable)
-        expected = (x.double() @ kept.double().T).to(x.dtype)
-        with torch.inference_mode():
-            ok += [torch.equal(stored.linear(x), expected)]
-        x_, dy = x.clone().requires_grad_(), torch.randint_like(x[:, :1], -3, 4).expand(-1, 456)
-        y = stored.linear(x_)
-        y.backward(dy)
-        ok += [torch.equal(y, expected)]
-        dweight = torch.where(kept != 0, (dy.double().T @ x.double()).to(x.dtype), 0)
-        with torch.no_grad():
-            ok += [torch.equal(stored.to_dense(), kept), stored._on_tensor_cores(x_, None)]
-            stored.values.copy_(stored.values.grad)
-        ok += [torch.equal(x_.grad, (dy.double() @ kept.double()).to(x.dtype))]
-        ok += [torch.equal(torch.where(kept != 0, stored.to_dense(), 0), dweight)]
+    weight = dense(values, indices)
+    both_ways = NM(2, 4, transposable=True).hard_mask(weight.abs(), WeightShape(456, 1, 1096)).bool()
+    ok = [*_trains(x, weight, kernel, False), *_trains(x, weight * both_ways, kernel, True)]
     return {"ok": all(ok), "right": ok}
 
 
+def _trains(x: torch.Tensor, weight: torch.Tensor, kernel: str, transposable: bool) -> list[bool]:
+    """Return what holds of a layer: its product, the product that trains, its weight, where it ran, both gradients."""
+    stored = SemiStructured.from_dense(weight, (1, 1), layout=kernel, transposable=transposable)
+    expected = (x.double() @ weight.double().T).to(x.dtype)
+    with torch.inference_mode():
+        ok = [torch.equal(stored.linear(x), expected)]
+    x_ = x.clone().requires_grad_()
+    dy = torch.randint_like(x[:, :1], -3, 4).expand(-1, len(weight))
+    y = stored.linear(x_)
+    y.backward(dy)
+    ok += [torch.equal(y, expected)]
+    dweight = torch.where(weight != 0, (dy.double().T @ x.double()).to(x.dtype), 0)
+    with torch.no_grad():
+        ok += [torch.equal(stored.to_dense(), weight), stored._on_tensor_cores(x_, None)]
+        stored.values.copy_(stored.values.grad)
+    ok += [torch.equal(x_.grad, (dy.double() @ weight.double()).to(x.dtype))]
+    return [*ok, torch.equal(torch.where(weight != 0, stored.to_dense(), 0), dweight)]
+
+
 def quantized(device: str, name: str) -> dict:
-    """The public operator on random numbers, with edges, against float64 of the quantized ones."""
+    """Check the public operator on random numbers, with edges, against float64 of the quantized ones."""
     dtype, quantize = EIGHT[name]
     if device != "cpu" and (skip := skipped(device, sparse_tensor_core.words_kernel(device, dtype), dtype)):
         return skip
     values, indices = semi_structured_prune(torch.randn(456, 1100, device=device))
-    (values, scale), (x, x_scale) = quantize(values, "block"), quantize(torch.randn(300, 1100, device=device))
+    values, scale = quantize(values, "block")
+    x, x_scale = quantize(torch.randn(300, 1100, device=device))
     weight = reference.expand(values.double(), indices, 2, 4, 1100) * scale.double()[:, None]
     exact = x.double() * x_scale.double() @ weight.T
     packed = quantized_semi_structured_pack(values, indices)
@@ -145,47 +148,8 @@ def quantized(device: str, name: str) -> dict:
 
 
 def dense(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """The (N, K) weight of a saved form; an even number of groups."""
+    """Return the (N, K) weight of a saved form with an even number of groups."""
     nibbles = torch.stack([indices & 15, indices >> 4], -1).flatten(1).long()
     places = torch.stack([nibbles & 3, nibbles >> 2], -1)
     out = values.new_zeros(*nibbles.shape, 4).scatter_(2, places, values.view(*nibbles.shape, 2))
     return out.flatten(1)
-
-
-def speed(context: Context, shape: Shape) -> dict:
-    """Median milliseconds of each; cuSPARSELt with its own search of algorithms."""
-    if context.dry or (skip := skipped(context.device, "mma")):
-        return {"ok": True, "skipped": "dry run" if context.dry else skip["skipped"]}
-    sizes = (shape.M, shape.N, shape.K)
-    _, values, indices, *_ = sparse_tensor_core.integers((1, *sizes[1:]), torch.bfloat16, torch.device(context.device))
-    x = torch.randn(shape.M, shape.K, device=context.device, dtype=torch.bfloat16)
-    values = torch.randn_like(values)
-    weight = dense(values, indices)
-    functions = {"cublas": lambda: F.linear(x, weight)} | cusparselt(x, weight)
-    for kernel in sparse_tensor_core.KERNELS:
-        if sparse_tensor_core.verified(context.device, kernel) is None:
-            packed = sparse_tensor_core.pack(values, indices, kernel)
-            functions[kernel] = partial(sparse_tensor_core.matmul, x, packed)
-    expected = functions["cublas"]().float()
-    errors = [((f().float() - expected).norm() / expected.norm()).item() for f in functions.values()]
-    for name, (dtype, quantize) in EIGHT.items():
-        kernel = sparse_tensor_core.words_kernel(context.device, dtype)
-        if sparse_tensor_core.verified(context.device, kernel, dtype) is None:
-            (narrow, scale), (x8, x_scale) = quantize(values, "block"), quantize(x)
-            packed = quantized_semi_structured_pack(narrow, indices)
-            functions[name] = partial(quantized_semi_structured_linear, x8, packed, scale * x_scale)
-    found = timing.measure(list(functions.values()), context.device, graph=True)
-    times = {f"{name}_ms": t.p50_ms for name, t in zip(functions, found, strict=True)}
-    return {"ok": max(errors) < 1e-2, "errors": errors, **times}
-
-
-def cusparselt(x: torch.Tensor, weight: torch.Tensor) -> dict:
-    """torch's cuSPARSELt, its best algorithm for this shape; nothing where torch has none."""
-    try:
-        packed = torch._cslt_compress(weight)
-        best = torch._cslt_sparse_mm_search(packed, x.T, transpose_result=True)
-        call = partial(torch._cslt_sparse_mm, packed, x.T, alg_id=best, transpose_result=True)
-        return {"cusparselt": call} if call().shape == (len(x), len(weight)) else {"cusparselt": lambda: call().T}
-    except (RuntimeError, AttributeError, NotImplementedError) as error:
-        print(f"    cuSPARSELt: {type(error).__name__}: {str(error)[:100]}", flush=True)
-        return {}

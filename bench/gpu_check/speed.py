@@ -14,26 +14,27 @@ SECONDS = 2.0
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield one check per operation and shape."""
     everything = shapes(context.device, context.small)
-    yield Check("speed soft_topk", partial(measure, soft_topk, everything, context))
+    yield Check("speed soft_topk", partial(time_module, soft_topk, everything, context))
     for module in (block_sparse_linear, masked_linear):
         for shape in everything:
             name = f"speed {module.__name__.rpartition('.')[2]} {shape.name}"
-            yield Check(name, partial(measure, module, (shape,), context))
+            yield Check(name, partial(time_module, module, (shape,), context))
 
 
-def measure(module: ModuleType, shapes: Sequence[Shape], context: Context) -> dict:
+def time_module(module: ModuleType, shapes: Sequence[Shape], context: Context) -> dict:
     """Time the cases of a module."""
     return timed(module.cases(context.device, dtype(context), shapes), context)
 
 
 def dtype(context: Context) -> torch.dtype:
-    """What is timed: bf16 on a GPU."""
+    """Return the dtype that is timed: bf16 on a GPU."""
     return DTYPES["fp32" if context.device == "cpu" else "bf16"]
 
 
 def timed(found: Iterable[Case], context: Context) -> dict:
-    """Time what is right. Rows are also appended to the results that the report reads."""
+    """Time the cases that are right. Rows are also appended to the results that the report reads."""
     if INTERPRETED:
         return {"ok": True, "skipped": "the interpreter is no fast machine"}
     if context.dry:

@@ -16,6 +16,7 @@ BUDGET = 1e-5  # |sum(cost * mask) - keep| / keep
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield every size of groups and temperature, with costs and without."""
     for groups, n in SMALL_GROUPS if context.small else GROUPS:
         for temperature in TEMPERATURES:
             for weighted in (False, True):
@@ -24,6 +25,7 @@ def cases(context: Context) -> Iterator[Check]:
 
 
 def run(device: str, groups: int, n: int, temperature: float, weighted: bool) -> dict:
+    """Check the mask, the budget and the gradient of the scores."""
     scores = torch.randn(groups, n, device=device, requires_grad=True)
     cost = torch.randint(1, 5, (n,), device=device).float() if weighted else torch.ones(n, device=device)
     keep = 0.3 * cost.sum().item()
@@ -32,8 +34,8 @@ def run(device: str, groups: int, n: int, temperature: float, weighted: bool) ->
         mask, threshold = soft_topk(scores, keep, temperature, cost if weighted else None)
         (dscores,) = torch.autograd.grad(mask, scores, dmask)
     exact = solve(scores.detach().double(), keep, temperature, cost.double())
-    kept = (mask.double() * cost).sum(-1)
-    budget = ((kept - keep).abs().max() / keep).item()
+    total = (mask.double() * cost).sum(-1)
+    budget = ((total - keep).abs().max() / keep).item()
     v = exact * (1 - exact)
     weights = cost * v / (cost * v).sum(-1, keepdim=True).clamp_min(1e-300)
     expected = v * dmask / temperature - weights * (v * dmask).sum(-1, keepdim=True) / temperature
@@ -44,10 +46,12 @@ def run(device: str, groups: int, n: int, temperature: float, weighted: bool) ->
 
 
 def solve(scores: torch.Tensor, keep: float, temperature: float, cost: torch.Tensor) -> torch.Tensor:
-    """The mask by bisection in float64, to the last bit of the threshold."""
-    low, high = scores.amin(-1, keepdim=True) - 40, scores.amax(-1, keepdim=True) + 40
+    """Return the mask by bisection in float64, to the last bit of the threshold."""
+    low = scores.amin(-1, keepdim=True) - 40
+    high = scores.amax(-1, keepdim=True) + 40
     for _ in range(200):
         middle = (low + high) / 2
         above = (cost * torch.sigmoid((scores - middle) / temperature)).sum(-1, keepdim=True) > keep
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        low = torch.where(above, middle, low)
+        high = torch.where(above, high, middle)
     return torch.sigmoid((scores - low) / temperature)

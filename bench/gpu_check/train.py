@@ -19,6 +19,7 @@ STEPS = 40
 
 
 def cases(context: Context) -> Iterator[Check]:
+    """Yield a pruning run per pattern, streams and graphs, and compiled code."""
     for pattern in ("block:32x32", "block:16x16", "channel"):
         yield Check(f"prune {pattern}", partial(prune, context.device, pattern, context.small))
     yield Check("same result on two streams and in a CUDA graph", partial(streams, context.device))
@@ -26,14 +27,29 @@ def cases(context: Context) -> Iterator[Check]:
 
 
 def model(device: str) -> nn.Sequential:
+    """Return a small classifier of 64 numbers into 10 classes."""
     layers = (nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 10))
     return nn.Sequential(*layers).to(device)
 
 
 def prune(device: str, pattern: str, small: bool) -> dict:
     """Search, harden, finetune, compress: the loss falls, the budget holds, the compressed model agrees."""
-    net, sparsity = model(device), 0.6
-    x, steps = torch.randn(256, 64, device=device), STEPS // 4 if small else STEPS
+    net = model(device)
+    sparsity = 0.6
+    x = torch.randn(256, 64, device=device)
+    first, last = _search(net, x, pattern, sparsity, STEPS // 4 if small else STEPS)
+    pruned = [m.weight for m in net.modules() if isinstance(m, nn.Linear)][:-1]
+    zeros = sum((w == 0).sum().item() for w in pruned) / sum(w.numel() for w in pruned)
+    with torch.no_grad():
+        before = net.eval()(x)
+        compress_(net, x)
+        error = relative_error(net(x), before.double())
+    ok = last < first and zeros >= sparsity - 1e-6 and error < 1e-4
+    return {"ok": ok, "loss": [first, last], "zeros": zeros, "errors": [error]}
+
+
+def _search(net: nn.Module, x: torch.Tensor, pattern: str, sparsity: float, steps: int) -> tuple[float, float]:
+    """Prune a model in place, half of the steps with a hard mask; return the first loss and the last."""
     target = (x[:, :10] + x[:, 10:20] * x[:, 20:30]).argmax(1)
     first = F.cross_entropy(net(x), target).item()
     pruner = SmartPruner(net, parse(pattern), sparsity, search_steps=steps // 2)
@@ -46,27 +62,18 @@ def prune(device: str, pattern: str, small: bool) -> dict:
         optimizer.step()
     pruner.report()
     pruner.finalize()
-    pruned = [m.weight for m in net.modules() if isinstance(m, nn.Linear)][:-1]
-    zeros = sum((w == 0).sum().item() for w in pruned) / sum(w.numel() for w in pruned)
-    with torch.no_grad():
-        before = net.eval()(x)
-        compress_(net, x)
-        error = relative_error(net(x), before.double())
-    return {
-        "ok": loss.item() < first and zeros >= sparsity - 1e-6 and error < 1e-4,
-        "loss": [first, loss.item()],
-        "zeros": zeros,
-        "errors": [error],
-    }
+    return first, loss.item()
 
 
 def _inputs(device: str) -> tuple[torch.Tensor, ...]:
-    x, weight = torch.randn(100, 256, device=device), torch.randn(128, 256, device=device)
+    """Return x, weight and a mask of 32x32 tiles."""
+    x = torch.randn(100, 256, device=device)
+    weight = torch.randn(128, 256, device=device)
     return x, weight, (torch.rand(4, 8, device=device) < 0.5).float()
 
 
 def streams(device: str) -> dict:
-    """Bit for bit, whatever else runs."""
+    """Check that the product is the same bit for bit on two streams at once and in a CUDA graph."""
     x, weight, mask = _inputs(device)
     call = partial(masked_linear, x, weight, mask, tile=(32, 32))
     with torch.no_grad():
@@ -74,8 +81,8 @@ def streams(device: str) -> dict:
         if device == "cpu":
             return {"ok": torch.equal(call(), expected), "skipped": "no streams on a CPU"}
         torch.cuda.synchronize()
-        results, (one, two) = [], (torch.cuda.Stream(), torch.cuda.Stream())
-        for stream in (one, two) * 20:
+        results = []
+        for stream in (torch.cuda.Stream(), torch.cuda.Stream()) * 20:
             with torch.cuda.stream(stream):
                 results.append(call())
         torch.cuda.synchronize()
@@ -89,7 +96,7 @@ def streams(device: str) -> dict:
 
 
 def compiled(device: str) -> dict:
-    """One graph, forward and backward; eager backend on the CPU, where there may be no C++ compiler."""
+    """Check one graph, forward and backward; eager backend on the CPU, where there may be no C++ compiler."""
     x, weight, mask = (t.requires_grad_() for t in _inputs(device))
     function = partial(masked_linear, tile=(32, 32))
     backend = "inductor" if device == "cuda" else "aot_eager"
