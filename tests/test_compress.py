@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, mask_
+from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, load, mask_, save
 from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
 from smart_kernels.convert.compress.select import candidates, select
 from smart_kernels.convert.compress.settings import Settings
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.measure.choice import Choice, choose, settle
-from smart_kernels.formats import BSR, ELL, Compact
+from smart_kernels.formats import BSR, CSR, ELL, Compact
 from tests.conftest import INTERPRETED
 from tests.util import assert_close
 
@@ -180,6 +180,26 @@ def test_layers_that_are_not_called_are_left():
     model.forward = lambda x: model["a"](x)
     rows = {row.name: row for row in compress_(model, torch.randn(2, 32)).rows}
     assert type(model["b"]) is nn.Linear and "not called" in rows["b"].note and rows["b"].ms is None
+
+
+def unstructured(density, rows=64, columns=64):
+    layer = nn.Linear(columns, rows)
+    layer.weight.data.mul_(torch.rand(rows, columns) < density)
+    return layer
+
+
+def test_single_weights_are_a_candidate_where_zeros_have_no_tile(measured, tmp_path):
+    measured.update({"csr": 0.1})
+    model, x = nn.Sequential(unstructured(0.05), unstructured(0.3), prune(nn.Linear(64, 64))), torch.randn(6, 64)
+    with torch.no_grad():
+        expected = model(x)
+        report = compress_(model, x)
+        assert [row.choice for row in report.rows] == ["csr", "dense", "ell"]
+        assert_close("y", model(x), expected, x.dtype)
+        save(model, tmp_path, report)
+        fresh = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+        assert load(fresh, tmp_path) == report and type(fresh[0].format) is CSR
+        assert_close("loaded", fresh(x), expected, x.dtype)
 
 
 def test_a_wrong_candidate_is_dropped(measured, monkeypatch):
