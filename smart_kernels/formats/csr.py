@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops.block_sparse.index import check_indices
+from smart_kernels.ops.block_sparse import check_indices
 
 from .base import Candidate, Format
 
