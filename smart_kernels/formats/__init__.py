@@ -1,7 +1,9 @@
 """Storage formats of pruned weights: from_dense, linear, to_dense."""
 
+from smart_kernels.shapes import Conv
+
 from . import processor, simd
-from .base import Candidate, Conv, Format
+from .base import Candidate, Format
 from .bsr import BSR
 from .compact import Compact
 from .csr import CSR

@@ -67,7 +67,8 @@ class CSR(Format):
     def linear(self, x, bias=None):
         if not self.fast(x, bias):
             return F.linear(x, self.to_dense(), bias)
-        weight, columns = self.prepared(self._matrix), x.reshape(-1, self.shape[1]).T
+        weight = self.prepared(self._matrix)
+        columns = x.reshape(-1, self.shape[1]).T
         y = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
         return y.T.reshape(*x.shape[:-1], self.shape[0]).contiguous()
 

@@ -14,11 +14,14 @@ few rows of x leave no work to hide its call behind, a batched matrix product.
 import torch
 from torch import Tensor
 
-from .base import Candidate, Conv, filled
+from smart_kernels.shapes import Conv
+
+from .base import Candidate
 from .bsr import BSR
 from .buckets import Buckets, even, sort_into_buckets
 from .packed import POINT
 from .processor import check_onednn, onednn_lacks, onednn_takes
+from .views import filled
 
 ENGINES = ("onednn", "bmm")
 VARIANTS = tuple((engine, buckets) for engine in ENGINES for buckets in (1, 2, 4, 8))

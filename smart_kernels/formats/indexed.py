@@ -7,7 +7,7 @@ from smart_kernels.ops.block_sparse import block_index, conv_index
 from smart_kernels.ops.common import TRITON_DEVICES
 from smart_kernels.shapes import Conv
 
-from .base import state
+from .prepared import state
 
 
 class Indexed:

@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.shapes import Conv
+
 from . import simd
-from .base import Candidate, Conv, filled
+from .base import Candidate
 from .bsr import BSR
 from .packed import POINT
 from .vector_code import CALL, LAYOUT, Spec
+from .views import filled
 
 CHUNK = 512  # rows of x at a time: they stay in the cache while all block rows read them
 SIZES = 64  # how many sizes of x a layer remembers the layout of

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Candidate, Conv, kernel
+from smart_kernels.shapes import Conv
+
+from .base import Candidate
 from .dense import Dense
 from .processor import check_onednn, onednn_lacks, onednn_takes
+from .views import kernel
 
 POINT = Conv((1, 1))
 ROWS = 256  # what a weight is packed for; measured within 2 % of the best packing for all M from 16 to 512

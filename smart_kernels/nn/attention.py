@@ -15,12 +15,14 @@ class SplitAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, batch_first: bool):
         super().__init__()
-        self.embed_dim, self.num_heads = embed_dim, num_heads
-        self.dropout, self.batch_first = dropout, batch_first
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.batch_first = batch_first
 
     @classmethod
     def from_attention(cls, attention: nn.MultiheadAttention) -> "SplitAttention":
-        """Same function, same weights.
+        """Split an attention: same function, same weights.
 
         Raises:
             ValueError: for ``add_bias_kv`` and ``add_zero_attn``, which have no place in four Linears.
@@ -41,11 +43,11 @@ class SplitAttention(nn.Module):
 
     @property
     def in_proj_weight(self) -> None:
-        """None: nothing is packed here."""
+        """Return None: nothing is packed here."""
 
     @property
     def in_proj_bias(self) -> None:
-        """None: nothing is packed here."""
+        """Return None: nothing is packed here."""
 
     def forward(
         self,
@@ -59,20 +61,18 @@ class SplitAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """See ``nn.MultiheadAttention.forward``: the same arguments, shapes and results."""
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal is a hint about attn_mask, so attn_mask must be given; got None")
         batched = query.dim() == 3
         if not batched:
             query, key, value = (t.unsqueeze(0) for t in (query, key, value))
         elif not self.batch_first:
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
-        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
-        if is_causal and attn_mask is None:
-            raise ValueError("is_causal is a hint about attn_mask, so attn_mask must be given; got None")
+        q = self._heads(self.q_proj(query))
+        k = self._heads(self.k_proj(key))
+        v = self._heads(self.v_proj(value))
         mask = _merge_masks(attn_mask, key_padding_mask, q, k.shape[2])
-        if need_weights:
-            attended, weights = self._attend(q, k, v, mask)
-        else:
-            dropout = self.dropout if self.training else 0.0
-            attended, weights = F.scaled_dot_product_attention(q, k, v, mask, dropout), None
+        attended, weights = self._attend(q, k, v, mask, need_weights)
         y = self.out_proj(attended.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
@@ -81,10 +81,15 @@ class SplitAttention(nn.Module):
         return (y if self.batch_first else y.transpose(0, 1)), weights
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, L, E) -> (B, heads, L, E / heads)."""
+        """Cut (B, L, E) into (B, heads, L, E / heads)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what is attended to, (B, heads, L, E / heads), and the weights if they are needed."""
+        if not need_weights:
+            return F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0), None
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = F.dropout((logits if mask is None else logits + mask).softmax(-1), self.dropout, self.training)
         return weights @ v, weights
@@ -107,7 +112,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def _merge_masks(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, keys: int) -> Tensor | None:
-    """One additive mask that broadcasts against (B, heads, queries, keys)."""
+    """Merge both masks into an additive one that broadcasts against (B, heads, queries, keys)."""
     total = None
     if attn_mask is not None:
         attn_mask = _additive(attn_mask, q)

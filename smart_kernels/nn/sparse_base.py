@@ -37,13 +37,13 @@ class Sparse(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """(N,) or None; 0 where a pruned channel is dead."""
+        """Return (N,) or None; 0 where a pruned channel is dead."""
         bias = self._parameters["bias"]
         return bias if bias is None or self.live is None else bias * self.live
 
 
 def geometry(conv: nn.Conv2d) -> Conv:
-    """Kernel, stride, padding and dilation of a convolution.
+    """Return kernel, stride, padding and dilation of a convolution.
 
     Raises:
         ValueError: for what a sparse convolution has no form: groups, padding modes, an even kernel padded to "same".
@@ -60,7 +60,7 @@ def geometry(conv: nn.Conv2d) -> Conv:
 
 
 def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """(N, taps * C) weight of a plain layer, input channels next to each other."""
+    """Return (N, taps * C), the weight of a plain layer, input channels next to each other."""
     weight = layer.weight.detach()
     return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).flatten(1)
 

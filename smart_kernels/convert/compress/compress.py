@@ -94,7 +94,8 @@ def _select(
 
 def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
     """Find the Linears and Conv2ds by weight: the names and the modules that share it."""
-    users, modules = users_of_weights(model), dict(model.named_modules())
+    users = users_of_weights(model)
+    modules = dict(model.named_modules())
     groups: dict[tuple[str, ...], list[nn.Module]] = {}
     for module in modules.values():
         if type(module) in LAYERS:

@@ -96,7 +96,8 @@ def name_of(label: str) -> str:
 
 def lacking(zeros: Zeros, backends: tuple[str, ...]) -> list[str]:
     """Return a line for each reason why the device cannot run a variant that the layer could gain from."""
-    device, dtype = zeros.weight.device, zeros.weight.dtype
+    device = zeros.weight.device
+    dtype = zeros.weight.dtype
     lines = []
     for format in map(FORMATS.__getitem__, backends):
         for options in ({}, *(options for _, options in format.candidates(zeros))):

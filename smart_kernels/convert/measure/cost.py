@@ -28,7 +28,7 @@ class Cost:
     ms: float | None = None
 
     def change(self, after: "Cost") -> str:
-        """A line: before -> after."""
+        """Return a line: before -> after."""
         return (
             f"{self.macs / 1e6:.1f} -> {after.macs / 1e6:.1f} million MACs, "
             f"{self.parameters / 1e6:.3f} -> {after.parameters / 1e6:.3f} million parameters, "

@@ -9,7 +9,8 @@ def swap_(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
         changed = False
         for name, child in parent._modules.items():
             if child in swaps:
-                parent._modules[name], changed = swaps[child], True
+                parent._modules[name] = swaps[child]
+                changed = True
         if changed and isinstance(parent, nn.TransformerEncoderLayer):
             parent.activation_relu_or_gelu = 0  # the fast path would read dense weights
     for module in model.modules():
