@@ -19,8 +19,8 @@ class CuSparseLt(SemiStructured):
     knows. ``values`` is that beginning, so there is no other copy, and a step of an optimizer needs no packing. The
     places are kept as they are saved, too: a sixteenth of the dense weight.
 
-    What was moved, copied or loaded is packed again at the next product. Compiled code, training, and a device where
-    torch has no such tensor, or one that begins with something else, multiply the saved form.
+    A weight that was moved, copied or loaded is packed again at the next product. Compiled code, training, and a device
+    where torch has no such tensor, or one that begins with something else, multiply the saved form.
     """
 
     name = "cusparselt"

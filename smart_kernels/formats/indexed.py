@@ -1,4 +1,4 @@
-"""What kernels derive from the indices of stored blocks, kept beside them."""
+"""The order in which kernels read stored blocks, derived from their indices and kept beside them."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a fast path was built for, and whether it may be used: asked at every call."""
+"""The state of tensors that a fast path was built for, and whether it may be used: asked at every call."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ GEOMETRIES = 8  # how many geometries a format stays prepared for: layers that s
 
 
 class Prepared(NamedTuple):
-    """What a fast path has derived from stored tensors.
+    """A fast path's own form of the stored tensors.
 
     Attributes:
         built_for: the state of the tensors at that time, see ``state``.

@@ -9,7 +9,7 @@ from .masked import Masked, indexed
 
 
 class MaskedBatchNorm:
-    """What the masked BatchNorms have in common: ``weight`` and ``bias`` read as masked."""
+    """Base of the masked BatchNorms: ``weight`` and ``bias`` read as masked."""
 
     dense_class: type[nn.Module]
 

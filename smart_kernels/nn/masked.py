@@ -1,4 +1,4 @@
-"""What layers have in common while they are pruned."""
+"""Layers while they are pruned: the weight read through its mask."""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ def indexed(mask: Tensor, index: Tensor) -> Tensor:
 
 
 class Masked:
-    """What ``MaskedLinear`` and ``MaskedConv2d`` have in common.
+    """Base of ``MaskedLinear`` and ``MaskedConv2d``.
 
     ``weight`` reads as the masked weight, differentiable in the raw weight and the scores, because
     ``nn.MultiheadAttention`` and the fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.

@@ -1,4 +1,4 @@
-"""What the sparse layers have in common, and how a convolution becomes a matrix."""
+"""The base of the sparse layers, and convolutions as matrices."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from smart_kernels.patterns import Pattern, WeightShape
 
 
 class Sparse(nn.Module):
-    """What ``SparseLinear`` and ``SparseConv2d`` have in common.
+    """Base of ``SparseLinear`` and ``SparseConv2d``.
 
     ``weight`` reads as the dense weight, differentiable in what is stored, because ``nn.MultiheadAttention`` and the
     fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.

@@ -22,7 +22,7 @@ from .ties import STAYS, Channels, Ties
 
 
 class Follower(TorchFunctionMode):
-    """What one forward reveals about the channels of a model.
+    """A recorder of what one forward does to the channels of a model.
 
     Attributes:
         ties: which numbers are tied.

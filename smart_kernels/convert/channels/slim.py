@@ -19,7 +19,7 @@ PASSES = 10  # removing rows may leave columns unread, and so on up the model
 
 @dataclass(frozen=True)
 class Slimmed:
-    """What ``slim_`` did.
+    """The layers that ``slim_`` made smaller.
 
     Attributes:
         layers: name -> weight shape before and after, of the layers that became smaller.

@@ -1,4 +1,4 @@
-"""What a whole model costs: multiplications, parameters, bytes, time."""
+"""The cost of a whole model: multiplications, parameters, bytes, time."""
 
 from dataclasses import dataclass
 
