@@ -64,10 +64,7 @@ class SplitAttention(nn.Module):
         if is_causal and attn_mask is None:
             raise ValueError("is_causal is a hint about attn_mask, so attn_mask must be given; got None")
         batched = query.dim() == 3
-        if not batched:
-            query, key, value = (t.unsqueeze(0) for t in (query, key, value))
-        elif not self.batch_first:
-            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        query, key, value = map(self._batch_first, (query, key, value))
         q = self._heads(self.q_proj(query))
         k = self._heads(self.k_proj(key))
         v = self._heads(self.v_proj(value))
@@ -79,6 +76,12 @@ class SplitAttention(nn.Module):
         if not batched:
             return y.squeeze(0), None if weights is None else weights.squeeze(0)
         return (y if self.batch_first else y.transpose(0, 1)), weights
+
+    def _batch_first(self, x: Tensor) -> Tensor:
+        """Return (B, L, E), whatever the order of an input, or whether it has a batch at all."""
+        if x.dim() == 2:
+            return x.unsqueeze(0)
+        return x if self.batch_first else x.transpose(0, 1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Cut (B, L, E) into (B, heads, L, E / heads)."""
