@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, mask_
+from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, load, mask_, save
 from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
 from smart_kernels.convert.compress.select import candidates, select
 from smart_kernels.convert.compress.settings import Settings
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.measure.choice import Choice, choose, settle
-from smart_kernels.formats import BSR, ELL, Compact
+from smart_kernels.formats import BSR, CSR, ELL, Compact
 from tests.conftest import INTERPRETED
 from tests.util import assert_close
 
@@ -175,11 +175,64 @@ def test_a_weight_shared_with_an_embedding_stays_dense(caplog):
     assert type(model[1]) is nn.Linear and "users of several kinds" in caplog.text
 
 
+class Siamese(nn.Module):
+    """Two convolutions with one weight; the second has a geometry of its own."""
+
+    def __init__(self, **geometry):
+        super().__init__()
+        self.a, self.b = prune(nn.Conv2d(32, 32, 3, padding=1)), nn.Conv2d(32, 32, 3, **geometry)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.a(x), self.b(x)
+
+
+@pytest.mark.parametrize("backend", ["packed", "compact", "ell", "jit", "bsr"])
+def test_a_weight_may_be_shared_by_two_geometries(backend):
+    model, x = Siamese(padding=2, dilation=2, stride=2).eval(), torch.randn(2, 32, 9, 9)
+    model.a.weight.data[:16] = 0  # so that compact has something to leave out
+    with torch.no_grad():
+        expected = model(x)
+        report = compress_(model, x, backends=("dense", backend), policy="size")
+        for _ in range(2):
+            for got, want in zip(model(x), expected, strict=True):
+                assert_close("y", got, want, x.dtype)
+    assert report.rows[0].shared == ("b",)
+
+
+def test_everybody_who_shares_a_weight_must_have_a_sparse_form():
+    model, x = Siamese(padding=1, padding_mode="circular"), torch.randn(2, 32, 9, 9)
+    expected = model(x)
+    report = compress_(model, x, policy="size")
+    assert report.rows[0].choice == "dense" and type(model.a) is type(model.b) is nn.Conv2d
+    assert_close("y", model(x)[1], expected[1], x.dtype)
+
+
 def test_layers_that_are_not_called_are_left():
     model = nn.ModuleDict({"a": prune(nn.Linear(32, 32)), "b": prune(nn.Linear(32, 32))})
     model.forward = lambda x: model["a"](x)
     rows = {row.name: row for row in compress_(model, torch.randn(2, 32)).rows}
     assert type(model["b"]) is nn.Linear and "not called" in rows["b"].note and rows["b"].ms is None
+
+
+def unstructured(density, rows=64, columns=64):
+    layer = nn.Linear(columns, rows)
+    layer.weight.data.mul_(torch.rand(rows, columns) < density)
+    return layer
+
+
+def test_single_weights_are_a_candidate_where_zeros_have_no_tile(measured, tmp_path):
+    measured.update({"csr": 0.1})
+    model, x = nn.Sequential(unstructured(0.05), unstructured(0.3), prune(nn.Linear(64, 64))), torch.randn(6, 64)
+    with torch.no_grad():
+        expected = model(x)
+        report = compress_(model, x)
+        assert [row.choice for row in report.rows] == ["csr", "dense", "ell"]
+        assert_close("y", model(x), expected, x.dtype)
+        save(model, tmp_path, report)
+        fresh = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+        assert load(fresh, tmp_path) == report and type(fresh[0].format) is CSR
+        assert_close("loaded", fresh(x), expected, x.dtype)
 
 
 def test_a_wrong_candidate_is_dropped(measured, monkeypatch):
@@ -343,7 +396,7 @@ def test_what_a_cuda_graph_cannot_hold_is_left_out(monkeypatch, measured):
     monkeypatch.setattr(timing, "capture", capture)
     layer = prune(nn.Linear(48, 64))
     settings = Settings(backends=("dense", "ell"), cuda_graph=True)
-    found = select(("0",), layer, zeros_of(layer, None), torch.randn(6, 48), settings)
+    found = select({"0": layer}, zeros_of(layer, None), torch.randn(6, 48), settings)
     assert found.chosen.format is None and "not in a CUDA graph: ell" in found.chosen.report.note
 
 
@@ -440,7 +493,7 @@ def test_unions_of_rows_of_tiles_are_tried_on_a_gpu_only(device):
     layer = nn.Linear(128, 256, bias=False)
     layer.weight.data *= (torch.rand(16, 8) < 0.5).repeat_interleave(16, 0).repeat_interleave(16, 1)
     layer = layer.to(device)
-    labels = candidates(layer, zeros_of(layer, Block(16, 16)), ("bsr",))
+    labels = candidates([layer], zeros_of(layer, Block(16, 16)), ("bsr",))
     assert list(labels)[:2] == ["dense", "bsr"]
     assert list(labels)[2:] == ([] if device == "cpu" else ["bsr union 2", "bsr union 4", "bsr union 8"])
 

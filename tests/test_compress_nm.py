@@ -126,6 +126,12 @@ def test_what_the_zeros_show():
     assert zeros_of(linear, NM(3, 16)).groups is None
 
 
+def test_padding_to_a_group_is_not_sparsity():
+    net, x = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)).eval(), torch.randn(1, 3, 16, 16)
+    report = compress_(net, x, policy="size")
+    assert type(net[0]) is nn.Conv2d and [row.choice for row in report.rows] == ["dense", "dense"]
+
+
 def test_the_report_says_what_has_no_kernel():
     net = nn.Sequential(prune(nn.Linear(48, 48), NM(9, 16)))
     report = compress_(net, torch.randn(4, 48), NM(9, 16))

@@ -8,7 +8,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.formats import BSR, ELL, FORMATS, JIT, Compact, Conv, Dense, Packed, ell, indexed, processor
+from smart_kernels.formats import (
+    BSR,
+    CSR,
+    ELL,
+    FORMATS,
+    JIT,
+    Compact,
+    Conv,
+    Dense,
+    Groups,
+    Packed,
+    Zeros,
+    ell,
+    indexed,
+    processor,
+)
 from smart_kernels.formats.buckets import even, split
 from smart_kernels.formats.union import union_factor, unite, worth_uniting
 from tests.util import assert_close
@@ -18,6 +33,7 @@ VARIANTS = [
     pytest.param(Dense, {}, id="dense"),
     pytest.param(Packed, {}, id="packed"),
     pytest.param(Compact, {}, id="compact"),
+    pytest.param(CSR, {}, id="csr"),
     pytest.param(BSR, {}, id="bsr"),
     pytest.param(BSR, {"union": 2}, id="bsr-union-2"),
     pytest.param(ELL, {"engine": "onednn", "buckets": 1}, id="ell-onednn-1"),
@@ -364,7 +380,7 @@ def test_unions_are_read_where_x_has_many_rows():
 
 
 def test_names_are_unique_and_known():
-    assert list(FORMATS) == ["dense", "packed", "compact", "ell", "jit", "bsr", "nm", "cusparselt"]
+    assert list(FORMATS) == ["dense", "packed", "compact", "ell", "jit", "bsr", "nm", "cusparselt", "csr"]
 
 
 @pytest.mark.parametrize(
@@ -383,6 +399,31 @@ def test_bsr_rejects_bad_indices(change, message):
         stored.load_state_dict(state)
     with pytest.raises(ValueError, match=message):
         BSR(state["values"], state["crow_indices"], state["col_indices"], (32, 32))
+
+
+def test_csr_checks_indices_that_were_changed_in_place():
+    """MKL reads where they say."""
+    stored, x = CSR.from_dense(torch.eye(32), (1, 1)), torch.randn(4, 32)
+    with torch.no_grad():
+        assert torch.equal(stored.linear(x), x)
+        stored.col_indices.fill_(10**6)
+        with pytest.raises(RuntimeError, match="col_indices"):
+            stored.linear(x)
+
+
+def test_formats_describe_themselves():
+    weight = pruned(64, 48, (16, 16), density=0.2)
+    zeros = Zeros(weight, 1, (16, 16), Groups(2, 4))
+    assert [name for name, format in FORMATS.items() if format.dense] == ["dense", "packed"]
+    assert [name for name, format in FORMATS.items() if format.saves] == ["dense", "compact", "bsr", "nm", "csr"]
+    for name, format in FORMATS.items():
+        assert all(label.split()[0] == name for label, _ in format.candidates(zeros))
+        if format.saves:
+            given = Zeros(torch.where(torch.arange(48) % 4 < 2, weight, 0), 1, (16, 16), Groups(2, 4))
+            stored = format.from_zeros(given)
+            state = {key: tensor for key, tensor in stored.state_dict().items()}
+            again = format.from_saved([state.pop(key) for key in format.saves], stored.shape, 1)
+            assert not state and torch.equal(again.to_dense(), given.weight)
 
 
 def test_says_what_it_cannot_hold():

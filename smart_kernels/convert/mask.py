@@ -46,12 +46,12 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         pattern: what is kept or pruned together. For convolutions larger than 1x1 that are to run on a CPU,
             ``Block(32, 32, taps="all")``, which ``parse("block:32x32:all")`` gives.
         filter_fn: ``(module, name) -> bool``, which layers to prune. Default: all but grouped convolutions, the stem
-            (a convolution with at most 4 input channels), the last Linear (the head), and, for ``Block``, weights
-            smaller than one block.
-        example_input: for ``Channel``, what to run the model on to find out which layers share channels (sums, ``cat``,
-            grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions and
-            BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned. Layers
-            with a channel that cannot be removed are left out. Default: every layer has its own scores.
+            (a convolution with at most 4 input channels), the last Linear (the head), and weights smaller than one tile
+            of the pattern.
+        example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
+            ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
+            and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
+            Layers with a channel that cannot be removed are left out. Default: every layer has its own scores.
 
     Returns:
         The newly masked layers by name.
@@ -70,19 +70,34 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
     check_pattern(pattern)
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
-    chosen = filter_fn or _default_filter(model, pattern)
+    before = masked_layers(model)
+    layers = _chosen(model, filter_fn or _default_filter(model, pattern))
+    if layers and example_input is not None:
+        _mask_coupled(coupled(model, layers, example_input), pattern)
+        layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
+    elif layers:
+        _mask_each(layers, pattern, following_batchnorms(model) if pattern.whole_channels else {})
+    if not layers:
+        already = f"; {len(before)} layers are masked already" if before else ""
+        raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
+    return layers
+
+
+def _chosen(model: nn.Module, chosen: Filter) -> dict[str, nn.Module]:
+    """Find the layers to mask by name, those of attention among them."""
     split_attention_(model, chosen)
     layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
-    layers, masked = _without_shared(model, layers), len(masked_layers(model))
-    if layers and example_input is not None:
-        _couple(coupled(model, layers, example_input), pattern)
-        layers = {name: module for name, module in masked_layers(model).items() if module.pattern == pattern}
-    if not layers:
-        already = f"; {masked} layers are masked already" if masked else ""
-        raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
-    if example_input is not None:
-        return layers
-    followers = following_batchnorms(model) if pattern.whole_channels else {}
+    return _without_shared(model, layers)
+
+
+def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[nn.Module, nn.Module]) -> None:
+    """Mask each layer by its own scores, or by those of the layers that share its weight.
+
+    Args:
+        layers: by name.
+        pattern: of all of them.
+        followers: the BatchNorm that carries the mask of a layer.
+    """
     scores: dict[int, nn.Parameter] = {}
     for layer in layers.values():
         layer.__class__ = MASKED_CLASSES[layer.__class__]
@@ -92,10 +107,9 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
             batchnorm = followers[layer]
             batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
             batchnorm.follow(layer)
-    return layers
 
 
-def _couple(groups: list[Group], pattern: Pattern) -> None:
+def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
     """Mask the layers and BatchNorms of each group by one score tensor."""
     for group in groups:
         first = group.layers[0].module
@@ -127,7 +141,7 @@ def unmask_(model: nn.Module) -> nn.Module:
 
 
 def masked_layers(model: nn.Module) -> dict[str, Masked]:
-    """The masked layers of a model by name, in module order."""
+    """Return the masked layers of a model by name, in module order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
 
 
@@ -154,11 +168,12 @@ def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
 
 def _without_shared(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Leave out weights that a module outside ``layers`` uses too."""
-    users, kept = users_of_weights(model), {}
+    users = users_of_weights(model)
+    alone = {}
     for name, layer in layers.items():
         others = [user for user in users[id(layer.weight)] if user not in layers]
         if others:
             logger.warning("%s stays dense: its weight is also used by %s", name, ", ".join(others))
         else:
-            kept[name] = layer
-    return kept
+            alone[name] = layer
+    return alone

@@ -1,9 +1,12 @@
 """Storage formats of pruned weights: from_dense, linear, to_dense."""
 
+from smart_kernels.shapes import Conv
+
 from . import processor, simd
-from .base import Candidate, Conv, Format
+from .base import Candidate, Format
 from .bsr import BSR
 from .compact import Compact
+from .csr import CSR
 from .cusparselt import CuSparseLt
 from .dense import Dense
 from .ell import ELL
@@ -23,10 +26,12 @@ FORMATS: dict[str, type[Format]] = {
     BSR.name: BSR,
     SemiStructured.name: SemiStructured,
     CuSparseLt.name: CuSparseLt,
+    CSR.name: CSR,
 }
 
 __all__ = [
     "BSR",
+    "CSR",
     "ELL",
     "FORMATS",
     "GROUP_SIZES",

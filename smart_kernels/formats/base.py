@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from smart_kernels.shapes import Conv
 
+from .prepared import GEOMETRIES, Prepared, alike, eager_inference, state
+from .views import kernel, pixels
 from .zeros import Zeros
-
-GEOMETRIES = 8  # how many geometries a format stays prepared for: layers that share it may have several
 
 
 class Candidate(NamedTuple):
@@ -25,20 +25,6 @@ class Candidate(NamedTuple):
 
     label: str
     options: dict
-
-
-class Prepared(NamedTuple):
-    """What a fast path has derived from stored tensors.
-
-    Attributes:
-        built_for: the state of the tensors at that time, see ``state``.
-        memory: aliases of the tensors: while they live, no other tensor can lie at the same address.
-        by_geometry: what was built, for each geometry.
-    """
-
-    built_for: tuple
-    memory: tuple[Tensor, ...]
-    by_geometry: dict
 
 
 class Format(nn.Module, ABC):
@@ -158,9 +144,9 @@ class Format(nn.Module, ABC):
         """
         rows, columns = self.shape
         channels = columns if dim == -1 else columns // self.taps
-        if not eager_inference(x, self.values, bias) or not _alike(x, self.values):
+        if not eager_inference(x, self.values, bias) or not alike(x, self.values):
             return False
-        if bias is not None and not (bias.shape == (rows,) and _alike(bias, self.values)):
+        if bias is not None and not (bias.shape == (rows,) and alike(bias, self.values)):
             return False
         return x.numel() > 0 and x.dim() > 0 and x.shape[dim] == channels and self.runs()
 
@@ -189,37 +175,3 @@ class Format(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}x{self.shape[1]}, {self.nbytes} bytes"
-
-
-def state(*tensors: Tensor | None) -> tuple:
-    """Return what changes when one of the tensors does: in place, moved, converted or replaced."""
-    return tuple(
-        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors if t is not None
-    )
-
-
-def _alike(tensor: Tensor, other: Tensor) -> bool:
-    return tensor.dtype == other.dtype and tensor.device == other.device
-
-
-def eager_inference(x: Tensor, *tensors: Tensor | None) -> bool:
-    """Return whether a prepared fast path may stand in: numbers, no gradient, no compiler and no autocast."""
-    if torch.compiler.is_compiling() or x.is_meta or torch.is_autocast_enabled(x.device.type):
-        return False
-    return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (x, *tensors))
-
-
-def pixels(x: Tensor, conv: Conv) -> Tensor:
-    """Turn (B, C, H, W) into (B, H', W', C), what a pointwise convolution reads."""
-    height, width = conv.stride
-    return (x if conv.stride == (1, 1) else x[..., ::height, ::width]).movedim(-3, -1)
-
-
-def kernel(matrix: Tensor, conv: Conv) -> Tensor:
-    """View (N, taps * C) as (N, C, kh, kw)."""
-    return matrix.unflatten(1, (*conv.kernel, -1)).permute(0, 3, 1, 2)
-
-
-def filled(tensor: Tensor, size: int) -> Tensor:
-    """Put zeros behind the last dimension up to ``size``; F.pad would copy even where there are none to add."""
-    return tensor if tensor.shape[-1] == size else F.pad(tensor, (0, size - tensor.shape[-1]))

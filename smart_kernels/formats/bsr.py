@@ -6,8 +6,9 @@ from smart_kernels.ops.block_sparse import FEW_ROWS, block_sparse_conv2d, block_
 from smart_kernels.ops.common import TRITON_DEVICES
 from smart_kernels.shapes import tiles
 
-from .base import Candidate, Format, eager_inference
+from .base import Candidate, Format
 from .indexed import Indexed
+from .prepared import eager_inference
 from .union import unite, worth_uniting
 from .zeros import Zeros
 
@@ -82,7 +83,7 @@ class BSR(Indexed, Format):
                 yield Candidate(f"{cls.name} union {count}", {"union": count})
 
     def united(self, union: int) -> "BSR":
-        """The same stored tensors, read in unions."""
+        """Return a format of the same stored tensors that reads ``union`` rows of tiles as one."""
         other = BSR(self.values, self.crow_indices, self.col_indices, self.shape, self.taps)
         other.union = union
         return other
@@ -92,17 +93,17 @@ class BSR(Indexed, Format):
 
     @property
     def tile(self) -> tuple[int, int]:
-        """(tile_n, tile_c)."""
+        """Return (tile_n, tile_c)."""
         return self.values.shape[1], self.values.shape[2]
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Block rows, taps, block columns per tap."""
+        """Return block rows, taps, block columns per tap."""
         rows, cols = tiles.grid((self.shape[0], self.shape[1] // self.taps), self.tile)
         return rows, self.taps, cols
 
     def blocks(self) -> Tensor:
-        """(block rows, taps, block columns per tap, tile_n, tile_c), dead blocks 0; differentiable."""
+        """Return (block rows, taps, block columns per tap, tile_n, tile_c), dead blocks 0; differentiable."""
         rows, taps, cols = self.grid
         nnz = self.values.shape[0]
         start = torch.arange(rows, device=self.values.device) * (taps * cols)
@@ -115,11 +116,13 @@ class BSR(Indexed, Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
-        tiles, index = (self.values, self.crow_indices, self.col_indices), self._index()
+        stored = self.values, self.crow_indices, self.col_indices
+        index = self._index()
         many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
         if self.union > 1 and many and eager_inference(x, self.values, bias):
-            tiles, index = self.prepared(self._unite), None
-        return block_sparse_linear(x, *tiles, bias, out_features=self.shape[0], index=index)
+            stored = self.prepared(self._unite)
+            index = None
+        return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index)
 
     def conv2d(self, x, bias, conv):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
@@ -139,7 +142,8 @@ class BSR(Indexed, Format):
         check_indices(crow, col, (rows, taps * cols))
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        crow, col = state_dict.get(f"{prefix}crow_indices"), state_dict.get(f"{prefix}col_indices")
+        crow = state_dict.get(f"{prefix}crow_indices")
+        col = state_dict.get(f"{prefix}col_indices")
         if crow is not None and col is not None:
             self._check(crow, col)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -151,7 +155,7 @@ class BSR(Indexed, Format):
 
 
 def _blocks(matrix: Tensor, tile: tuple[int, int], taps: int) -> Tensor:
-    """(N, taps * C) -> (block rows, taps * block columns, tile_n, tile_c); each tap is filled up to whole tiles."""
+    """Cut (N, taps * C) into (block rows, taps * block columns, tile_n, tile_c); taps are filled up to whole tiles."""
     channels = matrix.shape[1] // taps
     filled = F.pad(matrix.unflatten(1, (taps, channels)), (0, -channels % tile[1]))
     return tiles.split(filled.flatten(1), tile)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Conv
+from smart_kernels.shapes import Conv
+
 from .packed import POINT, pack_conv, pack_linear
 
 
@@ -61,7 +62,7 @@ def sort_into_buckets(blocks: Tensor, engine: str, most: int, conv: Conv) -> Buc
 
 
 def _product(weight: Tensor, engine: str, conv: Conv) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(G, L, taps, tile_n, tile_c) -> the product of a bucket."""
+    """Return the product of a bucket with weights (G, L, taps, tile_n, tile_c)."""
     groups, _, _, tile_n, _ = weight.shape
     weight = weight.permute(0, 3, 2, 1, 4).flatten(3)  # (groups, tile_n, taps, L * tile_c)
     if engine == "bmm":
@@ -73,7 +74,7 @@ def _product(weight: Tensor, engine: str, conv: Conv) -> Callable[[Tensor, Tenso
 
 
 def _batched(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(G, L * tile_c, tile_n) -> the product of a bucket."""
+    """Return the product of a bucket with weights (G, L * tile_c, tile_n)."""
     groups, depth, tile_n = weight.shape
 
     def product(x, bias):
@@ -84,7 +85,7 @@ def _batched(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
 
 
 def even(size: int, unit: int, most: int) -> int:
-    """The length of equal pieces of ``size``: a multiple of ``unit``, at most ``most`` where that is a unit or more."""
+    """Return the length of equal pieces of ``size``: a multiple of ``unit``, at most ``most`` if that is a unit."""
     count = -(-size // max(unit, most // unit * unit))
     return -(-size // (count * unit)) * unit
 

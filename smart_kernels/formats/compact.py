@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Candidate, Conv, Format, kernel
+from smart_kernels.shapes import Conv
+
+from .base import Candidate, Format
 from .packed import pack_conv, pack_linear
 from .processor import onednn_takes
+from .views import kernel
 
 GRANULES = (64, 32, 16, 8, 4, 2, 1)
 
@@ -36,7 +39,8 @@ class Compact(Format):
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None):
         keep = (weight != 0 if keep is None else keep).unflatten(1, (taps, -1))
-        rows, cols = keep.any(2).any(1).nonzero()[:, 0], keep.any(1).any(0).nonzero()[:, 0]
+        rows = keep.any(2).any(1).nonzero()[:, 0]
+        cols = keep.any(1).any(0).nonzero()[:, 0]
         values = weight.detach().unflatten(1, (taps, -1))[rows][..., cols].flatten(1)
         return cls(values, rows, cols, weight.shape, taps)
 
@@ -75,7 +79,8 @@ class Compact(Format):
         return small, _reader(self.cols, channels, 1), _writer(self.rows, self.shape[0], 1)
 
     def _prepare(self, conv: Conv | None = None) -> tuple[Callable, Callable, Callable]:
-        small, channels = self._plain(conv)[0], self.shape[1] // self.taps
+        small = self._plain(conv)[0]
+        channels = self.shape[1] // self.taps
         if onednn_takes(self.values) and self.values.numel():
             values = self.values.detach()
             small = pack_linear(values) if conv is None else _channels_last(pack_conv(kernel(values, conv), conv))
@@ -106,7 +111,7 @@ def _nothing(conv: Conv, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _granule(index: Tensor, size: int) -> int:
-    """The largest run length, aligned to itself, that the sorted index is made of: long runs copy faster."""
+    """Return the largest aligned run that the sorted index is made of: long runs copy faster."""
     chosen = torch.zeros(size, dtype=torch.bool, device=index.device).index_fill_(0, index, True)
     for granule in GRANULES:
         if size % granule == 0 and index.numel() % granule == 0:
@@ -117,7 +122,7 @@ def _granule(index: Tensor, size: int) -> int:
 
 
 def _reader(index: Tensor, size: int, granule: int) -> Callable[[Tensor], Tensor]:
-    """Selects along the last dimension."""
+    """Return a function that selects along the last dimension."""
     if index.numel() == size:
         return lambda x: x
     runs = index[::granule] // granule
@@ -125,7 +130,7 @@ def _reader(index: Tensor, size: int, granule: int) -> Callable[[Tensor], Tensor
 
 
 def _writer(index: Tensor, size: int, granule: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Spreads along the last dimension; what is not written is the bias."""
+    """Return a function that spreads along the last dimension; what is not written is the bias."""
     if index.numel() == size:
         return lambda y, bias: y
     runs = index[::granule] // granule

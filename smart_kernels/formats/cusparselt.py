@@ -5,7 +5,8 @@ from torch import Tensor
 from smart_kernels.ops.common import flat
 from smart_kernels.reference.common import expand
 
-from .base import Candidate, eager_inference
+from .base import Candidate
+from .prepared import eager_inference
 from .semi_structured import SemiStructured
 
 CODES = 30713  # a prime: no order made of powers of two puts a code where the same code was
@@ -18,8 +19,8 @@ class CuSparseLt(SemiStructured):
     knows. ``values`` is that beginning, so there is no other copy, and a step of an optimizer needs no packing. The
     places are kept as they are saved, too: a sixteenth of the dense weight.
 
-    What was moved, copied or loaded is packed again at the next product. Compiled code, training, and a device where
-    torch has no such tensor, or one that begins with something else, multiply the saved form.
+    A weight that was moved, copied or loaded is packed again at the next product. Compiled code, training, and a device
+    where torch has no such tensor, or one that begins with something else, multiply the saved form.
     """
 
     name = "cusparselt"
@@ -55,7 +56,7 @@ class CuSparseLt(SemiStructured):
         return {}
 
     def _packed(self) -> Tensor | str:
-        """torch's tensor of the present values and places, or why there is none."""
+        """Return torch's tensor of the present values and places, or why there is none."""
         packed = self.prepared(self._pack, of=(self.indices,))
         if isinstance(packed, str) or packed.packed.data_ptr() == self.values.data_ptr():
             return packed
@@ -64,7 +65,8 @@ class CuSparseLt(SemiStructured):
 
     def _pack(self) -> Tensor | str:
         """Pack codes that are not zero, so that all places are taken, and put the values where the codes are found."""
-        values, dense = self.values.detach(), self.values.new_zeros(8, self.shape[1])
+        values = self.values.detach()
+        dense = self.values.new_zeros(8, self.shape[1])
         with torch.inference_mode(False), torch.no_grad():  # the values may be trained later
             try:
                 codes = _codes(values)
@@ -80,11 +82,11 @@ class CuSparseLt(SemiStructured):
 
 
 def torch_packs(weight: Tensor) -> bool:
-    """Whether torch may have a sparse product for this device and dtype."""
+    """Return whether torch may have a sparse product for this device and dtype."""
     return weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
 
 
 def _codes(values: Tensor) -> Tensor:
-    """Normal numbers of the dtype and shape of ``values``, most of them different."""
+    """Return normal numbers of the dtype and shape of ``values``, most of them different."""
     codes = 1024 + torch.arange(values.numel(), dtype=torch.int32, device=values.device) % CODES
     return codes.to(torch.int16).view_as(values).view(values.dtype)

@@ -14,11 +14,14 @@ few rows of x leave no work to hide its call behind, a batched matrix product.
 import torch
 from torch import Tensor
 
-from .base import Candidate, Conv, filled
+from smart_kernels.shapes import Conv
+
+from .base import Candidate
 from .bsr import BSR
 from .buckets import Buckets, even, sort_into_buckets
 from .packed import POINT
 from .processor import check_onednn, onednn_lacks, onednn_takes
+from .views import filled
 
 ENGINES = ("onednn", "bmm")
 VARIANTS = tuple((engine, buckets) for engine in ENGINES for buckets in (1, 2, 4, 8))
@@ -47,7 +50,7 @@ class ELL(BSR):
 
     @classmethod
     def from_bsr(cls, bsr: BSR, engine: str = "onednn", buckets: int = 4) -> "ELL":
-        """The same stored tensors, read another way."""
+        """Return a format of the same stored tensors that reads them another way."""
         if engine not in ENGINES or buckets < 1:
             raise ValueError(f"engine must be one of {ENGINES} and buckets positive, got {engine!r} and {buckets}")
         if engine == "onednn":
@@ -55,7 +58,8 @@ class ELL(BSR):
         if engine == "bmm" and bsr.taps > 1:
             raise ValueError(f"engine bmm takes linear layers and 1x1 convolutions, got {bsr.taps} taps")
         self = cls(bsr.values, bsr.crow_indices, bsr.col_indices, bsr.shape, bsr.taps)
-        self.engine, self.buckets = engine, buckets
+        self.engine = engine
+        self.buckets = buckets
         return self
 
     @classmethod
@@ -96,7 +100,7 @@ class ELL(BSR):
         return onednn_takes(self.values) if self.engine == "onednn" else self.values.device.type == "cpu"
 
     def _ordered(self, bias: Tensor | None, found: Buckets) -> Tensor:
-        """(block rows * tile_n,) in order of computation."""
+        """Return the bias (block rows * tile_n,) in order of computation."""
         if bias is None:
             return found.zeros
         bias = filled(bias, len(found.zeros))
@@ -106,7 +110,7 @@ class ELL(BSR):
         return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
 
     def _pieces(self, x: Tensor, bias: Tensor, conv: Conv, found: Buckets) -> Tensor:
-        """``_run`` of as many rows or images at a time as ``GATHERED`` holds."""
+        """Run as many rows or images at a time as ``GATHERED`` holds, one piece after the other."""
         dim, unit = (1, ROWS) if conv == POINT else (0, 1)
         size = x.shape[dim]
         step = even(size, unit, GATHERED * size // max(1, found.gathered * x[..., :1].nbytes))
@@ -118,10 +122,11 @@ class ELL(BSR):
         return y
 
     def _run(self, x: Tensor, bias: Tensor, conv: Conv, found: Buckets, out: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) -> (B, H', W', block rows * tile_n), into ``out`` if given."""
+        """Map (B, H, W, C) to (B, H', W', block rows * tile_n), into ``out`` if given."""
         rows, tile_n, cols, tile_c = found.sizes
         pixels = filled(x, cols * tile_c).reshape(-1, cols, tile_c)  # index_select is fast in three dimensions
-        parts, done = [], 0
+        parts = []
+        done = 0
         for bucket in found.buckets:
             piece = bias[done : done + bucket.outputs]
             parts.append(bucket.product(pixels.index_select(1, bucket.cols).view(*x.shape[:3], -1), piece))

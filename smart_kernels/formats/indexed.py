@@ -1,4 +1,4 @@
-"""What kernels derive from the indices of stored blocks, kept beside them."""
+"""The order in which kernels read stored blocks, derived from their indices and kept beside them."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from smart_kernels.ops.block_sparse import block_index, conv_index
 from smart_kernels.ops.common import TRITON_DEVICES
 from smart_kernels.shapes import Conv
 
-from .base import state
+from .prepared import state
 
 
 class Indexed:

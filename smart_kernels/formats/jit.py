@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smart_kernels.shapes import Conv
+
 from . import simd
-from .base import Candidate, Conv, filled
+from .base import Candidate
 from .bsr import BSR
 from .packed import POINT
 from .vector_code import CALL, LAYOUT, Spec
+from .views import filled
 
 CHUNK = 512  # rows of x at a time: they stay in the cache while all block rows read them
 SIZES = 64  # how many sizes of x a layer remembers the layout of
@@ -34,7 +37,7 @@ class JIT(BSR):
 
     @classmethod
     def from_bsr(cls, bsr: BSR) -> "JIT":
-        """The same stored tensors, read another way."""
+        """Return a format of the same stored tensors that reads them another way."""
         simd.machine()
         values = bsr.values
         if values.dtype != torch.float32 or values.device.type != "cpu" or bsr.tile[0] % 8:
@@ -91,11 +94,15 @@ class Panels:
     """
 
     def __init__(self, bsr: BSR, conv: Conv):
-        (rows, _, cols), (tile_n, self.block) = bsr.grid, bsr.tile
-        self.conv, self.shape, self.channels = conv, (bsr.shape[0], rows * tile_n), cols * self.block
+        rows, _, cols = bsr.grid
+        tile_n, self.block = bsr.tile
+        self.conv = conv
+        self.shape = (bsr.shape[0], rows * tile_n)
+        self.channels = cols * self.block
         machine = simd.machine()
         width = next(width for width in (2 * machine.lanes, machine.lanes, 8) if tile_n % width == 0)
-        self.lanes, parts = min(machine.lanes, width), tile_n // width
+        self.lanes = min(machine.lanes, width)
+        parts = tile_n // width
         self.vectors = width // self.lanes
         self.rows = min(simd.MOST_ROWS, (machine.registers - 1 - self.vectors) // self.vectors)
         block_row = torch.arange(rows).repeat_interleave(bsr.crow_indices.diff())
@@ -104,14 +111,17 @@ class Panels:
         self.values = bsr.values.detach().unflatten(1, (parts, width)).flatten(0, 1)[order].transpose(1, 2).contiguous()
         self.starts = F.pad(panel.bincount(minlength=rows * parts).cumsum(0), (1, 0))
         col = bsr.col_indices.long().repeat_interleave(parts)[order]
-        tap, self.channel = col // cols, col % cols * self.block
+        tap = col // cols
+        self.channel = col % cols * self.block
         self.down = tap // conv.kernel[1] * conv.dilation[0]
         self.right = tap % conv.kernel[1] * conv.dilation[1]
-        self.zeros, self.steps = bsr.values.new_zeros(self.shape[1]), {}
+        self.zeros = bsr.values.new_zeros(self.shape[1])
+        self.steps = {}
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(B, H, W, C), padded -> (B, H', W', N)."""
-        x, key = filled(x, self.channels).contiguous(), (x.shape, torch.get_num_threads())
+        """Map (B, H, W, C), padded, to (B, H', W', N)."""
+        key = (x.shape, torch.get_num_threads())
+        x = filled(x, self.channels).contiguous()
         if key not in self.steps:
             if len(self.steps) == SIZES:
                 self.steps.clear()
@@ -125,10 +135,12 @@ class Panels:
         return y if y.shape[3] == self.shape[0] else y[..., : self.shape[0]].contiguous()
 
     def _steps(self, x: torch.Size, threads: int) -> tuple[tuple[int, ...], list]:
-        """Size of y, and what to call: the function, its layout, and what that refers to."""
+        """Return the size of y, and the calls: the function, its layout, and the tensors that it refers to."""
         B, H, W, C = *x[:3], self.channels
         size = B, *self.conv.output_size(H, W), self.shape[1]
-        offsets, bounds, steps = (self.down * W + self.right) * C + self.channel, self.bounds(threads), []
+        offsets = (self.down * W + self.right) * C + self.channel
+        bounds = self.bounds(threads)
+        steps = []
         for rows, tiles in _tiles((B, H, W, C), size, self.conv.stride, self.rows):
             spec = Spec(rows, self.vectors, self.lanes, self.block, self.conv.stride[1] * C)
             run = simd.compiled(spec, threads)
@@ -139,15 +151,16 @@ class Panels:
         return size, steps
 
     def bounds(self, parts: int) -> Tensor:
-        """(parts + 1,) int64: consecutive panels with about the same number of blocks."""
+        """Cut the panels into ``parts`` with about the same number of blocks: (parts + 1,) int64."""
         work = self.starts + torch.arange(len(self.starts))  # a panel without blocks writes its outputs, too
         ends = torch.searchsorted(work, work[-1] * torch.arange(1, parts) // parts)
         return torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(self.starts) - 1)])
 
 
 def _tiles(x: tuple[int, ...], y: tuple[int, ...], stride: tuple[int, int], most: int) -> Iterator[tuple[int, Tensor]]:
-    """Rows of outputs in equal runs: their length, and (runs, 2) where they begin in x and y."""
-    (_, H, W, C), (B, height, width, N) = x, y
+    """Yield rows of outputs in equal runs: their length, and (runs, 2) where they begin in x and y."""
+    _, H, W, C = x
+    B, height, width, N = y
     count = -(-width // most) if width else 0
     line = (torch.arange(B)[:, None] * H + torch.arange(height) * stride[0]).flatten()
     short, longer = divmod(width, max(1, count))

@@ -17,7 +17,7 @@ ROWS, COLUMNS = 32, 64  # sizes CUTLASS takes are multiples of these
 
 
 def to_cutlass(stored: SemiStructured) -> tuple[Tensor, Tensor]:
-    """(values, metadata) of a 2:4 weight of 16 bits.
+    """Return (values, metadata) of a 2:4 weight of 16 bits.
 
     Returns:
         values (N', K' / 2) and metadata (N', K' / 16) int16, with N and K filled up to multiples of 32 and 64.
@@ -28,7 +28,8 @@ def to_cutlass(stored: SemiStructured) -> tuple[Tensor, Tensor]:
     if (stored.n, stored.m) != (2, 4) or stored.taps > 1 or stored.values.element_size() != 2:
         raise ValueError(f"CUTLASS metadata is of 2:4 in 16 bits, got {stored.n}:{stored.m} in {stored.values.dtype}")
     values, indices = (t.detach() for t in stored.saved())
-    N, columns = len(values), -(-stored.shape[1] // COLUMNS) * COLUMNS
+    N = len(values)
+    columns = -(-stored.shape[1] // COLUMNS) * COLUMNS
     rows = -N % ROWS
     values = F.pad(values, (0, columns // 2 - values.shape[1], 0, rows))
     # a last byte with one group, and bytes of padding, hold the places 0 and 1
@@ -42,7 +43,7 @@ def to_cutlass(stored: SemiStructured) -> tuple[Tensor, Tensor]:
 
 
 def from_cutlass(values: Tensor, metadata: Tensor, shape: tuple[int, int]) -> SemiStructured:
-    """The inverse of ``to_cutlass``; the indices of a group may come in any order.
+    """Undo ``to_cutlass``; the indices of a group may come in any order.
 
     Args:
         values: (N', K' / 2) of 16 bits.
@@ -63,14 +64,14 @@ def from_cutlass(values: Tensor, metadata: Tensor, shape: tuple[int, int]) -> Se
 
 
 def from_torch(tensor: Tensor) -> SemiStructured:
-    """From ``torch.sparse.to_sparse_semi_structured``, of either backend."""
+    """Store what ``torch.sparse.to_sparse_semi_structured``, of either backend."""
     if getattr(tensor, "meta", None) is not None:
         return from_cutlass(tensor.packed, tensor.meta.view(tensor.packed.shape[0], -1), tensor.shape)
     return SemiStructured.from_dense(tensor.to_dense(), (1, 1))
 
 
 def _offsets(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Where each int16 of a (rows, columns) matrix goes."""
+    """Return where each int16 of a (rows, columns) matrix goes."""
     row = torch.arange(rows, device=device)[:, None].expand(rows, columns)
     column = torch.arange(columns, device=device).expand(rows, columns)
     row = row // 32 * 32 + row % 8 * 4 + row % 32 // 8

@@ -9,22 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Candidate, Conv, kernel
+from smart_kernels.shapes import Conv
+
+from .base import Candidate
 from .dense import Dense
 from .processor import check_onednn, onednn_lacks, onednn_takes
+from .views import kernel
 
 POINT = Conv((1, 1))
 ROWS = 256  # what a weight is packed for; measured within 2 % of the best packing for all M from 16 to 512
 
 
 def pack_linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(N, K) -> a function of x (..., K) and bias."""
+    """Pack (N, K): return a function of x (..., K) and bias."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
     return lambda x, bias: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 def pack_conv(weight: Tensor, conv: Conv, groups: int = 1) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(N, C / groups, kh, kw) -> a function of x (B, C, H, W) in channels_last and bias."""
+    """Pack (N, C / groups, kh, kw): return a function of x (B, C, H, W) in channels_last and bias."""
     settings = (conv.padding, conv.stride, conv.dilation, groups)
     size = [1, weight.shape[1] * groups, 16 + conv.kernel[0], 16 + conv.kernel[1]]
     weight = weight.contiguous(memory_format=torch.channels_last)

@@ -13,14 +13,14 @@ LAYOUTS = ("rows", "decode", *KERNELS)
 
 
 def resident(values: Tensor, indices: Tensor, layout: str, columns: int) -> tuple[Tensor, Tensor]:
-    """The saved form in ``layout``: only the order changes, and zeros fill it up. Differentiable in ``values``."""
+    """Turn the saved form into ``layout``: another order, filled up with zeros. Differentiable in ``values``."""
     if layout in KERNELS:
         return arrange(values, layout), arrange_indices(indices, groups_of(columns, 4))
     return values, decode_words(indices, columns) if layout == "decode" else indices
 
 
 def saved(values: Tensor, indices: Tensor, layout: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """The inverse of ``resident`` for a weight (rows, columns)."""
+    """Undo ``resident`` for a weight (rows, columns)."""
     if layout in KERNELS:
         groups = groups_of(columns, 4)
         return restore(values, layout, rows, groups), restore_indices(indices, rows, groups)

@@ -1,15 +1,16 @@
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import tensor_core
 from smart_kernels.ops.common import TRITON_DEVICES, autocast, autocast_dtype, check_places
-from smart_kernels.ops.semi_structured import semi_structured_conv2d, semi_structured_linear, semi_structured_prune
+from smart_kernels.ops.semi_structured import semi_structured_conv2d, semi_structured_linear
 from smart_kernels.reference.common import compress, expand
 from smart_kernels.shapes import groups_of, index_bits
 
-from .base import Candidate, Format, state
+from .base import Candidate, Format
+from .prepared import state
 from .resident import LAYOUTS, resident, saved
+from .whole_groups import cropped, filled_both_ways, padded
 from .zeros import GROUP_SIZES, Zeros
 
 
@@ -51,7 +52,8 @@ class SemiStructured(Format):
     ):
         super().__init__(shape, taps)
         self.n, self.m = kept.tolist()
-        self.layout, self.transposable = layout, transposable
+        self.layout = layout
+        self.transposable = transposable
         self._check(indices, values)
         values, indices = resident(values, indices, layout, self.columns)
         self.values = values if isinstance(values, nn.Parameter) else nn.Parameter(values.detach())
@@ -64,10 +66,10 @@ class SemiStructured(Format):
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
         if m not in GROUP_SIZES or not 0 < n < m:
             raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUP_SIZES}, got {n}:{m}")
-        keep = _padded(weight != 0 if keep is None else keep, taps, m)
-        matrix = _padded(weight.detach(), taps, m)
+        keep = padded(weight != 0 if keep is None else keep, taps, m)
+        matrix = padded(weight.detach(), taps, m)
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
-            keep = _filled_both_ways(matrix, keep)
+            keep = filled_both_ways(matrix, keep)
         values, indices = compress(matrix, keep, n, m)
         kept = torch.tensor([n, m]).to(indices.device)
         self = cls(values, indices, kept, weight.shape, taps, layout, transposable)
@@ -95,21 +97,22 @@ class SemiStructured(Format):
         return tensor_core.verified(device, layout, dtype) if layout in tensor_core.KERNELS else None
 
     def saved(self) -> tuple[Tensor, Tensor]:
-        """(values, indices) as they are saved, differentiable in ``values``; what every other form derives from."""
+        """Return (values, indices) as they are saved, differentiable in ``values``; other forms derive from them."""
         return saved(self.values, self.indices, self.layout, self.shape[0], self.columns)
 
     @property
     def columns(self) -> int:
-        """K with the channels of each tap filled up to whole groups."""
+        """Return K with the channels of each tap filled up to whole groups."""
         return self.taps * groups_of(self.shape[1] // self.taps, self.m) * self.m
 
     def to_dense(self):
         values, indices = self.saved()
-        return _cropped(expand(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
+        return cropped(expand(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
 
     def linear(self, x, bias=None):
         if self._arranged and self._on_tensor_cores(x, bias):
-            N, groups = self.shape[0], self.columns // 4
+            N = self.shape[0]
+            groups = self.columns // 4
             x, values, bias = (t if t is None else autocast(t) for t in (x, self.values, bias))
             packed = tensor_core.PackedWeight(self.layout, values, self.indices, N, groups)
             learns = torch.is_grad_enabled() and x.requires_grad
@@ -129,7 +132,7 @@ class SemiStructured(Format):
 
     @property
     def _arranged(self) -> bool:
-        """The values are in the order of a sparse tensor-core kernel."""
+        """Return whether the values are in the order of a sparse tensor-core kernel."""
         return self.layout in tensor_core.KERNELS
 
     def _on_tensor_cores(self, x: Tensor, bias: Tensor | None) -> bool:
@@ -139,7 +142,7 @@ class SemiStructured(Format):
         return len(dtypes) == 1 and tensor_core.verified(x.device, self.layout, *dtypes) is None
 
     def _turned(self) -> Tensor | None:
-        """``turned``, made anew if the places have changed."""
+        """Return ``turned``, made anew if the places have changed."""
         known = not (self._arranged and self.transposable) or torch.compiler.is_compiling()
         if not known and self._turned_of != state(self.indices):
             with torch.inference_mode(False):  # it may be needed for a backward
@@ -189,26 +192,3 @@ class SemiStructured(Format):
 def _has_tensor_core_kernels(zeros: Zeros) -> bool:
     """Return whether sparse tensor cores may read the weight: 2:4 in 16 bits on a GPU, one tap."""
     return zeros.groups[:2] == (2, 4) and zeros.taps == 1 and zeros.weight.is_cuda and zeros.weight.element_size() == 2
-
-
-def _padded(matrix: Tensor, taps: int, m: int) -> Tensor:
-    """(N, taps * C) with the channels of each tap filled up to whole groups."""
-    channels = matrix.shape[1] // taps
-    return F.pad(matrix.unflatten(1, (taps, channels)), (0, -channels % m)).flatten(1)
-
-
-def _filled_both_ways(weight: Tensor, keep: Tensor) -> Tensor:
-    """What to keep with two in every four of the columns, too: zeros are added, the negative ones first."""
-    if (keep.unflatten(1, (-1, 4)).sum(-1) == 2).all() and (keep.unflatten(0, (-1, 4)).sum(1) == 2).all():
-        return keep
-    scores = 16 * keep.float() + (weight.signbit() & (weight == 0))
-    values, indices, *_ = semi_structured_prune(torch.ones_like(scores), scores, transposable=True)
-    filled = expand(values, indices, 2, 4, weight.shape[1]).bool()
-    if (keep & ~filled).any():
-        raise ValueError("transposable must leave room for two weights in every four of each column, got another mask")
-    return filled
-
-
-def _cropped(matrix: Tensor, taps: int, columns: int) -> Tensor:
-    """The inverse of ``_padded``."""
-    return matrix.unflatten(1, (taps, -1))[:, :, : columns // taps].flatten(1)

@@ -23,7 +23,7 @@ class Machine(NamedTuple):
 
 @cache
 def machine() -> Machine:
-    """Raises ValueError: llvmlite is missing, or the processor has no vector instructions for this."""
+    """Return the vectors of this processor; ValueError where llvmlite or the instructions are missing."""
     if importlib.util.find_spec("llvmlite") is None:
         raise ValueError("jit needs llvmlite, which is not installed: pip install smart-kernels[cpu-jit]")
     import llvmlite.binding as llvm
@@ -48,12 +48,12 @@ def features() -> dict[str, bool]:
 
 
 def compiled(spec: Spec, threads: int) -> Callable:
-    """The code as a function of ``CALL``, on so many threads; it lives as long as the function."""
+    """Return the code as a function of ``CALL``, on so many threads; it lives as long as the function."""
     return partial(_compiled(spec), threads)
 
 
 def assembly(spec: Spec) -> str:
-    """What the processor is given."""
+    """Return the machine code as text."""
     return _target().emit_assembly(_optimised(spec))
 
 
@@ -89,7 +89,7 @@ def _compiled(spec: Spec) -> Engine:
 
 @cache
 def _parallel() -> Callable:
-    """(code, threads, call): ``GOMP_parallel`` of the OpenMP that torch runs on, hence torch's threads."""
+    """Return ``GOMP_parallel`` (code, threads, call) of the OpenMP that torch runs on, hence torch's threads."""
     run = ctypes.CDLL(None).GOMP_parallel
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     return lambda code, threads, call: run(code, call, threads, 0)
@@ -97,7 +97,7 @@ def _parallel() -> Callable:
 
 @cache
 def shared() -> bool:
-    """Whether torch's threads can be had; else the code runs on one."""
+    """Return whether torch's threads can be had; else the code runs on one."""
     try:
         return bool(_parallel())
     except (OSError, AttributeError, TypeError):  # no such library, no such function, no such notion (Windows)

@@ -18,7 +18,7 @@ ROWS = 128  # rows of x, and at most of W, that one program multiplies in a step
 
 
 def union_factor(crow_indices: Tensor, col_indices: Tensor, count: int) -> float:
-    """How many times more tiles are read when ``count`` rows of tiles are united; reads the indices: synchronises.
+    """Return how many times more tiles are read with ``count`` rows united; reads the indices: synchronises.
 
     1 where the rows have the same columns, ``count`` where they share none, ``(1 - (1 - d) ** count) / d`` on average
     for random masks of density d.
@@ -32,7 +32,7 @@ def union_factor(crow_indices: Tensor, col_indices: Tensor, count: int) -> float
 
 
 def worth_uniting(crow_indices: Tensor, col_indices: Tensor, tile_n: int) -> tuple[int, ...]:
-    """The ``COUNTS`` with which a matrix product of many rows reads less.
+    """Return the ``COUNTS`` with which a matrix product of many rows reads less.
 
     A step reads ROWS rows of x and the rows of a tile of W; united there are ``factor / count`` times as many steps,
     each with ``count`` times the rows of W. With random masks
@@ -51,7 +51,7 @@ def worth_uniting(crow_indices: Tensor, col_indices: Tensor, tile_n: int) -> tup
 
 
 def unite(values: Tensor, crow_indices: Tensor, col_indices: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same weight in tiles ``count`` times as tall.
+    """Store the same weight in tiles ``count`` times as tall.
 
     Args:
         values: (nnz, tile_n, tile_k).
@@ -75,7 +75,7 @@ def unite(values: Tensor, crow_indices: Tensor, col_indices: Tensor, count: int)
 
 
 def _places(crow_indices: Tensor, col_indices: Tensor, count: int) -> Tensor:
-    """One number per tile: its united row and its column."""
+    """Return one number per tile: its united row and its column."""
     rows = block_rows(crow_indices, len(col_indices)) // count
     return rows.long() * _columns(col_indices) + col_indices
 

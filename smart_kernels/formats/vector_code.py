@@ -43,10 +43,15 @@ class Code:
     def __init__(self, spec: Spec, shared: bool):
         import llvmlite.ir as ir
 
-        self.ir, self.spec, self.shared, self.module = ir, spec, shared, ir.Module()
-        self.int, self.float = ir.IntType(64), ir.FloatType()
+        self.ir = ir
+        self.spec = spec
+        self.shared = shared
+        self.module = ir.Module()
+        self.int = ir.IntType(64)
+        self.float = ir.FloatType()
         self.vector = ir.VectorType(self.float, spec.lanes)
-        self.width, self.unroll = spec.vectors * spec.lanes, next(u for u in (UNROLL, 4, 2, 1) if spec.block % u == 0)
+        self.width = spec.vectors * spec.lanes
+        self.unroll = next(u for u in (UNROLL, 4, 2, 1) if spec.block % u == 0)
         self.chains = min(self.unroll, -(-CHAINS // (spec.rows * spec.vectors)))
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         self.fma = ir.Function(self.module, kind, f"llvm.fma.v{spec.lanes}f32")
@@ -70,7 +75,7 @@ class Code:
         return str(self.module)
 
     def _share(self, threaded: bool) -> list:
-        """First part and step of the calling thread."""
+        """Return the first part and the step of the calling thread."""
         if not threaded or not self.shared:
             return [self._n(0), self._n(1)]
         kind = self.ir.FunctionType(self.ir.IntType(32), [])
@@ -78,8 +83,9 @@ class Code:
         return [self.b.zext(self.b.call(function, []), self.int) for function in found]
 
     def _some(self):
-        """Parts ``first``, ``first + step``, ...: of each its panels of outputs, times all tiles of x."""
-        floats, ints = self.float.as_pointer(), self.int.as_pointer()
+        """Write a function of parts ``first``, ``first + step``, ...: of each its panels, times all tiles of x."""
+        floats = self.float.as_pointer()
+        ints = self.int.as_pointer()
         kinds = [floats] * 4 + [ints] * 4 + [self.int] * 5
         function = self.ir.Function(self.module, self.ir.FunctionType(self.ir.VoidType(), kinds), "some")
         function.linkage = "internal"
@@ -97,9 +103,12 @@ class Code:
         return function
 
     def _tile(self, panel, tile) -> None:
-        b, spec, zero = self.b, self.spec, self.ir.Constant(self.vector, None)
+        b = self.b
+        spec = self.spec
+        zero = self.ir.Constant(self.vector, None)
         x, y = (b.load(self._at(self._at(self.tiles, b.mul(tile, self._n(2))), i)) for i in (0, 1))
-        x, column = self._at(self.x, x), b.mul(panel, self._n(self.width))
+        x = self._at(self.x, x)
+        column = b.mul(panel, self._n(self.width))
         bias = [self._load(self._at(self.bias, column), v) for v in range(spec.vectors)]
         for i, total in enumerate(self.sums):
             b.store(bias[i % spec.vectors] if i < spec.rows * spec.vectors else zero, total)
@@ -115,10 +124,12 @@ class Code:
                 b.store(total, self._vector_at(self._at(y, b.mul(self._n(row), self.stride)), v), align=4)
 
     def _block(self, x, block) -> None:
-        b, spec = self.b, self.spec
+        b = self.b
+        spec = self.spec
         values = self._at(self.values, b.mul(block, self._n(spec.block * self.width)))
         with self._loop(self._n(0), self._n(spec.block), self._n(self.unroll)) as k:
-            x, values = self._at(x, k), self._at(values, b.mul(k, self._n(self.width)))
+            x = self._at(x, k)
+            values = self._at(values, b.mul(k, self._n(self.width)))
             for u in range(self.unroll):
                 weights = [self._load(self._at(values, u * self.width), v) for v in range(spec.vectors)]
                 sums = iter(self.sums[(u % self.chains) * spec.rows * spec.vectors :])
@@ -129,7 +140,7 @@ class Code:
 
     @contextmanager
     def _loop(self, start, stop, step=None):
-        """What is written inside runs for each value from ``start`` below ``stop``."""
+        """Run what is written inside for each value from ``start`` below ``stop``."""
         b = self.b
         head, body, done = (b.append_basic_block() for _ in range(3))
         entry = b.block

@@ -1,4 +1,4 @@
-"""What the zeros of a weight are made of, in words that formats read."""
+"""The structure of a weight's zeros, in words that formats read."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple

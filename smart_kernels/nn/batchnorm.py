@@ -9,7 +9,7 @@ from .masked import Masked, indexed
 
 
 class MaskedBatchNorm:
-    """What the masked BatchNorms have in common: ``weight`` and ``bias`` read as masked."""
+    """Base of the masked BatchNorms: ``weight`` and ``bias`` read as masked."""
 
     dense_class: type[nn.Module]
 
@@ -25,7 +25,7 @@ class MaskedBatchNorm:
         self._non_persistent_buffers_set.add("index")
 
     def detach(self) -> nn.Module:
-        """Back to the plain class, with gamma and beta of pruned channels exactly 0."""
+        """Go back to the plain class, with gamma and beta of pruned channels exactly 0."""
         for name, masked in (("weight", self.weight), ("bias", self.bias)):
             self._parameters[name].data.copy_(masked.detach())
         del self.__dict__["layer"]
@@ -47,7 +47,8 @@ class MaskedBatchNorm:
         return self._masked("bias")
 
     def _masked(self, name: str) -> Tensor:
-        raw, mask = self._parameters[name], self._mask()
+        raw = self._parameters[name]
+        mask = self._mask()
         return raw if mask is None else (raw * mask).to(raw.dtype)
 
     def _mask(self) -> Tensor | None:

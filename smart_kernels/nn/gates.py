@@ -22,11 +22,11 @@ class HardGate:
     eps = 0.0
 
     def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
-        """(rows, cols) mask value per score."""
+        """Return (rows, cols) mask value per score."""
         return self.mask
 
     def map(self, fn) -> "HardGate":
-        """The gate with ``fn`` applied to its tensors (moves between devices)."""
+        """Return the gate with ``fn`` applied to its tensors (moves between devices)."""
         return HardGate(fn(self.mask).float())
 
 
@@ -45,11 +45,11 @@ class SoftGate:
     eps: float = 0.0
 
     def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
-        """(rows, cols) mask value per score, differentiable in the scores and the threshold."""
+        """Return (rows, cols) mask value per score, differentiable in the scores and the threshold."""
         return soft_mask(scores, pattern.thresholds(self.threshold, shape), self.temperature)
 
     def map(self, fn) -> "SoftGate":
-        """The gate with ``fn`` applied to its tensors; the history of the threshold is dropped."""
+        """Return the gate with ``fn`` applied to its tensors; the history of the threshold is dropped."""
         threshold = self.threshold.detach()
         return replace(self, threshold=fn(threshold).to(threshold.dtype))
 
@@ -72,12 +72,12 @@ class GroupGate:
     straight_through: bool = False
 
     def weight(self, matrix: Tensor, scores: Tensor, pattern: Pattern) -> Tensor:
-        """(N, taps, C) weight times its mask, in one pass."""
+        """Return (N, taps, C) weight times its mask, in one pass."""
         rows = matrix.flatten(0, 1)
         settings = {"eps": self.eps, "hard": self.straight_through}
         masked = smart_weight(rows, scores.view(rows.shape), pattern.n, pattern.m, self.temperature, **settings)
         return masked.view(matrix.shape)
 
     def map(self, fn) -> "GroupGate":
-        """The gate itself: it has no tensors."""
+        """Return the gate itself: it has no tensors."""
         return self

@@ -7,7 +7,7 @@ from smart_kernels.patterns import Pattern, WeightShape, allowed_weights, check_
 
 
 def magnitude_mask(weight: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
-    """(rows, cols) 0/1 per score: the tiles of largest mean magnitude of an (N, taps, C) weight."""
+    """Return (rows, cols) 0/1 per score: 1 for the tiles of largest mean magnitude of an (N, taps, C) weight."""
     check_pattern(pattern)
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
@@ -28,7 +28,7 @@ def _best(scores: Tensor, shape: WeightShape, pattern: Pattern, density: float) 
 def random_weight(
     shape: WeightShape, pattern: Pattern, density: float, bias: bool, device, dtype
 ) -> tuple[Tensor, Tensor | None, Pattern, Tensor]:
-    """Weight, bias, pattern and mask; drawn as ``nn.Linear`` draws them, for the inputs that are left."""
+    """Draw weight, bias, pattern and mask as ``nn.Linear`` draws them, for the inputs that are left."""
     check_pattern(pattern)
     cost = pattern.cost(shape)
     least = 0 if pattern.local else cost.max().item() / shape.numel  # at least one tile

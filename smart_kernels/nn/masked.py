@@ -1,4 +1,4 @@
-"""What layers have in common while they are pruned."""
+"""Layers while they are pruned: the weight read through its mask."""
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,12 @@ from .gates import GroupGate, HardGate, SoftGate
 
 
 def indexed(mask: Tensor, index: Tensor) -> Tensor:
-    """``mask[index]``; 1 where the index is -1."""
+    """Return ``mask[index]``; 1 where the index is -1."""
     return torch.cat([mask, torch.ones_like(mask[:1])])[index.to(mask.device)]
 
 
 class Masked:
-    """What ``MaskedLinear`` and ``MaskedConv2d`` have in common.
+    """Base of ``MaskedLinear`` and ``MaskedConv2d``.
 
     ``weight`` reads as the masked weight, differentiable in the raw weight and the scores, because
     ``nn.MultiheadAttention`` and the fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.
@@ -45,7 +45,7 @@ class Masked:
         self.scores = scores
 
     def detach(self) -> nn.Module:
-        """Back to the plain class, with the pruned weights exactly 0. Needs a hard (or no) gate."""
+        """Go back to the plain class, with the pruned weights exactly 0. Needs a hard (or no) gate."""
         if isinstance(self.gate, SoftGate | GroupGate):
             raise ValueError("the mask must be hard before a layer becomes plain, got a soft one; call harden() first")
         with torch.no_grad():
@@ -62,7 +62,7 @@ class Masked:
 
     @property
     def raw_weight(self) -> nn.Parameter:
-        """The Parameter behind ``weight``."""
+        """Return the Parameter behind ``weight``."""
         return self._parameters["weight"]
 
     @property
@@ -98,15 +98,15 @@ class Masked:
         return WeightShape(*self.matrix().shape)
 
     def channel_mask(self) -> Tensor | None:
-        """(N,) mask of the output channels for the BatchNorm that follows; for patterns of whole channels."""
+        """Return (N,) mask of the output channels for the BatchNorm that follows; for patterns of whole channels."""
         return None if self.gate is None else self.per_tile(self.score_mask())[:, 0]
 
     def score_mask(self) -> Tensor:
-        """(rows, cols) mask value per score; needs a gate."""
+        """Return (rows, cols) mask value per score; needs a gate."""
         return self.gate.values(self.scores, self.pattern, self.shape)
 
     def per_score(self, per_tile: Tensor) -> Tensor:
-        """(rows, cols) values per tile of this layer -> their sums per score."""
+        """Sum (rows, cols) values per tile of this layer into values per score."""
         if self.index is None:
             return per_tile
         scored = self.index.to(per_tile.device) >= 0
@@ -114,7 +114,7 @@ class Masked:
         return per_tile.new_zeros(self.scores.shape).index_add_(0, index, per_tile[scored])
 
     def per_tile(self, per_score: Tensor) -> Tensor:
-        """The inverse for a mask: (rows, cols) per score -> per tile; 1 where a channel has no score."""
+        """Turn (rows, cols) mask values per score into values per tile; 1 where a channel has no score."""
         if self.index is None:
             return per_score
         return indexed(per_score, self.index)
@@ -125,8 +125,10 @@ class Masked:
         return None if followed and isinstance(self.gate, SoftGate) else self.gate
 
     def _linear(self, x: Tensor) -> Tensor:
-        """(..., K) -> (..., N) by the fused ops; one tap."""
-        gate, pattern, shape = self._own_gate(), self.pattern, self.shape
+        """Map (..., K) to (..., N) by the fused ops; one tap."""
+        gate = self._own_gate()
+        pattern = self.pattern
+        shape = self.shape
         tile = pattern.tile(shape)
         if isinstance(gate, GroupGate):  # nothing to leave out: the weight is masked once, the product is dense
             return F.linear(x, gate.weight(self.matrix(), self.scores, pattern).flatten(1), self.bias)

@@ -19,7 +19,7 @@ class MaskedLinear(Masked, nn.Linear):
     dense_class = nn.Linear
 
     def matrix(self) -> Tensor:
-        """(N, 1, K) view of the raw weight."""
+        """View the raw weight as (N, 1, K)."""
         return self.raw_weight.unsqueeze(1)
 
     def _from_matrix(self, matrix: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class MaskedConv2d(Masked, nn.Conv2d):
     dense_class = nn.Conv2d
 
     def matrix(self) -> Tensor:
-        """(N, kh * kw, C) view of the raw weight; C is ``in_channels / groups``."""
+        """View the raw weight as (N, kh * kw, C); C is ``in_channels / groups``."""
         return self.raw_weight.flatten(2).transpose(1, 2)
 
     def _from_matrix(self, matrix: Tensor) -> Tensor:
@@ -63,21 +63,24 @@ class MaskedConv2d(Masked, nn.Conv2d):
         return self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "valid")
 
     def _skips(self, x: Tensor) -> bool:
-        """Whether skipping dead tiles can pay: a gate with tiles, and a kernel for them."""
+        """Return whether skipping dead tiles can pay: a gate with tiles, and a kernel for them."""
         tiled = not isinstance(self._own_gate(), GroupGate) and not any(t % STEP for t in self.pattern.tile(self.shape))
         if not tiled or x.device.type not in TRITON_DEVICES or x.dim() != 4:
             return False
         return self.groups == 1 and self.padding_mode == "zeros" and self._symmetric()
 
     def _symmetric(self) -> bool:
-        """False where ``padding="same"`` adds more on one side."""
+        """Return False where ``padding="same"`` adds more on one side."""
         return self.padding != "same" or all(
             d * (k - 1) % 2 == 0 for d, k in zip(self.dilation, self.kernel_size, strict=True)
         )
 
     def _conv(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, H', W') by the fused op."""
-        gate, pattern, shape, conv = self._own_gate(), self.pattern, self.shape, geometry(self)
+        """Map (B, C, H, W) to (B, N, H', W') by the fused op."""
+        gate = self._own_gate()
+        pattern = self.pattern
+        shape = self.shape
+        conv = geometry(self)
         mask = pattern.tile_values(self.per_tile(gate.values(self.scores, pattern, shape)), shape)
         settings = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "eps": gate.eps}
         return masked_conv2d(x, self.raw_weight, mask, self.bias, tile=pattern.tile(shape), **settings)

@@ -9,12 +9,12 @@ from .masked import Masked
 
 
 def own_weights(layers: list[Masked]) -> list[Masked]:
-    """One layer for each weight."""
+    """Return one layer for each weight."""
     return list({id(layer.raw_weight): layer for layer in reversed(layers)}.values())[::-1]
 
 
 def score_costs(layers: list[Masked]) -> Tensor:
-    """(rows, cols) int64: how many weights of the layers that share it each score stands for.
+    """Return (rows, cols) int64: how many weights of the layers that share it each score stands for.
 
     A coupled channel costs its row in every layer that writes it; the columns of those that read it are not counted,
     since what they cost depends on which of their own rows are kept.

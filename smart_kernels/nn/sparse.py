@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.formats import Format
-from smart_kernels.formats.base import kernel
+from smart_kernels.formats.views import kernel
 from smart_kernels.patterns import Pattern, WeightShape
 
 from .keep import magnitude_mask, random_weight
@@ -38,7 +38,8 @@ class SparseLinear(Sparse):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features
+        self.out_features = out_features
         shape = WeightShape(out_features, 1, in_features)
         self._prune(*random_weight(shape, pattern, density, bias, device, dtype))
 
@@ -56,18 +57,18 @@ class SparseLinear(Sparse):
 
     @classmethod
     def from_format(cls, format: Format, bias: Tensor | None) -> "SparseLinear":
-        """The layer that stores its weight in ``format``."""
+        """Return the layer that stores its weight in ``format``."""
         self = empty_layer(cls, in_features=format.shape[1], out_features=format.shape[0])
         self._store(format, bias)
         return self
 
     @property
     def weight(self) -> Tensor:
-        """(N, K)."""
+        """Return (N, K)."""
         return self.format.to_dense()
 
     def to_dense(self) -> nn.Linear:
-        """The plain layer."""
+        """Return the plain layer."""
         return plain_layer(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"), self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class SparseConv2d(Sparse):
 
     @classmethod
     def from_format(cls, format: Format, bias: Tensor | None, like: nn.Conv2d) -> "SparseConv2d":
-        """The layer with the geometry of ``like`` that stores its weight in ``format``."""
+        """Return the layer with the geometry of ``like`` that stores its weight in ``format``."""
         self = empty_layer(cls)
         self._shaped(like)
         self._store(format, bias)
@@ -132,16 +133,17 @@ class SparseConv2d(Sparse):
         format.expect(self.conv)
 
     def _shaped(self, conv: nn.Conv2d) -> None:
-        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.in_channels = conv.in_channels
+        self.out_channels = conv.out_channels
         self.conv = geometry(conv)
 
     @property
     def weight(self) -> Tensor:
-        """(N, C, kh, kw)."""
+        """Return (N, C, kh, kw)."""
         return kernel(self.format.to_dense(), self.conv)
 
     def to_dense(self) -> nn.Conv2d:
-        """The plain layer."""
+        """Return the plain layer."""
         sizes = (self.in_channels, self.out_channels, *self.conv)
         return plain_layer(nn.Conv2d(*sizes, bias=self.bias is not None, device="meta"), self)
 

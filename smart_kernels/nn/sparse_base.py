@@ -1,4 +1,4 @@
-"""What the sparse layers have in common, and how a convolution becomes a matrix."""
+"""The base of the sparse layers, and convolutions as matrices."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from smart_kernels.patterns import Pattern, WeightShape
 
 
 class Sparse(nn.Module):
-    """What ``SparseLinear`` and ``SparseConv2d`` have in common.
+    """Base of ``SparseLinear`` and ``SparseConv2d``.
 
     ``weight`` reads as the dense weight, differentiable in what is stored, because ``nn.MultiheadAttention`` and the
     fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.
@@ -37,13 +37,13 @@ class Sparse(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """(N,) or None; 0 where a pruned channel is dead."""
+        """Return (N,) or None; 0 where a pruned channel is dead."""
         bias = self._parameters["bias"]
         return bias if bias is None or self.live is None else bias * self.live
 
 
 def geometry(conv: nn.Conv2d) -> Conv:
-    """Kernel, stride, padding and dilation of a convolution.
+    """Return kernel, stride, padding and dilation of a convolution.
 
     Raises:
         ValueError: for what a sparse convolution has no form: groups, padding modes, an even kernel padded to "same".
@@ -60,7 +60,7 @@ def geometry(conv: nn.Conv2d) -> Conv:
 
 
 def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """(N, taps * C) weight of a plain layer, input channels next to each other."""
+    """Return (N, taps * C), the weight of a plain layer, input channels next to each other."""
     weight = layer.weight.detach()
     return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).flatten(1)
 

@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def allowed_weights(sparsity: float, weights: int) -> int:
-    """``floor((1 - sparsity) * weights)``, exact for the decimal or simple fraction that ``sparsity`` means."""
+    """Return ``floor((1 - sparsity) * weights)``, exact for the decimal or simple fraction that ``sparsity`` means."""
     return math.floor((1 - Fraction(sparsity).limit_denominator(10**9)) * weights)
 
 
 def keep_best(
     scores: list[Tensor], costs: list[Tensor], budget: int, owners: list[list[Tensor | None]] | None = None
 ) -> list[Tensor]:
-    """Each layer's best tile first, then descending score, ties by index, as far as the budget goes.
+    """Keep each layer's best tile, then others by descending score, ties by index, as far as the budget goes.
 
     Args:
         scores: one tensor per layer, any shape, without NaN.
@@ -51,6 +51,6 @@ def keep_best(
 
 
 def keep_n(groups: Tensor, n: int) -> Tensor:
-    """The ``n`` best of each row of ``groups`` (G, m), ties by index: a float32 mask of 0 and 1."""
+    """Keep the ``n`` best of each row of ``groups`` (G, m), ties by index: a float32 mask of 0 and 1."""
     order = groups.detach().argsort(dim=1, descending=True, stable=True)
     return torch.zeros_like(groups, dtype=torch.float32).scatter_(1, order[:, :n], 1)

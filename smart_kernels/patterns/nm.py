@@ -62,21 +62,21 @@ class NM(Pattern):
         return self.ungroup(threshold.reshape(-1, 1).repeat(1, self.m), shape)
 
     def groups(self, scores, shape):
-        """(N, taps * C) scores -> (N * taps * ceil(C / m), m); what fills up the last group is -inf, never kept."""
+        """Cut (N, taps * C) scores into groups (N * taps * ceil(C / m), m); the last one is filled up with -inf."""
         rows = scores.reshape(shape.N * shape.taps, shape.C)
         return F.pad(rows, (0, -shape.C % self.m), value=float("-inf")).view(-1, self.m)
 
     def ungroup(self, groups, shape):
-        """The inverse of ``groups``, for a mask: (N, taps * C)."""
+        """Undo ``groups``, for a mask: return (N, taps * C)."""
         return groups.view(shape.N * shape.taps, -1)[:, : shape.C].reshape(shape.N, shape.taps * shape.C)
 
     def hard_mask(self, scores, shape):
-        """(N, taps * C) scores -> the float32 mask of 0 and 1 that keeps most of them."""
+        """Return the float32 mask of 0 and 1 that keeps the largest sum of (N, taps * C) scores."""
         free = self.ungroup(keep_n(self.groups(scores, shape), self.n), shape)
         return _transposable_mask(scores.detach(), shape) if self.transposable else free
 
     def score_lost(self, scores, shape):
-        """What the shape of ``hard_mask`` costs: 0 keeps the best n of every group, 1 is no better than any n."""
+        """Return what the form of ``hard_mask`` costs: 0 keeps the best n of every group, 1 is no better than any n."""
         best = self.ungroup(keep_n(self.groups(scores, shape), self.n), shape).double()
         scores = scores.detach().double().clamp(-PINNED, PINNED)
         kept = (scores * self.hard_mask(scores, shape)).sum()
@@ -135,7 +135,7 @@ class VNM(NM):
 
 
 def _transposable_mask(scores: Tensor, shape) -> Tensor:
-    """The best of all masks for every 4x4 block of (N, taps * C) scores; beyond the edge nothing counts."""
+    """Return the best of all masks for every 4x4 block of (N, taps * C) scores; beyond the edge nothing counts."""
     pad = (0, -shape.C % 4, 0, 0, 0, -shape.N % 4)
     padded = F.pad(scores.float().clamp(-PINNED, PINNED).view(shape.N, shape.taps, shape.C), pad)
     rows, taps, columns = padded.shape

@@ -1,6 +1,7 @@
 """Which layers have to share channel scores, so that a channel can really be removed."""
 
 import logging
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class Group(NamedTuple):
 
 
 def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> list[Group]:
-    """Groups of the chosen layers and of the grouped convolutions and BatchNorms that their channels run through.
+    """Find groups of the chosen layers and of the grouped convolutions and BatchNorms that their channels run through.
 
     A layer is left out where a channel of it cannot be removed: the model returns it, something like a LayerNorm mixes
     it with others, or a layer that is not chosen writes it, too.
@@ -47,6 +48,24 @@ def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> li
     found = follow(model, example_input)
     writers = {name: module for name, module in model.named_modules() if _writes(found, module)}
     roots = {name: _roots(found, module.weight) for name, module in writers.items()}
+    free = _free(found, writers, roots, chosen)
+    removable = {root for name in free for root in roots[name]}
+    layers = free | {
+        name: m for name, m in writers.items() if _grouped(found, m) and not removable.isdisjoint(roots[name])
+    }
+    norms = _batchnorms(model, found, removable)
+    followers = found.followers()
+    directly = {followers.get(id(layer.weight)): layer for layer in layers.values()}
+    groups = []
+    for order in _components([roots[name] for name in layers], list(norms.values()), removable):
+        members = _members(order, ((layer, roots[name]) for name, layer in layers.items()))
+        own = _members(order, norms.items())
+        groups.append(Group(len(order), members, [(norm, directly.get(id(norm.module.weight))) for norm in own]))
+    return groups
+
+
+def _free(found: Follower, writers: dict, roots: dict, chosen: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Find the chosen layers whose channels can all be removed, by name."""
     free = {name: writers[name] for name in chosen if name in writers}
     for name in chosen.keys() - free.keys():
         logger.warning("%s stays dense: it does not run on the example", name)
@@ -54,45 +73,33 @@ def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> li
         for name in stuck:
             logger.warning("%s stays dense: its channels cannot be removed", name)
             del free[name]
-    removable = {root for name in free for root in roots[name]}
-    layers = free | {
-        name: m for name, m in writers.items() if _grouped(found, m) and not removable.isdisjoint(roots[name])
-    }
+    return free
+
+
+def _batchnorms(model: nn.Module, found: Follower, removable: set[int]) -> dict[nn.Module, list[int]]:
+    """Find the BatchNorms that removable channels run through, with the roots of their channels."""
     norms = {
         module: _roots(found, module.weight)
         for module in model.modules()
         if isinstance(module, BATCHNORMS) and module.affine and id(module.weight) in found.axes
     }
-    norms = {module: own for module, own in norms.items() if not removable.isdisjoint(own)}
-    followers = {weight: norm for weight, norm in found.followers().items()}
-    directly = {followers.get(id(layer.weight)): layer for layer in layers.values()}
-    return [
-        Group(
-            len(order),
-            [
-                Member(layers[name], _index(order, roots[name]))
-                for name in layers
-                if not order.keys().isdisjoint(roots[name])
-            ],
-            [
-                (Member(norm, _index(order, own)), directly.get(id(norm.weight)))
-                for norm, own in norms.items()
-                if not order.keys().isdisjoint(own)
-            ],
-        )
-        for order in _components([roots[name] for name in layers], list(norms.values()), removable)
-    ]
+    return {module: own for module, own in norms.items() if not removable.isdisjoint(own)}
+
+
+def _members(order: dict[int, int], modules: Iterable[tuple[nn.Module, list[int]]]) -> list[Member]:
+    """Find the modules with a channel in ``order``, given the roots of their channels."""
+    return [Member(module, _index(order, own)) for module, own in modules if not order.keys().isdisjoint(own)]
 
 
 def _stuck(found: Follower, writers: dict, roots: dict, free: dict) -> list[str]:
-    """Layers with a channel that stays, or that a dense layer outside of ``free`` writes."""
+    """Find layers with a channel that stays, or that a dense layer outside of ``free`` writes."""
     held = {root for name in writers if name not in free and not _grouped(found, writers[name]) for root in roots[name]}
     held.add(STAYS)
     return [name for name in free if not held.isdisjoint(roots[name])]
 
 
 def _components(layers: list[list[int]], norms: list[list[int]], removable: set[int]) -> list[dict[int, int]]:
-    """Sets of roots that some layer or BatchNorm has together, each as root -> place."""
+    """Find sets of roots that some layer or BatchNorm has together, each as root -> place."""
     merged: list[dict[int, None]] = []
     for own in [*layers, *norms]:
         new = {root: None for root in own if root in removable}

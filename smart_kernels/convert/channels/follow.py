@@ -22,7 +22,7 @@ from .ties import STAYS, Channels, Ties
 
 
 class Follower(TorchFunctionMode):
-    """What one forward reveals about the channels of a model.
+    """A recorder of what one forward does to the channels of a model.
 
     Attributes:
         ties: which numbers are tied.
@@ -35,7 +35,10 @@ class Follower(TorchFunctionMode):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.ties, self.axes, self.read, self.place = Ties(), {}, set(), ""
+        self.ties = Ties()
+        self.axes: dict[int, dict[int, Tensor]] = {}
+        self.read: set[int] = set()
+        self.place = ""
         self.dense: set[int] = set()
         self.grouped: set[int] = set()
         self.transposed: set[int] = set()
@@ -62,41 +65,41 @@ class Follower(TorchFunctionMode):
         return out
 
     def channels(self, tensor: Tensor) -> Channels:
-        """The channels of any tensor: as found, a number for each element of a parameter; those of constants stay."""
+        """Return the channels of any tensor: as found, or one for each element of a parameter, or constant."""
         if tensor not in self._channels and id(tensor) in self.tensors:
             numbers = self.ties.new(tensor.numel()).view(tensor.shape)
             self._channels[tensor] = Channels(numbers, (tensor.detach() == 0).cpu())
         return self._channels[tensor] if tensor in self._channels else constant(tensor)
 
     def known(self, tensor: Tensor | None) -> bool:
-        """Whether it is a parameter or buffer of the model."""
+        """Return whether it is a parameter or buffer of the model."""
         return id(tensor) in self.tensors
 
     def axis(self, tensor: Tensor | None, dim: int, numbers: Tensor) -> None:
-        """Dimension ``dim`` of a parameter or buffer holds these channels."""
+        """Note that dimension ``dim`` of a parameter or buffer holds these channels."""
         if tensor is not None:
             self.ties.tie(self.axes.setdefault(id(tensor), {}).setdefault(dim, numbers), numbers)
 
     def stay(self, *tensors: Tensor) -> None:
-        """The channels of these cannot be removed."""
+        """Note that the channels of these cannot be removed."""
         for tensor in tensors:
             self.ties.stay(self.channels(tensor).numbers)
 
     def made(self, y: Tensor, weight: Tensor) -> None:
-        """``y`` is the output of the layer with this weight."""
+        """Note that ``y`` is the output of the layer with this weight."""
         self._makers[y] = id(weight)
 
     def normalised(self, x: Tensor, norm: Tensor | None) -> None:
-        """``x`` goes into the BatchNorm with this weight."""
+        """Note that ``x`` goes into the BatchNorm with this weight."""
         if norm is not None and x in self._makers:
             self._normalised.append((x, id(norm)))
 
     def followers(self) -> dict[int, int]:
-        """id of a layer's weight -> id of the weight of the BatchNorm that alone reads its output."""
+        """Map the id of a layer's weight to that of the BatchNorm which alone reads its output."""
         return {self._makers[x]: norm for x, norm in self._normalised if self._uses[x] == 1}
 
     def finish(self, outputs) -> "Follower":
-        """After the forward: what the model returns stays, and parameters used as they are get their axes."""
+        """Conclude after the forward: what the model returns stays, parameters used as they are get their axes."""
         self.stay(*(t for t in tree_leaves(outputs) if isinstance(t, Tensor)))
         for tensor in self.tensors.values():
             if tensor in self._channels:
@@ -116,7 +119,7 @@ class Follower(TorchFunctionMode):
 
 
 def constant(tensor: Tensor) -> Channels:
-    """The channels of what does not follow from the model's layers."""
+    """Return the channels of a tensor that does not follow from the model's layers: they stay."""
     size = [1] * tensor.dim()
     return Channels(torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool))
 
@@ -128,7 +131,8 @@ def follow(model: nn.Module, example_input) -> Follower:
     Raises:
         ValueError: channels reach an operator without a rule; the message names it and the module that calls it.
     """
-    follower, hooks = Follower(model), []
+    follower = Follower(model)
+    hooks = []
     for name, module in model.named_modules():
         hooks.append(
             module.register_forward_pre_hook(lambda _, __, name=name: setattr(follower, "place", name), prepend=True)

@@ -55,7 +55,7 @@ def batch_norm(follower, function, args, kwargs, outputs):
 
 
 def prelu(follower, function, args, kwargs, outputs):
-    """One slope for all or one per channel."""
+    """Follow one slope for all, or one per channel."""
     x, weight = args
     channels = follower.channels(x)
     if weight.numel() > 1:
@@ -67,7 +67,7 @@ def prelu(follower, function, args, kwargs, outputs):
 
 
 def _dense(follower, bound, args, kwargs, outputs, dim: int, axes: tuple[int, int]) -> list[Channels | None]:
-    """Reads all channels, writes new ones; ``axes`` of the weight are (output, input) channels."""
+    """Follow a layer that reads all channels and writes new ones; ``axes`` of the weight: (output, input)."""
     x, weight, bias = bound["input"], bound["weight"], bound.get("bias")
     found = follower.channels(x).vector(dim, x.shape[dim])
     if found is None or not follower.known(weight) or not (bias is None or follower.known(bias)):
@@ -88,7 +88,7 @@ def _dense(follower, bound, args, kwargs, outputs, dim: int, axes: tuple[int, in
 
 
 def _grouped(follower, bound, args, kwargs, outputs) -> list[Channels | None]:
-    """The inputs and outputs of a group live and die together; a depthwise convolution has one of each."""
+    """Tie the inputs and outputs of each group; a depthwise convolution has one of each."""
     x, weight, bias, groups = bound["input"], bound["weight"], bound.get("bias"), bound["groups"]
     found = follower.channels(x).vector(1, x.shape[1])
     if found is None or not follower.known(weight):
@@ -106,7 +106,7 @@ def _grouped(follower, bound, args, kwargs, outputs) -> list[Channels | None]:
 
 
 def _unknown(follower, weight: Tensor, args, kwargs, outputs) -> list[None]:
-    """A layer whose weight is computed, or that reads more than channels."""
+    """Leave alone a layer whose weight is computed, or that reads more than channels."""
     if follower.known(weight):
         for dim, size in enumerate(weight.shape[:2]):
             follower.axis(weight, dim, torch.zeros(size, dtype=torch.int64))
@@ -115,7 +115,7 @@ def _unknown(follower, weight: Tensor, args, kwargs, outputs) -> list[None]:
 
 
 def _silent(used: Tensor, bias: Tensor | None) -> Tensor:
-    """(N,) rows that give exactly 0."""
+    """Return (N,) bool, rows that give exactly 0."""
     return ~used.any(1) if bias is None else ~used.any(1) & (bias.detach() == 0).cpu()
 
 

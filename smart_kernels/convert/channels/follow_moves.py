@@ -8,7 +8,7 @@ from .ties import Channels
 
 
 def move(follower, function, args, kwargs, outputs):
-    """The same movement, done to the numbers."""
+    """Move the numbers in the same way."""
 
     def on(part: int):
         def stand_in(x):
@@ -23,7 +23,7 @@ def move(follower, function, args, kwargs, outputs):
 
 
 def shape(follower, function, args, kwargs, outputs):
-    """A movement that must not depend on how many channels there are: they come out whole and in order."""
+    """Move the numbers; what depends on how many channels there are mixes them, unless all come out in order."""
     before = follower.channels(args[0]).numbers
     moved = move(follower, function, args, kwargs, outputs)
     for after in (channels.numbers for channels in moved):
@@ -35,7 +35,7 @@ def shape(follower, function, args, kwargs, outputs):
 
 
 def chunk(follower, function, args, kwargs, outputs):
-    """Equal parts stay equal: channels at the same place of each part are tied."""
+    """Tie channels at the same place of each part, so that equal parts stay equal."""
     moved = move(follower, function, args, kwargs, outputs)
     if len({tuple(channels.numbers.shape) for channels in moved}) > 1:
         return mix(follower, function, args, kwargs, outputs)

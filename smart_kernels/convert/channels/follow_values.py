@@ -11,14 +11,14 @@ from .ties import Channels
 
 
 def keep(follower, function, args, kwargs, outputs):
-    """One value in, one value out: zero stays zero where the function says so."""
+    """Pass channels through a function of single values: zero stays zero where the function says so."""
     numbers, zero = follower.channels(args[0])
     probe = function(args[0].new_zeros([1] * args[0].dim()), *args[1:], **kwargs)
     return [Channels(numbers, zero & (probe == 0).cpu())]
 
 
 def combine(follower, function, args, kwargs, outputs):
-    """Element by element: what meets is tied."""
+    """Tie what meets, element by element."""
     name = function.__name__
     if not all(isinstance(arg, Tensor) for arg in args[:2]):
         return keep(follower, function, args, kwargs, outputs)
@@ -40,7 +40,7 @@ def combine(follower, function, args, kwargs, outputs):
 
 
 def pool(follower, function, args, kwargs, outputs):
-    """Over places, each channel by itself."""
+    """Pass channels through a function over places, each by itself."""
     numbers, zero = follower.channels(args[0])
     places = numbers.shape[2:] if numbers.dim() == args[0].dim() else ()
     if any(size > 1 for size in places):
@@ -49,7 +49,7 @@ def pool(follower, function, args, kwargs, outputs):
 
 
 def pad(follower, function, args, kwargs, outputs):
-    """What is padded on with zeros is zero and stays."""
+    """Add channels for what is padded on: they stay, and are zero where the padding is."""
     bound = inspect.signature(F.pad).bind(*args, **kwargs).arguments
     numbers, zero = follower.channels(bound["input"])
     widths = list(bound["pad"])
@@ -61,7 +61,7 @@ def pad(follower, function, args, kwargs, outputs):
 
 
 def reduce(follower, function, args, kwargs, outputs):
-    """Over dimensions that hold the same channels."""
+    """Drop dimensions that hold the same channels."""
     numbers, zero = follower.channels(args[0])
     dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
     dims = [dims] if isinstance(dims, int) else list(range(numbers.dim()) if dims is None else dims)
@@ -73,7 +73,7 @@ def reduce(follower, function, args, kwargs, outputs):
 
 
 def mix(follower, function, args, kwargs, outputs):
-    """Every output depends on all channels, so that none may go."""
+    """Let all channels stay, because every output depends on all of them."""
     follower.stay(*(t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dtype.is_floating_point))
     return [None] * len(outputs)
 
@@ -83,5 +83,5 @@ def _ranked(channels: Channels, rank: int) -> Channels:
 
 
 def _spread(sizes: list[int], others: list[int], numbers: Tensor) -> bool:
-    """Whether one channel of the first meets several of the other."""
+    """Return whether one channel of the first meets several of the other."""
     return any(a == 1 and b > 1 and n > 1 for a, b, n in zip(sizes, others, numbers.shape, strict=True))

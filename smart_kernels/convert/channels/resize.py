@@ -12,8 +12,8 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def select_(tensor: Tensor, dim: int, index: Tensor) -> None:
     """Keep what ``index`` says along ``dim``; the tensor stays the same object, in its memory format."""
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    kept = tensor.data.index_select(dim, index.to(tensor.device))
-    tensor.data = kept.contiguous(memory_format=torch.channels_last) if last else kept
+    selected = tensor.data.index_select(dim, index.to(tensor.device))
+    tensor.data = selected.contiguous(memory_format=torch.channels_last) if last else selected
     tensor.grad = None
 
 
@@ -25,7 +25,8 @@ def resize_(model: nn.Module) -> None:
             module.out_channels, module.in_channels = weight.shape[:2]
         elif isinstance(module, CONVOLUTIONS):
             module.groups = len(weight) * module.groups // module.out_channels
-            module.out_channels, module.in_channels = len(weight), weight.shape[1] * module.groups
+            module.out_channels = len(weight)
+            module.in_channels = weight.shape[1] * module.groups
         elif isinstance(module, TRANSPOSED) and module.groups == 1:
             module.in_channels, module.out_channels = weight.shape[:2]
         elif isinstance(module, nn.Linear):
@@ -37,7 +38,7 @@ def resize_(model: nn.Module) -> None:
 
 
 def sizes(model: nn.Module) -> Sizes:
-    """By name, of all parameters and buffers."""
+    """Return the sizes of all parameters and buffers by name."""
     return {name: list(t.shape) for name, t in (*model.named_parameters(), *model.named_buffers())}
 
 
@@ -47,7 +48,7 @@ def note_(model: nn.Module, slimmed: Sizes) -> None:
 
 
 def noted(model: nn.Module) -> Sizes:
-    """What ``note_`` has noted."""
+    """Return what ``note_`` has noted."""
     return model.__dict__.get("_slimmed", {})
 
 

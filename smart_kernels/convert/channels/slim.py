@@ -19,7 +19,7 @@ PASSES = 10  # removing rows may leave columns unread, and so on up the model
 
 @dataclass(frozen=True)
 class Slimmed:
-    """What ``slim_`` did.
+    """The layers that ``slim_`` made smaller.
 
     Attributes:
         layers: name -> weight shape before and after, of the layers that became smaller.
@@ -59,7 +59,8 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
     if any(isinstance(module, Masked | Sparse) for module in model.modules()):
         raise ValueError("slim_ needs plain layers: call finalize() or unmask_(model) before, and compress_ after it")
     before = {id(t): t.data for t in (*model.parameters(), *model.buffers())}
-    old_sizes, expected = sizes(model), _run(model, example_input)
+    old_sizes = sizes(model)
+    expected = _run(model, example_input)
     try:
         for _ in range(PASSES):
             if not _cut(model, follow(model, example_input)):
@@ -81,7 +82,8 @@ def _cut(model: nn.Module, found: Follower) -> bool:
     for roots in (roots for dims in axes.values() for roots in dims.values()):
         if live.isdisjoint(roots.tolist()):
             live.add(roots[0].item())  # a tensor without channels is no layer
-    alive, cut = torch.tensor(sorted(live)), False
+    alive = torch.tensor(sorted(live))
+    cut = False
     for key, dims in axes.items():
         tensor = found.tensors[key]
         for dim, roots in dims.items():
@@ -102,7 +104,8 @@ def _run(model: nn.Module, example_input) -> list[Tensor]:
 def _check_same(expected: list[Tensor], outputs: list[Tensor]) -> None:
     for before, after in zip(expected, outputs, strict=True):
         if not agrees(after, before):
-            error, size = (after.double() - before.double()).norm(), before.double().norm()
+            error = (after.double() - before.double()).norm()
+            size = before.double().norm()
             raise ValueError(f"the output must agree to rounding, got a relative difference of {error / size:.1e}")
 
 

@@ -30,7 +30,7 @@ class Channels(NamedTuple):
         return cls(numbers, zero)
 
     def vector(self, dim: int, size: int) -> tuple[Tensor, Tensor] | None:
-        """(size,) numbers and zeros along ``dim``; None where other dimensions matter."""
+        """Return (size,) numbers and zeros along ``dim``; None where other dimensions matter."""
         if any(n > 1 for i, n in enumerate(self.numbers.shape) if i != dim % self.numbers.dim()):
             return None
         return tuple(part.flatten().expand(size) for part in self)
@@ -43,7 +43,7 @@ class Ties:
         self._parent = [STAYS]
 
     def new(self, count: int) -> Tensor:
-        """(count,) numbers of their own."""
+        """Return (count,) numbers of their own."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return torch.arange(start, start + count)
@@ -56,15 +56,15 @@ class Ties:
             self._parent[high] = low
 
     def stay(self, numbers: Tensor) -> None:
-        """These cannot be removed."""
+        """Note that these cannot be removed."""
         self.tie(numbers, STAYS)
 
     def roots(self, numbers: Tensor) -> Tensor:
-        """One number for all that are tied."""
+        """Return numbers of which all that are tied have the same."""
         return torch.tensor([self._root(number) for number in numbers.flatten().tolist()]).view(numbers.shape)
 
     def root_set(self, numbers: Iterable[int]) -> set[int]:
-        """``roots`` of a collection."""
+        """Return ``roots`` of a collection."""
         return {self._root(number) for number in numbers}
 
     def _root(self, number: int) -> int:

@@ -85,16 +85,18 @@ def _select(
     inputs = inputs_of(model, [layers[0] for layers in groups.values()], example_input)
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
-    for names, (layer, *_) in groups.items():
-        zeros = zeros_of(layer, settings.pattern)
+    for names, layers in groups.items():
+        zeros = zeros_of(layers[0], settings.pattern)
         absent |= dict.fromkeys(lacking(zeros, settings.tried))
-        selected[names] = select(names, layer, zeros, inputs.get(layer), settings)
+        shared = dict(zip(names, layers, strict=True))
+        selected[names] = select(shared, zeros, inputs.get(layers[0]), settings)
     return selected, tuple(absent)
 
 
 def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
     """Find the Linears and Conv2ds by weight: the names and the modules that share it."""
-    users, modules = users_of_weights(model), dict(model.named_modules())
+    users = users_of_weights(model)
+    modules = dict(model.named_modules())
     groups: dict[tuple[str, ...], list[nn.Module]] = {}
     for module in modules.values():
         if type(module) in LAYERS:

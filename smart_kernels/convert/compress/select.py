@@ -36,21 +36,24 @@ class Selected:
     plain: Outcome
 
 
-def select(names: tuple[str, ...], layer: Layer, zeros: Zeros, x: Tensor | None, settings: Settings) -> Selected:
-    """Measure everything that a layer could run as.
+def select(layers: dict[str, Layer], zeros: Zeros, x: Tensor | None, settings: Settings) -> Selected:
+    """Measure everything that the layers which share a weight could run as.
 
     Args:
-        names: of the layers that share its weight.
-        layer: the first of them, a plain one.
-        zeros: what its zeros are made of.
-        x: its input, or None where the model does not call it.
+        layers: plain ones by name; the first is measured.
+        zeros: their weight, and what its zeros are made of.
+        x: the input of the first, or None where the model does not call it.
         settings: how to choose.
     """
+    layer = next(iter(layers.values()))
+    name, *others = layers
     density = (zeros.weight != 0).sum().item() / zeros.weight.numel()
-    report = LayerReport(names[0], tuple(weight_shape(layer)), density, zeros.tile, shared=tuple(names[1:]))
+    report = LayerReport(name, tuple(weight_shape(layer)), density, zeros.tile, shared=tuple(others))
     if x is None:
         return _alone(replace(report, note="not called: left as it is"))
-    modules = candidates(layer, zeros, settings.tried)  # outside of inference mode: what is built here trains later
+    modules = candidates(
+        [*layers.values()], zeros, settings.tried
+    )  # outside of inference mode: what is built here trains later
     dense = tuple(label for label in modules if FORMATS[name_of(label)].dense)
     with torch.inference_mode():
         modules, notes = _usable(modules, x, settings.cuda_graph)
@@ -66,20 +69,19 @@ def select(names: tuple[str, ...], layer: Layer, zeros: Zeros, x: Tensor | None,
     return Selected(*(_outcome(report, times, label, choice.baseline, modules[label]) for label in labels))
 
 
-def candidates(layer: Layer, zeros: Zeros, backends: tuple[str, ...]) -> dict[str, nn.Module]:
+def candidates(layers: list[Layer], zeros: Zeros, backends: tuple[str, ...]) -> dict[str, nn.Module]:
     """Build what a layer could run as, by label; what a format refuses is left out.
 
     Args:
-        layer: a plain one, itself the candidate ``PLAIN``, and the only one where no sparse layer has its geometry.
-        zeros: its weight.
+        layers: plain ones that share a weight. The first is the candidate ``PLAIN``, and the only one where one of them
+            has a geometry that no sparse layer has.
+        zeros: the weight.
         backends: names of formats.
     """
+    layer = layers[0]
     found: dict[str, nn.Module] = {PLAIN: layer}
-    if isinstance(layer, nn.Conv2d):
-        try:
-            geometry(layer)
-        except ValueError:
-            return found
+    if not all(map(_has_sparse_form, layers)):
+        return found
     for format in map(FORMATS.__getitem__, backends):
         for label, options in format.candidates(zeros):
             try:
@@ -89,6 +91,16 @@ def candidates(layer: Layer, zeros: Zeros, backends: tuple[str, ...]) -> dict[st
     return found
 
 
+def _has_sparse_form(layer: Layer) -> bool:
+    """Return whether a sparse layer can have the geometry of this one."""
+    if isinstance(layer, nn.Conv2d):
+        try:
+            geometry(layer)
+        except ValueError:
+            return False
+    return True
+
+
 def name_of(label: str) -> str:
     """Return the format of a candidate."""
     return label.split()[0]
@@ -96,7 +108,8 @@ def name_of(label: str) -> str:
 
 def lacking(zeros: Zeros, backends: tuple[str, ...]) -> list[str]:
     """Return a line for each reason why the device cannot run a variant that the layer could gain from."""
-    device, dtype = zeros.weight.device, zeros.weight.dtype
+    device = zeros.weight.device
+    dtype = zeros.weight.dtype
     lines = []
     for format in map(FORMATS.__getitem__, backends):
         for options in ({}, *(options for _, options in format.candidates(zeros))):

@@ -30,14 +30,14 @@ class Settings:
             check_pattern(self.pattern)
         if self.policy not in ("speed", "size"):
             raise ValueError(f"policy must be 'speed' or 'size', got {self.policy!r}")
-        unknown = set(self.tried) - set(BACKENDS)
+        unknown = set(self.tried) - FORMATS.keys()
         if unknown:
-            raise ValueError(f"backends must be out of {BACKENDS}, got {sorted(unknown)}")
+            raise ValueError(f"backends must be out of {tuple(FORMATS)}, got {sorted(unknown)}")
 
     @property
     def tried(self) -> tuple[str, ...]:
         """Return the names of the formats that are tried."""
-        return BACKENDS if self.backends is None else tuple(self.backends)
+        return tuple(FORMATS) if self.backends is None else tuple(self.backends)
 
     def check_device(self, device: torch.device) -> None:
         """Raise ``ValueError`` where CUDA graphs are asked for on another device."""

@@ -40,7 +40,8 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
         policy: ``"speed"``, or ``"size"``: the fastest sparse candidate, whether it wins or not.
     """
     present = [name for name in dense if name in times]
-    plain, baseline = present[0], min(present, key=lambda name: median(times[name]))
+    plain = present[0]
+    baseline = min(present, key=lambda name: median(times[name]))
     for name in sorted(times.keys() - set(present), key=lambda name: median(times[name])):
         if policy == "size" or wins(times[name], times[baseline]):
             return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
@@ -49,7 +50,7 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
 
 
 def settle(times: Times, policy: str = "speed") -> str:
-    """The whole model that stays: the one with the winners, unless a dense one is faster.
+    """Pick the whole model that stays: the one with the winners, unless a dense one is faster.
 
     Every winner has passed ``choose`` alone, with its weight in the cache; in the model the median decides.
 
@@ -63,13 +64,13 @@ def settle(times: Times, policy: str = "speed") -> str:
 
 
 def wins(candidate: list[float], incumbent: list[float]) -> bool:
-    """Faster by more than the spread, both as fractions of the incumbent's time."""
+    """Return whether it is faster by more than the spread, both as fractions of the incumbent's time."""
     ratio, spread = pair_ratio(candidate, incumbent)
     return ratio + max(ratio * spread, MARGIN) < 1
 
 
 def pair_ratio(candidate: list[float], incumbent: list[float]) -> tuple[float, float]:
-    """Median of the rounds' candidate / incumbent ratios, and their interquartile range over that median."""
+    """Return the median of the rounds' candidate / incumbent ratios, and their interquartile range over that median."""
     ratios = [a / b for a, b in zip(candidate, incumbent, strict=True)]
     low, middle, high = quantiles(ratios, n=4)
     return middle, (high - low) / middle

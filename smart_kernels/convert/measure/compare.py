@@ -36,11 +36,11 @@ class Comparison:
 
     @property
     def steady(self) -> bool:
-        """The ratios have settled."""
+        """Return whether the ratios have settled."""
         return self.spread <= timing.STEADY
 
     def to_dict(self) -> dict:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 

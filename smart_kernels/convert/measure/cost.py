@@ -1,4 +1,4 @@
-"""What a whole model costs: multiplications, parameters, bytes, time."""
+"""The cost of a whole model: multiplications, parameters, bytes, time."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Cost:
     ms: float | None = None
 
     def change(self, after: "Cost") -> str:
-        """A line: before -> after."""
+        """Return a line: before -> after."""
         return (
             f"{self.macs / 1e6:.1f} -> {after.macs / 1e6:.1f} million MACs, "
             f"{self.parameters / 1e6:.3f} -> {after.parameters / 1e6:.3f} million parameters, "

@@ -46,7 +46,8 @@ def time_in_turns(
     trial = _rounds(samples, 5)
     sparse = sorted(candidates.keys() - set(dense), key=lambda name: median(trial[name]))[:FINALISTS]
     final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
-    times, deadline = _rounds(final, PAIRS), time.perf_counter() + seconds
+    times = _rounds(final, PAIRS)
+    deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline and not _settled(times):
         for name, more in _rounds(final, 10).items():
             times[name] += more
@@ -54,7 +55,7 @@ def time_in_turns(
 
 
 def capture(run: Callable[[], object]) -> Callable[[], None]:
-    """The replay of a CUDA graph of ``run``, which has run before: tuning a kernel cannot be captured.
+    """Return the replay of a CUDA graph of ``run``, which has run before: tuning a kernel cannot be captured.
 
     Raises:
         RuntimeError: it waits for the device, or does what else a graph cannot hold.
@@ -77,7 +78,7 @@ def _rounds(samples: dict[str, Sample], count: int) -> Times:
 
 
 def sampling(call: Callable[[], object], device: torch.device, cuda_graph: bool = False) -> Sample:
-    """Samples of a call as it is when it runs again and again.
+    """Return what takes samples of a call as it is when it runs again and again.
 
     Other candidates have filled the cache: ``WARM_S`` of untimed calls put back what the call finds there when it runs
     alone; none where one call takes more than twice that. A sample repeats the call as often as makes it long enough
@@ -104,7 +105,8 @@ def _repeat(call: Callable[[], object], times: int) -> None:
 
 
 def _on_gpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     start.record()
     run()
     end.record()
@@ -126,7 +128,7 @@ def _on_cpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
 
 
 def device_name(device: torch.device) -> str:
-    """What timings of a device are valid for: its model, and on a CPU the number of threads."""
+    """Name what timings of a device are valid for: its model, and on a CPU the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")

@@ -32,7 +32,8 @@ def fold_batchnorm_(model: nn.Module) -> list[str]:
     Returns:
         The names of the BatchNorms that are gone.
     """
-    users, names = users_of_weights(model), {module: name for name, module in model.named_modules()}
+    users = users_of_weights(model)
+    names = {module: name for name, module in model.named_modules()}
     folded = []
     for layer, norm in following_batchnorms(model).items():
         if type(layer) in LAYERS and type(norm) in BATCHNORMS and _foldable(layer, norm, users):

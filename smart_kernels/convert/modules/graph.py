@@ -11,7 +11,7 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def following_batchnorms(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Layers whose output goes into a BatchNorm and nowhere else, both called once, with that BatchNorm.
+    """Find layers whose output goes into a BatchNorm and nowhere else, both called once, with that BatchNorm.
 
     Read off the traced graph; where tracing fails, off those of the submodules.
     """
@@ -33,7 +33,7 @@ def following_batchnorms(model: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 def users_of_weights(model: nn.Module) -> dict[int, list[str]]:
-    """id of a Parameter -> the names of the modules that hold it themselves."""
+    """Map the id of each Parameter to the names of the modules that hold it themselves."""
     users: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
@@ -43,7 +43,7 @@ def users_of_weights(model: nn.Module) -> dict[int, list[str]]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; afterwards each module is in its own mode again."""
+    """Put the model into eval mode; afterwards each module is in its own mode again."""
     training = {module: module.training for module in model.modules()}
     try:
         yield model.eval()
@@ -53,7 +53,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model is.
+    """Return the device of the model.
 
     Raises:
         ValueError: it has no parameter that would say so.
@@ -65,7 +65,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def call(model: nn.Module, example_input):
-    """The model on its positional or keyword arguments.
+    """Run the model on its positional or keyword arguments.
 
     Raises:
         ValueError: there are none.
@@ -78,7 +78,7 @@ def call(model: nn.Module, example_input):
 
 
 def inputs_of(model: nn.Module, layers: list[nn.Module], example_input) -> dict[nn.Module, Tensor]:
-    """The largest input each layer gets in one forward."""
+    """Return the largest input that each layer gets in one forward."""
     inputs: dict[nn.Module, Tensor] = {}
 
     def keep(module, args):

@@ -80,8 +80,7 @@ def _as_chosen(model: nn.Module, row: LayerReport) -> dict[nn.Module, nn.Module]
     try:
         zeros = Zeros(matrix(layer), weight_shape(layer).taps, row.tile)
         form = FORMATS[row.choice].from_zeros(zeros, **row.options)
+        return {each: sparse_layer(each, form) for each in map(model.get_submodule, (row.name, *row.shared))}
     except ValueError as error:
         logger.warning("%s stays dense: %s", row.name, error)
         return {}
-    layers = map(model.get_submodule, (row.name, *row.shared))
-    return {each: sparse_layer(each, form) for each in layers}

@@ -1,0 +1,41 @@
+"""The state of tensors that a fast path was built for, and whether it may be used: asked at every call."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+GEOMETRIES = 8  # how many geometries a format stays prepared for: layers that share it may have several
+
+
+class Prepared(NamedTuple):
+    """A fast path's own form of the stored tensors.
+
+    Attributes:
+        built_for: the state of the tensors at that time, see ``state``.
+        memory: aliases of the tensors: while they live, no other tensor can lie at the same address.
+        by_geometry: what was built, for each geometry.
+    """
+
+    built_for: tuple
+    memory: tuple[Tensor, ...]
+    by_geometry: dict
+
+
+def state(*tensors: Tensor | None) -> tuple:
+    """Return what changes when one of the tensors does: in place, moved, converted or replaced."""
+    return tuple(
+        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors if t is not None
+    )
+
+
+def alike(tensor: Tensor, other: Tensor) -> bool:
+    """Return whether both are of one dtype on one device."""
+    return tensor.dtype == other.dtype and tensor.device == other.device
+
+
+def eager_inference(x: Tensor, *tensors: Tensor | None) -> bool:
+    """Return whether a prepared fast path may stand in: numbers, no gradient, no compiler and no autocast."""
+    if torch.compiler.is_compiling() or x.is_meta or torch.is_autocast_enabled(x.device.type):
+        return False
+    return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (x, *tensors))
