@@ -158,7 +158,7 @@ def test_the_command_line_takes_it(tmp_path, monkeypatch):
     assert main(["run", str(tmp_path / "run")]) == 0
 
 
-@pytest.mark.parametrize("folder", ["smart_kernels", "bench"])
+@pytest.mark.parametrize("folder", ["smart_kernels", "smart_train", "bench"])
 def test_nobody_asks_which_pattern_or_format_something_is(folder):
     """Outside of their own folders: each answers for itself."""
     own = {"smart_kernels/patterns", "smart_kernels/formats"}
