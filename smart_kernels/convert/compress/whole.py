@@ -1,13 +1,12 @@
 """The model with the winners, held against the dense ones: what wins alone may lose in the model."""
 
-import copy
 from dataclasses import replace
 from statistics import median
 
 from torch import nn
 
 from smart_kernels.convert.measure import Cost, cost, settle, time_models
-from smart_kernels.convert.modules import swap_
+from smart_kernels.convert.modules import swap_, twin
 from smart_kernels.nn import sparse_layer
 
 from .report import LayerReport
@@ -28,7 +27,7 @@ def settle_(
         the lines of the layers, what the fastest dense model costs, and what the model costs now.
     """
     before = cost(model, example_input)
-    models = {kind: _with(_twin(model), selected, kind) for kind in _different(selected)}
+    models = {kind: _with(twin(model), selected, kind) for kind in _different(selected)}
     times = time_models(models, example_input, settings.seconds, settings.cuda_graph)
     kind = settle(times, settings.policy)
     ms = {name: 1e3 * median(rounds) for name, rounds in times.items()}
@@ -53,11 +52,6 @@ def _report(each: Selected, kind: str) -> LayerReport:
         return report
     loss = f"{each.chosen.report.choice} loses in the whole model"
     return replace(report, note="; ".join(filter(None, [report.note, loss])))
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """Copy the modules, not their tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _with(model: nn.Module, selected: Weights, kind: str) -> nn.Module:

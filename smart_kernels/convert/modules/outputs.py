@@ -1,0 +1,102 @@
+"""What a model returns: tensors wherever they hide, drawn from the same random numbers each time."""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from .agree import agrees
+from .graph import call, evaluating
+
+NO_CONTAINERS = (str, bytes, int, float, complex, type, torch.dtype, torch.device, nn.Module, FunctionType, ModuleType)
+
+
+class Outputs:
+    """What a model returned for an example, to be held against what it returns later.
+
+    Args:
+        model: run twice in eval mode, without gradients, every random number drawn from the same seed.
+        example_input: tensor, tuple of positional or dict of keyword arguments.
+
+    Attributes:
+        tensors: copies.
+        unknown: why nothing can be compared, or None.
+    """
+
+    def __init__(self, model: nn.Module, example_input):
+        self._example = example_input
+        self.tensors = _run(model, example_input)
+        self.unknown = None if self.tensors else "the output holds no tensor"
+        if difference := _difference(_run(model, example_input), self.tensors):
+            self.unknown = f"the output changes from run to run: {difference}"
+
+    def changed(self, model: nn.Module) -> str | None:
+        """Return how the output of the model differs now by more than rounding, or None."""
+        return None if self.unknown else _difference(_run(model, self._example), self.tensors)
+
+    def check(self, model: nn.Module, verb: str) -> None:
+        """Raise ``ValueError`` if the output differs; ``verb`` is what changes the model."""
+        if difference := self.changed(model):
+            raise ValueError(f"{verb} must not change the output, so the model stays as it was: {difference}")
+
+
+def tensors_in(output) -> Iterator[Tensor]:
+    """Yield the tensors of an output: in containers, mappings, iterators, attributes of objects."""
+    yield from _tensors_in(output, {})
+
+
+def _tensors_in(value, seen: dict) -> Iterator[Tensor]:
+    """Yield those that are not in ``seen``, which maps ids to what has them: a freed object would give its id away."""
+    if value is None or isinstance(value, NO_CONTAINERS) or id(value) in seen:
+        return
+    seen[id(value)] = value
+    if isinstance(value, Tensor):
+        yield from value.unbind() if value.is_nested else (value,)
+    elif hasattr(value, "__array_interface__"):  # numpy
+        yield torch.as_tensor(value)
+    else:
+        for part in _parts(value):
+            yield from _tensors_in(part, seen)
+
+
+def _parts(value) -> list:
+    """Return what an object holds: its values or elements, and its attributes."""
+    elements = value.values() if isinstance(value, Mapping) else value if hasattr(value, "__iter__") else ()
+    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
+    return [*elements, *(getattr(value, name, None) for name in slots), *getattr(value, "__dict__", {}).values()]
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Seed torch and ``random``; afterwards their states are as before."""
+    state = random.getstate()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, example_input) -> list[Tensor]:
+    with evaluating(model), same_random_numbers():
+        return [tensor.detach().clone() for tensor in tensors_in(call(model, example_input))]
+
+
+def _difference(got: list[Tensor], exact: list[Tensor]) -> str | None:
+    if len(got) != len(exact):
+        return f"{len(exact)} tensors were returned, and now {len(got)}"
+    for pair in zip(got, exact, strict=True):
+        one, other = (torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in pair)
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return f"{other.dtype} {tuple(other.shape)} became {one.dtype} {tuple(one.shape)}"
+        alike = ((one == other) | (one.isnan() & other.isnan())) & ~other.isfinite()  # the -inf of a mask is no error
+        one, other = one.masked_fill(alike, 0), other.masked_fill(alike, 0)
+        if not agrees(one, other):
+            return f"a relative difference of {(one.double() - other.double()).norm() / other.double().norm():.1e}"
+    return None

@@ -1,0 +1,26 @@
+"""A second model on the same tensors."""
+
+import copy
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .swap import BASE
+
+SIMPLE = (str, int, float, bool, type(None))
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Copy the modules of a model, not its tensors; what cannot be copied, such as a lock, both have."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    modules = {id(module): module for module in model.modules()}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name in BASE or isinstance(value, SIMPLE):
+                continue
+            shared |= {id(t): t for t in tree_leaves(value) if isinstance(t, Tensor)}
+            try:
+                copy.deepcopy(value, {**shared, **modules})
+            except Exception:  # whatever the user's class raises
+                shared[id(value)] = value
+    return copy.deepcopy(model, shared)
