@@ -358,33 +358,101 @@ def test_measure_gives_finalists_equal_rounds():
     assert {len(rounds) for rounds in times.values()} == {timing.PAIRS}
 
 
-def test_in_cuda_graphs_every_candidate_is_replayed(monkeypatch):
-    """Dense ones, too: what is free for one side is given to the other."""
-    log, replays = [], []
+class Device:
+    """A GPU that is only imagined: calls cost the host and the device, replays of a graph the device and one launch."""
 
-    def capture(run):
+    LAUNCH_S = 10e-6
+
+    def __init__(self, host_s: dict[str, float], device_s: dict[str, float]):
+        self.host_s, self.device_s = host_s, device_s
+        self.now, self.busy, self.capturing = 0.0, 0.0, None
+        self.graphs: list[list[str]] = []  # calls of each graph
+        self.replays: list[int] = []
+
+    def call(self, name):
+        if self.capturing is not None:
+            self.capturing.append(name)
+            return
+        self.now += self.host_s[name]
+        self.busy = max(self.busy, self.now) + self.device_s[name]
+
+    def capture(self, run):
+        self.capturing = []
         run()
-        replays.append(0)
-        log.clear()  # from here on nothing but replays
-        graph = len(replays) - 1
-        return lambda: replays.__setitem__(graph, replays[graph] + 1)
+        held, self.capturing = self.capturing, None
+        self.graphs.append(held)
+        self.replays.append(0)
+        graph = len(self.graphs) - 1
 
-    monkeypatch.setattr(timing, "capture", capture)
-    calls = {name: partial(log.append, name) for name in ("dense", "packed", "a")}
-    MEASURE(calls, DENSE, torch.device("cpu"), 0.0, cuda_graph=True)
-    assert len(replays) == len(calls) and not log
-    assert all(count >= 5 + timing.PAIRS for count in replays)
+        def replay():
+            self.replays[graph] += 1
+            self.busy = max(self.busy, self.now) + self.LAUNCH_S + sum(self.device_s[name] for name in held)
+
+        return replay
+
+    def timed(self, run, calls):
+        begin = max(self.busy, self.now)
+        run()
+        seconds = (self.busy - begin) / calls
+        return lambda: seconds
+
+    def clock(self):
+        return timing.Clock(self.timed, self.capture)
+
+
+def test_in_a_graph_the_host_does_not_count():
+    """Two candidates whose kernels take as long, one with 500 us of host: the same graphs, the same times."""
+    device = Device({"dense": 20e-6, "sparse": 500e-6}, {"dense": 5e-6, "sparse": 5e-6})
+    calls = {name: partial(device.call, name) for name in device.host_s}
+    times = MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock())
+    assert times["sparse"] == pytest.approx(times["dense"])
+    lengths = {name: [len(graph) for graph in device.graphs if name in graph] for name in calls}
+    assert lengths["sparse"] == lengths["dense"] and lengths["sparse"][-1] >= 20
+    assert times["sparse"][0] < 1.1 * device.device_s["sparse"]  # the launch of the graph hardly counts
+
+
+def test_in_a_graph_the_faster_kernel_wins_whatever_its_host_costs():
+    device = Device({"dense": 20e-6, "sparse": 500e-6}, {"dense": 9e-6, "sparse": 3e-6})
+    calls = {name: partial(device.call, name) for name in device.host_s}
+    choice = choose(MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock()), DENSE)
+    assert choice.name == "sparse" and choice.ratio == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_a_graph_is_as_long_as_a_sample_and_never_endless():
+    for seconds, count in ((1e-3, 1), (150e-6, 1), (50e-6, 3), (0.0, timing.MOST_REPEATS)):
+        device = Device({"a": 0.0}, {"a": seconds})
+        device.LAUNCH_S = 0.0
+        timing.sampling(partial(device.call, "a"), device.clock())
+        assert len(device.graphs[-1]) == pytest.approx(count, abs=1)
+
+
+def test_in_cuda_graphs_every_candidate_is_replayed():
+    """Dense ones, too: what is free for one side is given to the other."""
+    device = Device(dict.fromkeys(("dense", "packed", "a"), 1e-5), dict.fromkeys(("dense", "packed", "a"), 1e-3))
+    calls = {name: partial(device.call, name) for name in device.host_s}
+    MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock())
+    assert [set(graph) for graph in device.graphs] == [{"dense"}, {"packed"}, {"a"}]
+    assert all(count >= 5 + timing.PAIRS for count in device.replays)
 
 
 @pytest.mark.parametrize("seconds, before", [(1e-3, 4), (1e-2, 0)])
-def test_a_sample_finds_in_the_cache_what_its_own_calls_leave_there(monkeypatch, seconds, before):
+def test_a_sample_finds_in_the_cache_what_its_own_calls_leave_there(seconds, before):
     """Calls that are not timed come first, as many as it takes to read a cache full."""
     log = []
-    monkeypatch.setattr(timing, "_on_cpu", lambda run, calls: run() or log.append("timed") or (lambda: seconds * calls))
-    sample = timing.sampling(lambda: log.append("call"), torch.device("cpu"))
+    clock = timing.Clock(lambda run, calls: run() or log.append("timed") or (lambda: seconds * calls))
+    sample = timing.sampling(lambda: log.append("call"), clock)
     log.clear()
     assert sample()() == seconds
     assert log == ["call"] * before + ["call", "timed"]
+
+
+@pytest.mark.parametrize("host_s", [5e-6, 500e-6])
+def test_as_long_in_front_of_a_graph_whatever_the_host_costs(host_s):
+    device = Device({"a": host_s}, {"a": 5e-6})
+    sample = timing.sampling(partial(device.call, "a"), device.clock())
+    before = device.busy
+    sample()()
+    assert device.busy - before == pytest.approx(timing.WARM_S + timing.SAMPLE_S, rel=0.1)
 
 
 def test_what_a_cuda_graph_cannot_hold_is_left_out(monkeypatch, measured):
