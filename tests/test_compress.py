@@ -535,6 +535,67 @@ def test_a_whole_model_that_is_dense_is_held_against_the_plain_one(measured):
     assert stored(model) == ["Packed"] * 3 and report.after.ms == report.before.ms == 1000.0
 
 
+def as_it_is(model):
+    """Everything that a model is made of: modules, Parameters and buffers, by object and by memory."""
+    modules = [(name, id(module), module.training) for name, module in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return modules, [(name, id(t), t.data_ptr(), t.stride()) for name, t in tensors]
+
+
+def test_nothing_ends_slower_than_it_came(measured):
+    """Folded BatchNorms and channels_last are taken back, and with them what they replaced."""
+    measured.update({"chosen": 1.0, "plain": 0.95, "original": 0.9})
+    model, x = CNN().eval(), torch.randn(2, 3, 8, 8)
+    expected, before, values = model(x), as_it_is(model), copy.deepcopy(model.state_dict())
+    report = compress_(model, x)
+    assert as_it_is(model) == before and all(torch.equal(t, values[name]) for name, t in model.state_dict().items())
+    assert torch.equal(model(x), expected)
+    assert {row.choice for row in report.rows} == {"dense"} and "the model as it came is faster" in report.rows[0].note
+    assert report.after.ms == report.before.ms == 900.0
+
+
+@pytest.mark.parametrize("original, folded", [(0.9, False), (0.995, True), (1.1, True)])
+def test_folding_is_a_candidate(original, folded, measured):
+    measured.clear()
+    measured["original"] = original
+    model = CNN().eval()
+    compress_(model, torch.randn(2, 3, 8, 8), backends=DENSE)
+    assert isinstance(model.norm, nn.BatchNorm2d) != folded
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last) == folded
+
+
+def test_winners_are_held_against_the_model_as_it_came(measured, monkeypatch):
+    """Which is timed with the tensors that it came with, in one comparison with the others."""
+    model, seen = CNN().eval(), {}
+    weight, norm = model.stem.weight.clone(), model.norm
+
+    def fake(candidates, *rest):
+        if "chosen" in candidates:
+            seen.update({kind: call.args[0] for kind, call in candidates.items()})
+        return {name: [measured.get(name, 1.0)] * 4 for name in candidates}
+
+    monkeypatch.setattr(timing, "time_in_turns", fake)
+    compress_(model, torch.randn(2, 3, 8, 8))
+    assert list(seen) == ["chosen", "rival", "original"] and isinstance(seen["original"].norm, nn.BatchNorm2d)
+    assert torch.equal(seen["original"].stem.weight, weight) and seen["original"].stem.weight.is_contiguous()
+    assert seen["original"].norm.weight.data_ptr() == norm.weight.data_ptr()  # no copy of what is not replaced
+    assert not torch.equal(model.stem.weight, weight) and isinstance(model.expand.format, ELL)
+
+
+def test_a_model_that_came_sparse_may_stay_so(measured):
+    model, x = mlp(), torch.randn(6, 48)
+    compress_(model, x)
+    assert isinstance(model[0].format, ELL)
+    before = as_it_is(model)
+    measured.update({"packed": 0.1, "original": 0.05})
+    report = compress_(model, x)
+    assert as_it_is(model) == before
+    assert [row.choice for row in report.rows] == ["ell", "ell", "dense"] and report.rows[0].ms is None
+    assert report.before.ms == 1000.0 and report.after.ms == 50.0 and "the model as it came" in str(report)
+    report = compress_(model, x, backends=DENSE)  # asked for dense layers: that it came sparse is no way out
+    assert {row.choice for row in report.rows} == {"packed"}
+
+
 def test_equal_whole_models_keep_the_winners():
     chosen = [1.0, 2.0, 4.0, 8.0]
     for ratio, kept in ((0.9, "plain"), (0.995, "chosen"), (1.1, "chosen")):
