@@ -28,7 +28,7 @@ class Residual(nn.Module):
         return x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
 
 
-class Untraceable(nn.Module):
+class TwoWays(nn.Module):
     def __init__(self):
         super().__init__()
         self.body, self.outside, self.norm = Residual(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
@@ -62,7 +62,7 @@ class ReadDirectly(Residual):
     [
         pytest.param(linear, (5, 4), ["1", "4"], id="linear"),
         pytest.param(Residual, (2, 4, 6, 6), ["norm1", "norm2"], id="residual"),
-        pytest.param(Untraceable, (2, 4, 6, 6), ["body.norm1", "body.norm2"], id="untraceable"),
+        pytest.param(TwoWays, (2, 4, 6, 6), ["body.norm1", "body.norm2", "norm"], id="two-ways"),
         pytest.param(ReadTwice, (2, 4, 6, 6), [], id="read-twice"),
         pytest.param(ReadDirectly, (2, 4, 6, 6), [], id="read-directly"),
         pytest.param(CalledTwice, (2, 4, 6, 6), [], id="called-twice"),

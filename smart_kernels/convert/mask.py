@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from smart_kernels.nn import (
-    MASKED_BATCHNORMS,
     Masked,
     MaskedBatchNorm,
     MaskedConv2d,
     MaskedLinear,
+    masked_batchnorm,
     start_scores_,
     weight_shape,
 )
@@ -19,11 +20,16 @@ from smart_kernels.patterns import Pattern, check_pattern
 
 from .channels import Group, coupled
 from .modules import (
+    LAYERS,
+    Outputs,
+    bake_torch_masks_,
     following_batchnorms,
+    left_alone,
     split_attention_,
     switch_fast_paths_,
     users_of_weights,
     whole_or_not_at_all,
+    why_not_plain,
 )
 
 logger = logging.getLogger("smart_kernels")
@@ -37,9 +43,9 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
 
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
     several layers get one score tensor. ``nn.MultiheadAttention`` becomes a ``SplitAttention``, so that all four
-    projections can be pruned; a subclass of it, or one whose weights are computed from others, stays, with one line in
-    the log. Scores of weights without ``requires_grad`` do not learn either. Layers that are masked already are left as
-    they are: call again with another pattern for other layers.
+    projections can be pruned. Subclasses of these classes and weights that are computed from others stay, with one line
+    in the log; masks of ``torch.nn.utils.prune`` become zeros. Scores of weights without ``requires_grad`` do not learn
+    either. Layers that are masked already are left as they are: call again with another pattern for other layers.
 
     Args:
         model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.
@@ -51,18 +57,22 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
             ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
             and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
-            Layers with a channel that cannot be removed are left out. Default: every layer has its own scores.
+            Layers with a channel that cannot be removed are left out. The output is compared with that before.
+            Default: every layer has its own scores.
 
     Returns:
         The newly masked layers by name.
 
     Raises:
-        ValueError: ``pattern`` is none, no layer was chosen, or channels reach an operator that they cannot be followed
-            through. The model is as it was then, as after any other error.
+        ValueError: ``pattern`` is none, no layer was chosen, channels reach an operator that they cannot be followed
+            through, or the output has changed. The model is as it was then, as after any other error.
     """
     with whole_or_not_at_all(model):
+        expected = None if example_input is None else Outputs(model, example_input)
         layers = _mask(model, pattern, filter_fn, example_input)
         switch_fast_paths_(model)
+        if expected is not None:
+            expected.check(model, "mask_")
     return layers
 
 
@@ -71,23 +81,63 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     before = masked_layers(model)
-    layers = _chosen(model, filter_fn or _default_filter(model, pattern))
+    layers = _chosen(model, filter_fn or _default_filter(model, pattern), pattern)
+    if filter_fn is None:
+        _warn_of_others(model)
     if layers and example_input is not None:
         _mask_coupled(coupled(model, layers, example_input), pattern)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
     elif layers:
-        _mask_each(layers, pattern, following_batchnorms(model) if pattern.whole_channels else {})
+        _mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
     if not layers:
         already = f"; {len(before)} layers are masked already" if before else ""
         raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
     return layers
 
 
-def _chosen(model: nn.Module, chosen: Filter) -> dict[str, nn.Module]:
-    """Find the layers to mask by name, those of attention among them."""
+def _chosen(model: nn.Module, chosen: Filter, pattern: Pattern) -> dict[str, nn.Module]:
+    """Find the layers to mask by name, those of attention among them; those that cannot be are named in the log."""
     split_attention_(model, chosen)
-    layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
-    return _without_shared(model, layers)
+    wanted = {name: module for name, module in _candidates(model).items() if _is_lazy(module) or chosen(module, name)}
+    bake_torch_masks_(model, list(wanted.values()))
+    reasons = {name: why_not_plain(module) for name, module in wanted.items()}
+    for name, reason in reasons.items():
+        if reason:
+            logger.warning("%s stays dense: %s", name, reason)
+    return _without_shared(model, {name: wanted[name] for name, reason in reasons.items() if not reason}, pattern)
+
+
+def _candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Find the Linears and Conv2ds by name, subclasses too; but not the projection that is part of an attention."""
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    parts = {part for attention in attentions for part in attention.modules()}
+    found = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS) and not isinstance(m, Masked)}
+    return {name: m for name, m in found.items() if _maskable(m) or m not in parts}
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    return isinstance(module, LazyModuleMixin)
+
+
+def _warn_of_others(model: nn.Module) -> None:
+    """Say once for each kind which layers with weights are none of those that can be pruned."""
+    kinds: dict[str, list[str]] = {}
+    for name, reason in left_alone(model).items():
+        if not isinstance(model.get_submodule(name), (*LAYERS, nn.MultiheadAttention)):
+            kinds.setdefault(reason, []).append(name or "the model")
+    for reason, names in kinds.items():
+        logger.warning("%s: stays dense as %s", reason, ", ".join(names))
+
+
+def _followers(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Find the BatchNorms that can carry the mask of the layer in front: with weights, which nobody shares."""
+    users = users_of_weights(model)
+    pairs = following_batchnorms(model) or {}
+    return {
+        layer: norm
+        for layer, norm in pairs.items()
+        if norm.weight is not None and all(len(users[id(p)]) == 1 for p in norm.parameters())
+    }
 
 
 def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[nn.Module, nn.Module]) -> None:
@@ -103,9 +153,9 @@ def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[n
         layer.__class__ = MASKED_CLASSES[layer.__class__]
         layer.attach(pattern, scores.get(id(layer.raw_weight)))
         scores[id(layer.raw_weight)] = layer.scores
-        if layer in followers and followers[layer].affine:
+        if layer in followers:
             batchnorm = followers[layer]
-            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
             batchnorm.follow(layer)
 
 
@@ -120,7 +170,7 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
             layer.attach(pattern, scores, index)
         start_scores_([layer for layer, _ in group.layers], lambda importance: importance)
         for (batchnorm, index), before in group.batchnorms:
-            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
             batchnorm.follow_scores(first, index)
             if before is not None:
                 before.__dict__["batchnorm"] = batchnorm
@@ -129,15 +179,24 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
 def unmask_(model: nn.Module) -> nn.Module:
     """Bake the hard masks into the weights as exact zeros and leave plain layers, in place.
 
+    Needs the memory of the masked weights once more: the model is as it was after any error.
+
     Raises:
         ValueError: a layer still has a soft mask.
     """
-    for module in list(model.modules()):
-        if isinstance(module, MaskedBatchNorm):
+    layers = masked_layers(model)
+    norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm)]
+    if layers and all(layer.gate is None for layer in layers.values()):
+        logger.warning("unmask_ prunes nothing: no pruner has set a mask, or this is a copy that has lost its pruner")
+    with whole_or_not_at_all(model) as before:
+        before.keep(*(p for module in (*norms, *layers.values()) for p in _written(module)))
+        for module in (*norms, *layers.values()):
             module.detach()
-    for layer in masked_layers(model).values():
-        layer.detach()
     return model
+
+
+def _written(module: Masked | MaskedBatchNorm) -> list[nn.Parameter | None]:
+    return [module._parameters["weight"], module._parameters["bias"]]
 
 
 def masked_layers(model: nn.Module) -> dict[str, Masked]:
@@ -166,14 +225,17 @@ def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
     return chosen
 
 
-def _without_shared(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Leave out weights that a module outside ``layers`` uses too."""
+def _without_shared(model: nn.Module, layers: dict[str, nn.Module], pattern: Pattern) -> dict[str, nn.Module]:
+    """Leave out weights that a module outside ``layers`` uses too, and biases of whole channels that others use."""
     users = users_of_weights(model)
     alone = {}
     for name, layer in layers.items():
-        others = [user for user in users[id(layer.weight)] if user not in layers]
+        sharing = users[id(layer.weight)]
+        what, others = "weight", [user for user in sharing if user not in layers]
+        if not others and pattern.whole_channels and layer.bias is not None:
+            what, others = "bias", [user for user in users[id(layer.bias)] if user not in sharing]
         if others:
-            logger.warning("%s stays dense: its weight is also used by %s", name, ", ".join(others))
+            logger.warning("%s stays dense: its %s is also used by %s", name, what, ", ".join(others))
         else:
             alone[name] = layer
     return alone

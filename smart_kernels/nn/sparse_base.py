@@ -6,12 +6,15 @@ from torch import Tensor, nn
 from smart_kernels.formats import Conv, Format
 from smart_kernels.patterns import Pattern, WeightShape
 
+from .reading import Reading
+
 
 class Sparse(nn.Module):
     """Base of ``SparseLinear`` and ``SparseConv2d``.
 
     ``weight`` reads as the dense weight, differentiable in what is stored, because ``nn.MultiheadAttention`` and the
-    fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.
+    fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``. It is computed at each reading, so
+    changing it in place is an error; what trains is in ``format``.
 
     Attributes:
         format: how the weight is stored.
@@ -34,6 +37,15 @@ class Sparse(nn.Module):
         format = storage.format.from_dense(matrix, tile, taps=shape.taps, keep=mask, **storage.options)
         live = mask.any(1).to(weight.dtype) if pattern.whole_channels else None
         self._store(format, bias, live)
+
+    def dense_weight(self) -> Tensor:
+        """Return the weight of the plain layer, computed from what is stored."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight of the plain layer, to be read and not to be changed."""
+        return Reading.of(self.dense_weight())
 
     @property
     def bias(self) -> Tensor | None:
@@ -84,7 +96,7 @@ def empty_layer(cls: type[nn.Module], **attributes) -> nn.Module:
 
 def plain_layer(module: nn.Module, sparse: Sparse) -> nn.Module:
     learns = any(parameter.requires_grad for parameter in sparse.format.parameters())
-    module.weight = nn.Parameter(sparse.weight.detach().clone(), learns)
+    module.weight = nn.Parameter(sparse.dense_weight().detach().clone(), learns)
     if sparse.bias is not None:
         module.bias = sparse._parameters["bias"]
         if sparse.live is not None:

@@ -9,7 +9,7 @@ from torch import nn
 from .followers import following_batchnorms
 from .graph import users_of_weights
 from .outputs import Outputs
-from .plain import BATCHNORMS, LAYERS, why_not_plain
+from .plain import BATCHNORMS, LAYERS, plain_batchnorm, why_not_plain
 from .swap import swap_
 from .transaction import whole_or_not_at_all
 
@@ -71,6 +71,13 @@ def fold_proven_(model: nn.Module, example_input=None) -> list[str]:
             swap_(model, {norm: Folded()})
             folded.append(names[norm])
     return folded
+
+
+def unfoldable(model: nn.Module) -> dict[str, str]:
+    """Return the BatchNorms that compute something of their own: name -> why they are not folded."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, BATCHNORMS)}
+    reason = "{} is no plain BatchNorm, so it is not folded"
+    return {name: reason.format(type(norm).__name__) for name, norm in norms.items() if not plain_batchnorm(norm)}
 
 
 def _foldable(layer: nn.Module, norm: nn.Module, users: dict[int, list[str]]) -> bool:

@@ -127,7 +127,7 @@ class _Tracer(torch.fx.Tracer):
         return self._decisions[self._asked - 1]
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, BATCHNORMS) and plain_batchnorm(module) or super().is_leaf_module(module, name)
+        return (isinstance(module, BATCHNORMS) and plain_batchnorm(module)) or super().is_leaf_module(module, name)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ class Outputs:
     """
 
     def __init__(self, model: nn.Module, example_input):
-        self._example = example_input
+        self.example_input = example_input
         self.tensors = _run(model, example_input)
         self.unknown = None if self.tensors else "the output holds no tensor"
         if difference := _difference(_run(model, example_input), self.tensors):
@@ -35,7 +35,7 @@ class Outputs:
 
     def changed(self, model: nn.Module) -> str | None:
         """Return how the output of the model differs now by more than rounding, or None."""
-        return None if self.unknown else _difference(_run(model, self._example), self.tensors)
+        return None if self.unknown else _difference(_run(model, self.example_input), self.tensors)
 
     def check(self, model: nn.Module, verb: str) -> None:
         """Raise ``ValueError`` if the output differs; ``verb`` is what changes the model."""

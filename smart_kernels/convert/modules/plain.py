@@ -1,6 +1,5 @@
 """Which layers are what their class says, and why the others are left alone."""
 
-import torch.nn.utils.prune as torch_prune
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -38,7 +37,8 @@ def plain_batchnorm(module: nn.Module) -> bool:
 
 def left_alone(model: nn.Module) -> dict[str, str]:
     """Return the modules that multiply by a weight which nothing here can store otherwise: name -> the reason."""
-    parts = {part for m in model.modules() if isinstance(m, nn.MultiheadAttention) for part in m.modules() if part is not m}
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    parts = {part for attention in attentions for part in attention.modules() if part is not attention}
     found = {}
     for name, module in model.named_modules():
         if module in parts:
@@ -56,29 +56,3 @@ def _multiplies(module: nn.Module) -> bool:
     leaf = all(name == "parametrizations" for name in module._modules)
     matrices = (p for name, p in module.named_parameters() if "weight" in name)
     return leaf and any(p.dim() >= 2 and min(p.shape[:2]) > 1 for p in matrices)
-
-
-def bake_torch_masks_(model: nn.Module, modules: list[nn.Module]) -> None:
-    """Make masks of ``torch.nn.utils.prune`` on these modules permanent.
-
-    A Parameter that others hold too is left as it is, unless all of them are masked alike.
-    """
-    holders: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            holders.setdefault(id(parameter), []).append((module, name))
-    masked = [(module, name) for module in modules for name in _masked(module)]
-    for module, name in [each for each in masked if _masked_alike(*each, holders)]:
-        torch_prune.remove(module, name)
-
-
-def _masked(module: nn.Module) -> list[str]:
-    hooks = module._forward_pre_hooks.values()
-    return [hook._tensor_name for hook in hooks if isinstance(hook, torch_prune.BasePruningMethod)]
-
-
-def _masked_alike(module: nn.Module, name: str, holders: dict) -> bool:
-    mask = module._buffers[f"{name}_mask"]
-    sharing = [other for other, held in holders[id(module._parameters[f"{name}_orig"])] if held == f"{name}_orig"]
-    everybody = len(sharing) == len(holders[id(module._parameters[f"{name}_orig"])])
-    return everybody and all(mask.equal(other._buffers[f"{name}_mask"]) for other in sharing)

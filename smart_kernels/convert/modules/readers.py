@@ -46,7 +46,7 @@ class Readers(TorchFunctionMode):
         """
         if len(self._reads):
             gc.collect()
-        alive = {id(self._made[y]) for y in self._made.keys()}
+        alive = {id(self._made[y]) for y in self._made}
         return {
             layer: norm
             for layer, norm, reads in self._found

@@ -10,9 +10,14 @@ from .swap import BASE
 SIMPLE = (str, int, float, bool, type(None))
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """Copy the modules of a model, not its tensors; what cannot be copied, such as a lock, both have."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+def twin(model: nn.Module, instead: dict[int, Tensor] | None = None) -> nn.Module:
+    """Copy the modules of a model, not its tensors; what cannot be copied, such as a lock, both have.
+
+    Args:
+        model: any.
+        instead: id of a Parameter or buffer -> what the copy has in its place; default: the same.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} | (instead or {})
     modules = {id(module): module for module in model.modules()}
     for module in model.modules():
         for name, value in vars(module).items():
