@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import block_limit, block_start
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import finish
 from smart_kernels.kernels.common.tuning import autotune, shared_memory
 
 from .steps import columns_of, in_step, listed, rows_of_tile
@@ -92,17 +92,15 @@ def block_decode_kernel(
     offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)
     in_y = in_n[:, None] & (offs_m < M)[None, :]
-    offs_m = offs_m.to(tl.int64)[None, :]
+    offs_m = offs_m.to(tl.int64)
     if SPLITS == 1:
-        if bias_ptr is not None:
-            acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-        if residual_ptr is not None:
-            r_p = residual_ptr + offs_m * stride_rm + offs_n.to(tl.int64)[:, None] * stride_rn
-            acc += tl.load(r_p, mask=in_y, other=0.0).to(tl.float32)
-        acc = activate(acc, ACTIVATION)
+        finish(
+            acc, bias_ptr, residual_ptr, y_ptr, offs_m, offs_n, in_n, in_y, stride_rm, stride_rn, stride_ym,
+            ACTIVATION, 1)
     else:
+        m = offs_m[None, :]
         y_ptr += pid_s.to(tl.int64) * M * stride_ym
-    tl.store(y_ptr + offs_m * stride_ym + offs_n[:, None], acc.to(y_ptr.dtype.element_ty), mask=in_y)
+        tl.store(y_ptr + m * stride_ym + offs_n[:, None], acc, mask=in_y)
 
 
 @triton.jit
@@ -121,10 +119,4 @@ def sum_pieces_kernel(
     acc = tl.zeros((BLOCK_N,), tl.float32)
     for piece in tl.static_range(SPLITS):
         acc += tl.load(pieces_ptr + (piece * M + m) * N + offs_n, mask=in_n, other=0.0)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    if residual_ptr is not None:
-        r_p = residual_ptr + m * stride_rm + offs_n.to(tl.int64) * stride_rn
-        acc += tl.load(r_p, mask=in_n, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + m * N + offs_n, acc.to(y_ptr.dtype.element_ty), mask=in_n)
+    finish(acc, bias_ptr, residual_ptr, y_ptr, m, offs_n, in_n, in_n, stride_rm, stride_rn, N, ACTIVATION, None)

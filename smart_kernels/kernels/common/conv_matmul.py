@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from .blocks import block_limit, block_start, inside
-from .epilogue import activate
+from .epilogue import activate, bias_and_residual
 from .tuning import autotune, fitting, wgmma, worth_trying_grad
 
 CONFIGS = [  # the first is valid for every shape
@@ -103,12 +103,7 @@ def conv_matmul_kernel(
             dh = (phase_h + OFFSET_H + t // KW * STEP_H) // UP_H
             dw = (phase_w + OFFSET_W + t % KW * STEP_W) // UP_W
             reach |= (inside(h + dh, H) & inside(w + dw, W)).to(tl.int32) << t
-    # the sums start from what is added to them: after the loop that would need registers of its own
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
+    acc = bias_and_residual(bias_ptr, residual_ptr, offs_n, in_n, y_offs, in_y, BLOCK_M, BLOCK_N)
 
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)

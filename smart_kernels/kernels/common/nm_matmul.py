@@ -11,7 +11,7 @@ W.T.
 import triton
 import triton.language as tl
 
-from .epilogue import activate
+from .epilogue import finish
 from .nm import stored, tile
 from .tuning import autotune
 
@@ -94,13 +94,7 @@ def semi_structured_kernel(
         w = tile(code, values, KEEP, GROUP, BITS, ROWS, GROUPS)
         code, values = next_code, next_values
 
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_o, mask=in_o, other=0.0).to(tl.float32)[None, :]
     offs_m = offs_m.to(tl.int64)
     in_y = (offs_m < M)[:, None] & in_o[None, :]
-    if residual_ptr is not None:
-        residual_p = residual_ptr + offs_m[:, None] * stride_rm + offs_o.to(tl.int64)[None, :] * stride_ro
-        acc += tl.load(residual_p, mask=in_y, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    y_p = y_ptr + offs_m[:, None] * stride_ym + offs_o[None, :]
-    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=in_y)
+    finish(
+        acc, bias_ptr, residual_ptr, y_ptr, offs_m, offs_o, in_o, in_y, stride_rm, stride_ro, stride_ym, ACTIVATION, 0)

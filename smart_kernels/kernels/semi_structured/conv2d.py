@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import inside
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import activate, bias_and_residual
 from smart_kernels.kernels.common.nm import stored, tile
 from smart_kernels.kernels.common.tuning import autotune, holds, wgmma
 
@@ -92,12 +92,7 @@ def semi_structured_conv_kernel(
         for t in tl.static_range(KH * KW):
             in_h = inside(h + (OFFSET_H + t // KW * STEP_H), H)
             reach |= (in_h & inside(w + (OFFSET_W + t % KW * STEP_W), W)).to(tl.int32) << t
-    # the sums start from what is added to them: after the loop that would need registers of its own
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
+    acc = bias_and_residual(bias_ptr, residual_ptr, offs_n, in_n, y_offs, in_y, BLOCK_M, BLOCK_N)
 
     # two steps ahead what a tile of W stores is loaded, one step ahead it is spread out, beside the products
     STEPS: tl.constexpr = KH * KW * BLOCKS_K

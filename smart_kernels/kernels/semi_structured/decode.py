@@ -12,7 +12,7 @@ the columns of x they belong to; no weight passes through shared memory. One int
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import finish
 from smart_kernels.kernels.common.tuning import autotune
 
 TILE = tl.constexpr(256)  # columns of W in a step: eight groups for each of eight words
@@ -110,14 +110,9 @@ def semi_structured_decode_kernel(
         y_p = y_ptr + pid_k.to(tl.int64) * stride_ys + offs_m[None, :] * stride_ym + offs_n[:, None]
         tl.store(y_p, acc, mask=in_y)
     else:
-        if bias_ptr is not None:
-            acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-        if residual_ptr is not None:
-            residual_p = residual_ptr + offs_m[None, :] * stride_rm + offs_n.to(tl.int64)[:, None] * stride_rn
-            acc += tl.load(residual_p, mask=in_y, other=0.0).to(tl.float32)
-        acc = activate(acc, ACTIVATION)
-        y_p = y_ptr + offs_m[None, :] * stride_ym + offs_n[:, None]
-        tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=in_y)
+        finish(
+            acc, bias_ptr, residual_ptr, y_ptr, offs_m, offs_n, in_n, in_y, stride_rm, stride_rn, stride_ym,
+            ACTIVATION, 1)
 
 
 @triton.jit
@@ -140,10 +135,6 @@ def split_sum_kernel(
     for _ in range(splits):
         acc += tl.load(sum_p, mask=in_n, other=0.0)
         sum_p += stride_ss
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    if residual_ptr is not None:
-        residual_p = residual_ptr + pid_m * stride_rm + offs_n.to(tl.int64) * stride_rn
-        acc += tl.load(residual_p, mask=in_n, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + pid_m * stride_ym + offs_n, acc.to(y_ptr.dtype.element_ty), mask=in_n)
+    finish(
+        acc, bias_ptr, residual_ptr, y_ptr, pid_m, offs_n, in_n, in_n, stride_rm, stride_rn, stride_ym,
+        ACTIVATION, None)
