@@ -32,8 +32,11 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 
 
 def worth_trying(configs, args, **kwargs):
-    """No more sums in a thread than it has registers for, no fewer warps where they would exchange masks, and as many
-    stages as fit, but two only where that is all: what few rows wait for is memory."""
+    """Keep configurations whose threads have room for their sums, with as many stages as fit.
+
+    With too few warps threads would exchange masks. Two stages are kept only where no more fit: what few rows wait for
+    is memory.
+    """
     warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 1024, 1 if kwargs["EVEN_K"] else 4)
     step = (kwargs["BLOCK_M"] + kwargs["BLOCK_N"]) * kwargs["BLOCK_K"] * args["x_ptr"].element_size()
     stages = min(6 if kwargs["BLOCK_M"] <= 32 else 4, shared_memory() // step)

@@ -27,7 +27,7 @@ KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K",
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M."""
+    """Keep the configurations whose blocks are no taller than M."""
     return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
 
 

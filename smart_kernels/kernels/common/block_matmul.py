@@ -44,10 +44,10 @@ GRAD_CONFIGS = [
 
 
 def worth_trying(configs, args, **kwargs):
-    """Nothing that the device cannot hold or that is for another precision, no copies that need a descriptor where
-    there is none.
+    """Keep what the device holds and what is for this precision; copies by descriptor only where there is one.
 
-    The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled."""
+    The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled.
+    """
     scaled = args["scale_ptr"] is not None
     exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
     found = [c for c in configs if c.kwargs["TMA"] <= kwargs["TMA_FITS"] and (exact or c is not EXACT)]
@@ -56,8 +56,11 @@ def worth_trying(configs, args, **kwargs):
 
 
 def fit_for_fp8(configs):
-    """Where wgmma could multiply them, fewer than 64 rows of fp8 are converted and multiplied as fp16. Elsewhere the
-    compiler copies the sums in every step of four warps and 128 rows."""
+    """Keep the configurations that suit fp8.
+
+    Where wgmma could multiply them, fewer than 64 rows of fp8 are converted and multiplied as fp16. Elsewhere the
+    compiler copies the sums in every step of four warps and 128 rows.
+    """
     if wgmma():
         return [c for c in configs if c.kwargs["BLOCK_M"] >= 64]
     return [c for c in configs if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)]

@@ -45,7 +45,7 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "BLOCK_N", "BLOCK_K", "HALO", "PRECISION
 
 
 def worth_trying(configs, args, **kwargs):
-    """Nothing that the device cannot hold; where operands need registers, pixels and their bits leave half the sums."""
+    """Keep what the device holds; where operands need registers, pixels and their bits leave room for half the sums."""
     return fitting(configs, args, kwargs, sums=128 if wgmma() else 64)
 
 

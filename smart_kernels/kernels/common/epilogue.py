@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def activate(acc, ACTIVATION: tl.constexpr):
-    """acc fp32; ACTIVATION is None or a key of ``reference.epilogue.ACTIVATIONS``."""
+    """Apply an activation to fp32 sums: None or a key of ``reference.common.epilogue.ACTIVATIONS``."""
     if ACTIVATION == "relu":
         acc = tl.where(acc < 0.0, 0.0, acc)  # NaN stays NaN
     elif ACTIVATION == "gelu":

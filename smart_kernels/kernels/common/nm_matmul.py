@@ -25,7 +25,7 @@ CONFIGS = [  # the first is valid for every shape
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M; where fp32 is exact, tall ones are shallow: its operands pass through registers."""
+    """Keep blocks no taller than M; where fp32 is exact, tall ones are shallow: its operands pass through registers."""
     exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
     found = []
     for config in configs:

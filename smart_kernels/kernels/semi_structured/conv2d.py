@@ -27,7 +27,7 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "KEEP", "GROUP", "BLOCK_K", "EVEN", "HAL
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M, nothing that the device cannot hold; where operands need registers, few sums."""
+    """Keep blocks no taller than M that the device holds; where operands need registers, with few sums."""
     size, precision, found = args["x_ptr"].element_size(), kwargs["PRECISION"], []
     sums = 16 if size == 4 and precision == "ieee" else 128 if wgmma() else 32
     for config in configs:
@@ -43,7 +43,7 @@ def stored_at(
     K: tl.constexpr, STEPS: tl.constexpr, BLOCKS_K: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr,
     BITS: tl.constexpr, SPAN: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
-    """What the tile of W of step ``e`` stores, of the last step if there are fewer."""
+    """Load what the tile of W of step ``e`` stores, of the last step if there are fewer."""
     e = tl.minimum(e, STEPS - 1)
     groups: tl.constexpr = (K + GROUP - 1) // GROUP
     tap, block = e // BLOCKS_K, e % BLOCKS_K

@@ -24,7 +24,7 @@ CONFIGS = [  # the first is valid for every shape
 
 
 def worth_trying(configs, args, **kwargs):
-    """One block of M where that is enough, the tallest otherwise."""
+    """Keep the configurations with one block of M where that is enough, else those with the tallest."""
     tallest = max(config.kwargs["BLOCK_M"] for config in configs)
     wanted = 16 if args["M"] <= 16 else tallest
     return [config for config in configs if config.kwargs["BLOCK_M"] == wanted]
@@ -32,7 +32,7 @@ def worth_trying(configs, args, **kwargs):
 
 @triton.jit
 def halves(pair, nibble):
-    """Two values and the places they have -> weights 0 and 1, weights 2 and 3, each pair in an int32."""
+    """Turn two values and their places into weights 0 and 1 and weights 2 and 3, each pair in an int32."""
     both = pair.to(tl.uint32, bitcast=True)
     low = tl.where((nibble & 1) != 0, both, both << 16)
     low = tl.where((nibble & 2) != 0, low, low & 0xFFFF)
@@ -43,7 +43,7 @@ def halves(pair, nibble):
 
 @triton.jit
 def unpacked(pairs, DTYPE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(BLOCK_N, 8) int32 -> (BLOCK_N, 16) weights."""
+    """Turn (BLOCK_N, 8) int32 into (BLOCK_N, 16) weights."""
     first = (pairs & 0xFFFF).to(tl.int16).to(DTYPE, bitcast=True)
     second = ((pairs >> 16) & 0xFFFF).to(tl.int16).to(DTYPE, bitcast=True)
     return tl.reshape(tl.join(first, second), (BLOCK_N, 16))
@@ -126,7 +126,7 @@ def split_sum_kernel(
     # compile-time
     ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    """The sums of all splits, always in the same order, and what follows the product."""
+    """Sum what all splits have, always in the same order, and finish the product."""
     pid_m = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = offs_n < N

@@ -14,14 +14,14 @@ PIECE = tl.constexpr(2048)
 
 @triton.jit
 def places(meta_ptr, row, group, steps):
-    """The two places of four columns of a row, two bits each. ``steps`` of 64 columns make a row."""
+    """Return the two places of four columns of a row, two bits each. ``steps`` of 64 columns make a row."""
     word = ((row // 64) * steps + group // 16) * 128 + row % 64 // 16 * 32 + row % 8 * 4 + group % 16 // 4
     return (tl.load(meta_ptr + word) >> (row % 16 // 8 * 16 + group % 4 * 4).to(tl.int32)) & 15
 
 
 @triton.jit
 def address(row, group, steps, FRAGMENTS: tl.constexpr):
-    """Where the first of two values is."""
+    """Return where the first of two values is."""
     if FRAGMENTS:
         lane = row % 8 * 4 + group % 4
         return ((row // 16) * (2 * steps) + group // 8) * 256 + lane * 8 + group % 8 // 4 * 4 + row % 16 // 8 * 2

@@ -37,7 +37,7 @@ def candidates(low, high, newton, CANDIDATES: tl.constexpr):
 
 @triton.jit
 def first_bracket(partial_ptr, start_ptr, group, programs, keep, temperature, BLOCK_P: tl.constexpr):
-    """Adds up the partials of the range kernel."""
+    """Add up the partials of the range kernel: low, high and where Newton starts."""
     rows = tl.arange(0, BLOCK_P)
     in_p = rows < programs
     p = partial_ptr + (group * programs + rows) * (2 * SLOTS)
@@ -54,7 +54,7 @@ def first_bracket(partial_ptr, start_ptr, group, programs, keep, temperature, BL
 
 @triton.jit
 def narrow(state_ptr, partial_ptr, group, programs, keep, temperature, CANDIDATES: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Adds up the partials of the pass before and keeps the part of the bracket with the root."""
+    """Add up the partials of the pass before and keep the part of the bracket with the root."""
     s = state_ptr + group * STATE
     low, high, newton = tl.load(s), tl.load(s + 1), tl.load(s + 2)
     if low < high:

@@ -13,7 +13,7 @@ from .soft_topk import INF, soft_mask, split
 
 @triton.jit
 def places(groups, G, C, per_row, GROUP: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr):
-    """Offsets of the (len(groups), BLOCK) weights of some groups, and which exist."""
+    """Return the offsets of the (len(groups), BLOCK) weights of some groups, and which exist."""
     offs = tl.arange(0, BLOCK)
     if FULL:  # groups lie next to each other
         return groups[:, None] * GROUP + offs[None, :], (groups < G)[:, None] & (offs < BLOCK)[None, :]
@@ -23,7 +23,7 @@ def places(groups, G, C, per_row, GROUP: tl.constexpr, BLOCK: tl.constexpr, FULL
 
 @triton.jit
 def best(scores, KEEP: tl.constexpr, BLOCK: tl.constexpr):
-    """1 for the KEEP largest of each row, ties by place."""
+    """Return 1 for the KEEP largest of each row, ties by place, else 0."""
     offs = tl.arange(0, BLOCK)
     mine, other = scores[:, :, None], scores[:, None, :]
     ahead = (other > mine) | ((other == mine) & (offs[None, None, :] < offs[None, :, None]))

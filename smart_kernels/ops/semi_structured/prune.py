@@ -16,7 +16,7 @@ BLOCKS = 16  # of 4x4 in both directions, one in each thread of 8 warps
 def semi_structured_prune(
     weight: Tensor, scores: Tensor | None = None, *, transposable: bool = False
 ) -> tuple[Tensor, ...]:
-    """The two weights of largest score in every four of a row, as :func:`semi_structured_linear` reads them.
+    """Keep the two weights of largest score in every four of a row, saved as :func:`semi_structured_linear` reads them.
 
     Ties go to the first. W is read once, and nothing in between is stored. Not differentiable.
 

@@ -16,7 +16,7 @@ from .packing import BYTES, TYPES, PackedWeight
 
 
 def supported(device: torch.device | str, kernel: str = "mma") -> str | None:
-    """Why ``kernel`` cannot run on ``device``; None when it may, see ``verified``."""
+    """Return why ``kernel`` cannot run on ``device``; None when it may, see ``verified``."""
     device = torch.device(device)
     if device.type != "cuda" or torch.version.hip is not None:
         return "sparse tensor-core instructions need an NVIDIA GPU"
@@ -37,7 +37,7 @@ def matmul(
     scale: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """``activation(x @ W.T + bias + residual)``, accumulated in fp32, or exactly in int32.
+    """Return ``activation(x @ W.T + bias + residual)``, accumulated in fp32, or exactly in int32.
 
     Args:
         x: (M, K) of the weight's dtype, any strides; copied unless its rows are whole and 16-byte aligned.
@@ -61,12 +61,12 @@ def matmul(
 
 
 def like(x: Tensor, N: int, kernel: str, dtype: torch.dtype | None = None) -> Tensor:
-    """What ``matmul`` returns for x (M, K), still empty; TMA writes rows of whole 16 bytes."""
+    """Return an empty result of ``matmul`` for x (M, K); TMA writes rows of whole 16 bytes."""
     return x.new_empty(x.shape[0], N if kernel == "mma" else N + -N % 8, dtype=dtype)[:, :N]
 
 
 def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
-    """Why mma.sp of this dtype is no instruction of ``device``, which has that of 16 bits; None when it is."""
+    """Return why ``device``, which has the instruction of 16 bits, lacks mma.sp of this dtype; None when it has it."""
     if dtype != torch.float8_e4m3fn:
         return None
     major, minor = torch.cuda.get_device_capability(device)
@@ -76,13 +76,16 @@ def lacks(device: torch.device | str, dtype: torch.dtype) -> str | None:
 
 
 def words_kernel(device: torch.device | str, dtype: torch.dtype) -> str:
-    """Of 8-bit weights packed for "mma": wgmma.sp reads the same words on sm_90, which lacks mma.sp of fp8."""
+    """Return which kernel multiplies 8-bit weights packed for "mma".
+
+    On sm_90, which lacks mma.sp of fp8, wgmma.sp reads the same words.
+    """
     hopper = torch.cuda.get_device_capability(device) == (9, 0)
     return "wgmma_rs" if hopper and lacks(device, dtype) is not None else "mma"
 
 
 def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
-    """The configurations that may be chosen for some shape."""
+    """Return the configurations that may be chosen for some shape."""
     from smart_kernels.kernels.tensor_core import mma as sparse_mma
     from smart_kernels.kernels.tensor_core import wgmma as sparse_wgmma
 
@@ -104,7 +107,7 @@ def forced(kernel: str, config: triton.Config) -> Iterator[None]:
 
 
 def tuner(kernel: str) -> Autotuner:
-    """The tuned kernel behind a name of ``KERNELS``."""
+    """Return the tuned kernel behind a name of ``KERNELS``."""
     from smart_kernels.kernels.tensor_core import mma as sparse_mma
     from smart_kernels.kernels.tensor_core import wgmma as sparse_wgmma
 
@@ -113,7 +116,7 @@ def tuner(kernel: str) -> Autotuner:
 
 @functools.cache
 def _no_gluon() -> str | None:
-    """Why the kernels cannot even be imported; None when they can."""
+    """Return why the kernels cannot even be imported; None when they can."""
     try:
         import smart_kernels.kernels.tensor_core.mma
         import smart_kernels.kernels.tensor_core.wgmma  # noqa: F401
@@ -176,12 +179,12 @@ def _wgmma(x, packed, bias, residual, activation, scale, dtype) -> Tensor:
 
 @functools.cache
 def _processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; 1 where kernels are only compiled."""
+    """Return the number of multiprocessors of a GPU; 1 where kernels are only compiled."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """x as 16-byte copies can read it; columns are added where a row is not whole."""
+    """Return x as 16-byte copies can read it; columns are added where a row is not whole."""
     chunk = 16 // x.itemsize
     if x.shape[1] % chunk:
         bits = x.view(torch.int8) if x.itemsize == 1 else x  # fp8 cannot be padded

@@ -21,8 +21,11 @@ TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; e
 
 @functools.cache
 def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype = torch.bfloat16) -> str | None:
-    """Why ``kernel`` must not be used on ``device``; None after all its configurations have computed random integers
-    exactly, with edges and without. Remembered per process; compiles much and synchronises."""
+    """Return why ``kernel`` must not be used on ``device``; None after it has proved right.
+
+    All its configurations then have computed random integers exactly, with edges and without. Remembered per process;
+    compiles much and synchronises.
+    """
     if (reason := supported(device, kernel)) is not None:
         return reason
     if dtype not in TYPES | BYTES:
@@ -42,17 +45,21 @@ def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype
 
 
 def exact(device: torch.device, kernel: str, dtype: torch.dtype) -> bool:
-    """Whether ``verified`` has found so. It asks nobody: a constant for ``torch.compile``, which traces anew when it
-    changes."""
+    """Return whether ``verified`` has found the kernel right.
+
+    It runs nothing: a constant for ``torch.compile``, which traces anew when it changes.
+    """
     return (device, kernel, dtype) in _exact
 
 
 def integers(
     shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Random x, values, indices, bias and residual of M, N, K, and relu(x @ W.T + bias + residual): exact but for the
-    rounding to ``dtype``, in any order of the sums. For 8 bits the sums are multiplied by ``scales``, and what is added
-    and the result are bf16."""
+    """Draw x, values, indices, bias and residual of M, N, K, and compute relu(x @ W.T + bias + residual).
+
+    All are integers: exact but for the rounding to ``dtype``, in any order of the sums. For 8 bits the sums are
+    multiplied by ``scales``, and what is added and the result are bf16.
+    """
     (M, N, K), draw = shape, functools.partial(torch.randint, device=device)
     groups = -(-K // 4)
     values, first = draw(-4, 5, (N, 2 * groups)), draw(0, 3, (N, groups))
@@ -71,7 +78,7 @@ def integers(
 
 
 def scales(N: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """(N,) powers of two, one per output of an 8-bit product; None for the others."""
+    """Return (N,) powers of two, one per output of an 8-bit product; None for the others."""
     return None if dtype in TYPES else 2.0 ** (torch.arange(N, device=device) % 3 - 1)
 
 

@@ -71,7 +71,7 @@ def _small_config(G: int, n: int) -> tuple[tuple[int], dict[str, int]]:
 
 
 def _rows(cost: Tensor | None) -> tuple[Tensor | None, int]:
-    """Contiguous cost and the distance of its rows; 0 where all groups share one."""
+    """Return contiguous cost and the distance of its rows; 0 where all groups share one."""
     if cost is None:
         return None, 0
     return cost.contiguous(), cost.shape[1] if cost.shape[0] > 1 else 0

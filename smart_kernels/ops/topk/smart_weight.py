@@ -15,7 +15,7 @@ PROGRAM = 1024  # scores
 def smart_weight(
     weight: Tensor, scores: Tensor, n: int, m: int, temperature: float, *, eps: float = 0.0, hard: bool = False
 ) -> Tensor:
-    """``weight * mask``, mask the ``soft_topk`` with keep = n of every m scores in a row, in one pass each way.
+    """Return ``weight * mask``, mask the ``soft_topk`` with keep = n of every m scores in a row, in one pass each way.
 
     Gradients are those of ``soft_topk`` and the product; for ``hard`` that of the scores is still the soft mask's
     (straight-through), at every weight.

@@ -16,7 +16,7 @@ UNDERFLOW = 1e-12  # below this sum of cost * mask * (1 - mask) no score moves t
 def soft_topk(
     scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(G, n) scores, (1 or G, n) cost, (G,) start -> (G, n) mask in the dtype of scores, (G,) float64 threshold."""
+    """Return (G, n) mask in the dtype of scores, (G,) float64 threshold, for (1 or G, n) cost and (G,) start."""
     threshold = _solve(scores, keep, temperature, cost, start)
     return soft_mask(scores, threshold[:, None], temperature), threshold
 
@@ -24,7 +24,7 @@ def soft_topk(
 def soft_topk_backward(
     dmask: Tensor, dthreshold: Tensor, mask: Tensor, cost: Tensor | None, temperature: float
 ) -> Tensor:
-    """dscores = v / temperature * (dmask - cost * (sum(v dmask) - temperature * dthreshold) / sum(cost v)).
+    """Return v / temperature * (dmask - cost * (sum(v dmask) - temperature * dthreshold) / sum(cost v)).
 
     v = mask * (1 - mask); 0 where every v of a group underflows.
     """
@@ -36,7 +36,8 @@ def soft_topk_backward(
 
 
 def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None) -> Tensor:
-    """Safeguarded Newton for every group at once, dropping those that are done. Returns the (G,) float64 threshold."""
+    """Solve for the (G,) float64 thresholds by a safeguarded Newton for every group at once, dropping those that are
+    done."""
     # Newton from an error of e * temperature leaves at most e^2 / 2 of the budget
     near = temperature * (1e-8 if scores.dtype == torch.float64 else 1e-3)
     cost = None if cost is None else cost.to(scores.dtype).expand_as(scores)
@@ -63,7 +64,7 @@ def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None,
 
 
 def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: float):
-    """sum(cost * mask) - keep, and sum(cost * mask * (1 - mask)), at a threshold per group."""
+    """Return sum(cost * mask) - keep, and sum(cost * mask * (1 - mask)), at a threshold per group."""
     lead = threshold.to(scores.dtype)  # two fp32 subtractions do the work of a float64 one
     rest = (threshold - lead).to(scores.dtype)
     z = (scores - lead[:, None]).sub_(rest[:, None]).div_(temperature)
@@ -74,7 +75,7 @@ def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor 
 
 
 def _bracket(scores: Tensor, keep: float, temperature: float, cost: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Ends between which the threshold lies; both are the threshold itself where nothing is left to solve."""
+    """Return ends between which the threshold lies; both are the threshold where nothing is left to solve."""
     up, down, nan = scores == torch.inf, scores == -torch.inf, scores.isnan().any(-1)
     total, budget = _total((~(up | down)).to(scores.dtype), cost), keep - _total(up.to(scores.dtype), cost)
     offset = temperature * (budget / (total - budget)).log()
