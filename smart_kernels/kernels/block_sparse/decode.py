@@ -8,7 +8,7 @@
     +-----++---+
                                   sum_pieces_kernel adds them up in this order. With SPLITS = 1 it is not needed.
 
-Steps gather tiles that are narrow in K, as in ``block_gather``.
+Steps gather tiles that are narrow in K, see steps.py.
 """
 
 import triton
@@ -90,7 +90,9 @@ def block_decode_kernel(
                 x = tl.load(x_kp, mask=in_k[:, None], other=0.0)
                 w = tl.load(w_kp, mask=in_k[None, :], other=0.0)
             acc = tl.dot(w, x, acc, input_precision=PRECISION)
-            col, slot, entry = next_col, next_slot, entry + GATHER
+            col = next_col
+            slot = next_slot
+            entry = entry + GATHER
 
     offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)
@@ -117,7 +119,8 @@ def sum_pieces_kernel(
     # compile-time
     SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    m, offs_n = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1).to(tl.int64)
+    offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = offs_n < N
     acc = tl.zeros((BLOCK_N,), tl.float32)
     for piece in tl.static_range(SPLITS):

@@ -80,7 +80,9 @@ def block_gather_kernel(
                 x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_kp, mask=in_k[:, None], other=0.0)
             acc = tl.dot(x, w, acc, input_precision=PRECISION)
-            col, slot, entry = next_col, next_slot, entry + GATHER
+            col = next_col
+            slot = next_slot
+            entry = entry + GATHER
 
     offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)

@@ -168,12 +168,17 @@ def conv_grad_kernel(
 
     # columns beyond the edge hold garbage here and are replaced when stored
     in_dy = None if EVEN else in_n[:, None]
-    start, end = part * chunk, tl.minimum(M, part * chunk + chunk)
+    start = part * chunk
+    end = tl.minimum(M, part * chunk + chunk)
     whole = start + (end - start) // BLOCK_M * BLOCK_M
     offs_m = start + tl.arange(0, BLOCK_M)
     # a step of BLOCK_M pixels, as images, rows and columns: adding with carry is cheaper than dividing
-    image, i, j = offs_m // (P * Q), offs_m // Q % P, offs_m % Q
-    images, rows, columns = BLOCK_M // (P * Q), BLOCK_M // Q % P, BLOCK_M % Q
+    image = offs_m // (P * Q)
+    i = offs_m // Q % P
+    j = offs_m % Q
+    images = BLOCK_M // (P * Q)
+    rows = BLOCK_M // Q % P
+    columns = BLOCK_M % Q
     dy_p = dy_ptr + offs_n[:, None]
     x_p = x_ptr + (shift_h * stride_xh + shift_w * stride_xw) + offs_k[None, :]
 

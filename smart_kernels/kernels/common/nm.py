@@ -23,7 +23,9 @@ def stored(
     the compiler whether threads side by side stay in one row.
     """
     offs = tl.arange(0, ROWS * GROUPS)
-    row, group, start = offs // GROUPS, group0 + offs % GROUPS, tl.cast(row0, tl.int64)
+    row = offs // GROUPS
+    group = group0 + offs % GROUPS
+    start = tl.cast(row0, tl.int64)
     inside = None if EVEN else (row0 + row < rows) & (group < groups)
     other = None if EVEN else 0
     first = group * (KEEP * BITS)

@@ -54,7 +54,8 @@ def semi_structured_kernel(
     BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_R: tl.constexpr,
 ):
     # eight blocks of M side by side share the weights in L2
-    pid, blocks_o = tl.program_id(0), tl.cdiv(OUT, BLOCK_O)
+    pid = tl.program_id(0)
+    blocks_o = tl.cdiv(OUT, BLOCK_O)
     pid_m, pid_o = tl.swizzle2d(pid // blocks_o, pid % blocks_o, tl.cdiv(M, BLOCK_M), blocks_o, 8)
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_o = pid_o * BLOCK_O + tl.arange(0, BLOCK_O)

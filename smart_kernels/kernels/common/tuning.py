@@ -42,7 +42,9 @@ def fitting(configs, args, kwargs, *, grad: bool = False, sums: int = 128):
 
     ``grad``: the product runs over M, so BLOCK_M is the depth of a step.
     """
-    n, k, size = kwargs["BLOCK_N"], kwargs["BLOCK_K"], args["x_ptr"].element_size()
+    n = kwargs["BLOCK_N"]
+    k = kwargs["BLOCK_K"]
+    size = args["x_ptr"].element_size()
     found = []
     for config in configs:
         m = config.kwargs["BLOCK_M"]

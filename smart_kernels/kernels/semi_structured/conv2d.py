@@ -28,7 +28,9 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "KEEP", "GROUP", "BLOCK_K", "EVEN", "HAL
 
 def worth_trying(configs, args, **kwargs):
     """Keep blocks no taller than M that the device holds; where operands need registers, with few sums."""
-    size, precision, found = args["x_ptr"].element_size(), kwargs["PRECISION"], []
+    size = args["x_ptr"].element_size()
+    precision = kwargs["PRECISION"]
+    found = []
     sums = 16 if size == 4 and precision == "ieee" else 128 if wgmma() else 32
     for config in configs:
         step = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"], kwargs["BLOCK_K"]
@@ -73,10 +75,12 @@ def semi_structured_conv_kernel(
 ):
     # eight blocks of pixels side by side share the weights in L2
     M = images * P * Q
-    pid, blocks_n = tl.program_id(0), tl.cdiv(N, BLOCK_N)
+    pid = tl.program_id(0)
+    blocks_n = tl.cdiv(N, BLOCK_N)
     pid_m, pid_n = tl.swizzle2d(pid // blocks_n, pid % blocks_n, tl.cdiv(M, BLOCK_M), blocks_n, 8)
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n, offs_k = pid_n * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
     in_n = offs_n < N
     # pixels beyond the last repeat it: no mask for them in the loop, and they are not stored
     pixel = tl.minimum(offs_m, M - 1)

@@ -83,7 +83,9 @@ def semi_structured_decode_kernel(
 
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
-        x_kp, value_kp, word_kp = x_p + start * TILE, value_p + start * (TILE // 4), word_p + start * 8
+        x_kp = x_p + start * TILE
+        value_kp = value_p + start * (TILE // 4)
+        word_kp = word_p + start * 8
         for _ in range(start, end):
             words = tl.load(word_kp)                                          # (BLOCK_N, 8)
             for h in tl.static_range(8):

@@ -82,7 +82,8 @@ def prune_kernel(
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
     group = tl.program_id(1) * BLOCK_G
     cols = group * 4 + tl.arange(0, 4 * BLOCK_G)[None, :]
-    offsets, inside = rows * stride_w + cols, (rows < N) & (cols < K)
+    offsets = rows * stride_w + cols
+    inside = (rows < N) & (cols < K)
     weight = tl.load(weight_ptr + offsets, mask=inside, other=0.0)            # (BLOCK_N, 4 BLOCK_G)
     s0, s1, s2, s3 = quarters(importance(weight, scores_ptr, offsets, inside))
 
@@ -111,7 +112,8 @@ def prune_both_ways_kernel(
     w = ()
     sums = ()  # of each pair in each row; float64, so that a pinned score does not hide the others
     for i in tl.static_range(4):
-        offsets, inside = (blocks * 4 + i) * stride_w + cols, (blocks * 4 + i < N) & (cols < K)
+        offsets = (blocks * 4 + i) * stride_w + cols
+        inside = (blocks * 4 + i < N) & (cols < K)
         row = tl.load(weight_ptr + offsets, mask=inside, other=0.0)           # (BLOCK_N, 4 BLOCK_K)
         scores = importance(row, scores_ptr, offsets, inside)
         s0, s1, s2, s3 = quarters(tl.minimum(tl.maximum(scores, -PINNED), PINNED).to(tl.float64))

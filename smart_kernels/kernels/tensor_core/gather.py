@@ -1,4 +1,4 @@
-"""Values of a packed 2:4 matrix, fetched where its metadata says; layouts in ``sparse_mma``.
+"""Values of a packed 2:4 matrix, fetched where its metadata says; layouts in mma.py.
 
     from a dense matrix of its shape       what training fetches from dy.T @ x
     from its transpose, packed as well     W.T from W after every step: the places stay, the values change
@@ -47,8 +47,11 @@ def sparse_gather_kernel(
         row = piece * 16 + j // 32 % 8 + j // 2 % 2 * 8
         group = j // 256 * 8 + j // 8 % 4 + j // 4 % 2 * 4
     else:
-        row, group = piece + j * 0, piece * 0 + j // 2
-    n64, k64, steps = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+        row = piece + j * 0
+        group = piece * 0 + j // 2
+    n64 = tl.program_id(0).to(tl.int64)
+    k64 = tl.program_id(1)
+    steps = tl.num_programs(1)
     row, group = n64 * 64 + row, k64 * 16 + group
     column = group * 4 + ((places(meta_ptr, row, group, steps) >> (j % 2 * 2)) & 3)
     inside = (row < rows) & (column < columns)

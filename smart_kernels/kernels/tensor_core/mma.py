@@ -42,7 +42,8 @@ CONFIGS = [  # the first is valid for every shape and device
     config(128, 256, 2, 4, 3),
 ]
 KEY = ["M_CLASS", "N", "K", "EVEN_K", "TYPE", "ACTIVATION"]
-LITTLE_SHARED, SHARED = (86, 89, 120, 121), 101376  # bytes a block may have there; elsewhere at least 1.6 times that
+LITTLE_SHARED = 86, 89, 120, 121  # architectures whose blocks may have SHARED bytes; others at least 1.6 times that
+SHARED = 101376
 
 
 def worth_trying(configs, args, **kwargs):
@@ -68,7 +69,8 @@ def few_sums(config):
 @gluon.constexpr_function
 def mma_sp(TYPE, tile, selector):
     """Write the instruction: $0-3 sums, $4-7 W, $8-11 x, $12-15 metadata of four tiles, $16-19 sums before."""
-    depth, sums = 64 if TYPE in ("s8", "e4m3") else 32, "s32" if TYPE == "s8" else "f32"
+    depth = 64 if TYPE in ("s8", "e4m3") else 32
+    sums = "s32" if TYPE == "s8" else "f32"
     return (
         f"mma.sp::ordered_metadata.sync.aligned.m16n8k{depth}.row.col.{sums}.{TYPE}.{TYPE}.{sums} "
         f"{{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9,$10,$11}}, {{$16,$17,$18,$19}}, ${12 + tile}, 0x{selector};"

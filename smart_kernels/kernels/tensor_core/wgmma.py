@@ -5,10 +5,10 @@ Three roles in a persistent block: one warp copies with TMA, two groups of four 
     producer    TMA: x (BLOCK_M, 64), and W (128, 32 kept) when it comes through shared memory -> full[s]
     consumers   wait full[s]; fence, 2 x wgmma.sp (k = 32 each), commit, wait; arrive empty[s]
 
-W_SHARED: W is (N, K / 2) row-major and read by TMA; else it is stored as sparse_mma's fragments, which go straight to
-registers. Metadata: one word per thread and 64 columns, as in sparse_mma, loaded one step ahead.
+W_SHARED: W is (N, K / 2) row-major and read by TMA; else it is stored as the fragments of mma.py, which go straight to
+registers. Metadata: one word per thread and 64 columns, as in mma.py, loaded one step ahead.
 
-Of int8 (summed in int32) and fp8 e4m3, two columns count as one, as in sparse_mma; x and W are described as int16.
+Of int8 (summed in int32) and fp8 e4m3, two columns count as one, as in mma.py; x and W are described as int16.
 Each of the two products has a word of metadata of its own. The fp8 products of a step are summed by themselves and then
 added in fp32: tensor cores keep fewer bits while they add up.
 
@@ -75,11 +75,13 @@ def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
     Operands: sums, sums before, metadata, the byte of x's stage, the byte of W's stage or 8 words of W, the metadata of
     the second product; each as often as sums.
     """
-    count, wide = COLUMNS // 2, TYPE in ("s8", "e4m3")
+    count = COLUMNS // 2
+    wide = TYPE in ("s8", "e4m3")
     shape = f"m64n{COLUMNS}k{64 if wide else 32}.{'s32' if TYPE == 's8' else 'f32'}.{TYPE}.{TYPE}"
     signs = {"s8": "", "e4m3": ", 1, 1"}.get(TYPE, ", 1, 1, 0, 0" if W_SHARED else ", 1, 1, 0")
     sums = "{" + ",".join(f"${i}" for i in range(count)) + "}"
-    x, w = f"${3 * count}", 4 * count
+    x = f"${3 * count}"
+    w = 4 * count
     lines = ["{", ".reg .b32 xs, ws;", ".reg .b64 xd, wd;", "mov.b32 xs, global_smem;"]
     if W_SHARED:
         lines += [f"add.s32 ws, xs, ${w};", f"add.s32 ws, ws, {W_OFFSET};", "shr.u32 ws, ws, 4;"]
@@ -104,7 +106,8 @@ def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
 def operands(COLUMNS, TYPE):
     """Return the constraints of its operands: sums go on in their registers, but those of fp8 are new ones."""
     count = COLUMNS // 2
-    sums, before = {"s8": "=r", "e4m3": "=&f"}.get(TYPE, "=f"), [str(i) for i in range(count)]
+    sums = {"s8": "=r", "e4m3": "=&f"}.get(TYPE, "=f")
+    before = [str(i) for i in range(count)]
     return ",".join([sums] * count + (["f"] * count if TYPE == "e4m3" else before) + ["r"] * (4 * count))
 
 

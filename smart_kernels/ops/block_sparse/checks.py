@@ -60,7 +60,8 @@ def _check_scale(scale: Tensor | None, nnz: int, device: torch.device) -> None:
 def check_epilogue(x: Tensor, epilogue: Epilogue, out_features: int) -> None:
     """Raise ``ValueError`` unless activation, residual and dtype fit the result."""
     check_activation(epilogue.activation)
-    shape, residual = (*x.shape[:-1], out_features), epilogue.residual
+    shape = *x.shape[:-1], out_features
+    residual = epilogue.residual
     if residual is not None and (residual.shape != shape or residual.device != x.device):
         raise ValueError(
             f"residual must be {tuple(shape)} on {x.device} like the result, got {tuple(residual.shape)} on "

@@ -49,7 +49,8 @@ class StoredBlocks:
 
     def check_index(self, size: int, maker: str) -> None:
         """Raise ``ValueError`` unless ``index`` has the size that ``maker`` gives it."""
-        index, device = self.index, self.values.device
+        index = self.index
+        device = self.values.device
         if index is None:
             return
         if index.shape != (size,) or index.dtype != torch.int32 or index.device != device:

@@ -88,7 +88,8 @@ class _Tiles:
 
 
 def _gather(x: Tensor, tiles: _Tiles, epilogue: Epilogue, y: Tensor) -> None:
-    M, blocks = len(x), tiles.n.blocks
+    M = len(x)
+    blocks = tiles.n.blocks
     block_gather_kernel[lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * blocks,)](
         x, tiles.values, *tiles.rows.lists, *epilogue.tensors, y,
         M, y.shape[1], x.shape[1],
@@ -99,7 +100,9 @@ def _gather(x: Tensor, tiles: _Tiles, epilogue: Epilogue, y: Tensor) -> None:
 
 
 def _decode(x: Tensor, tiles: _Tiles, epilogue: Epilogue, y: Tensor) -> None:
-    (M, K), N, rows = x.shape, y.shape[1], tiles.rows
+    M, K = x.shape
+    N = y.shape[1]
+    rows = tiles.rows
     steps = len(rows.cols) * tiles.k.parts // (tiles.gathered * len(rows.start))
     pieces = splits(tiles.n.blocks, steps)
     out = y if pieces == 1 else y.new_empty(pieces, M, N, dtype=torch.float32)

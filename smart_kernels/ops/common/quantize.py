@@ -44,7 +44,8 @@ def _quantized(tensor: Tensor, per: str, dtype: torch.dtype) -> tuple[Tensor, Te
     if per not in ("tensor", "block") or (per == "block" and tensor.dim() == 0):
         raise ValueError(f'per must be "tensor", or "block" for (blocks, ...), got {per!r} for {tuple(tensor.shape)}')
     info = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    largest, wide = info.max, tensor.detach().float()
+    largest = info.max
+    wide = tensor.detach().float()
     shape = (len(tensor),) if per == "block" else ()
     if not wide.numel():
         return wide.to(dtype), wide.new_ones(shape)

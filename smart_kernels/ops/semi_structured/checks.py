@@ -15,7 +15,8 @@ def check(x: Tensor, w: NMWeight, bias: Tensor | None, residual: Tensor | None, 
     n, m = w.n, w.m
     if x.dim() == 0 or w.values.dim() != 2:
         raise ValueError(f"x must be (..., K) and values (N, kept), got {tuple(x.shape)} and {tuple(w.values.shape)}")
-    N, K = len(w.values), x.shape[-1]
+    N = len(w.values)
+    K = x.shape[-1]
     stored = groups_of(K, m) * n
     if w.values.shape[1] != stored:
         raise ValueError(f"values must be (N, {stored}) for x (..., {K}) at {n}:{m}, got {tuple(w.values.shape)}")
@@ -38,7 +39,8 @@ def check_conv(x: Tensor, w: NMWeight, bias: Tensor | None, residual: Tensor | N
         shapes = f"{tuple(x.shape)}, {tuple(w.values.shape)}"
         raise ValueError(f"x must be (B, C, H, W) and values (N, kept), got {shapes}")
     check_geometry(conv)
-    N, (B, C) = len(w.values), x.shape[:2]
+    N = len(w.values)
+    B, C = x.shape[:2]
     stored = conv.taps * groups_of(C, w.m) * w.n
     if w.values.shape[1] != stored or not stored:
         expected = f"values must be (N, {stored}) for one group of {C} channels, {conv.taps} taps, {w.n}:{w.m}"

@@ -28,7 +28,8 @@ def decode_matmul(x: Tensor, values: Tensor, words: Tensor, epilogue: Epilogue) 
 
 
 def _launch(x: Tensor, pairs: Tensor, words: Tensor, epilogue: Epilogue, y: Tensor) -> None:
-    (M, K), N = x.shape, len(pairs)
+    M, K = x.shape
+    N = len(pairs)
     splits = splits_of(M, N, K, x.device)
     sums = y if splits == 1 else x.new_empty(splits, M, N, dtype=torch.float32)
     grid = lambda meta: (triton.cdiv(N, meta["BLOCK_N"]), splits, triton.cdiv(M, meta["BLOCK_M"]))  # noqa: E731

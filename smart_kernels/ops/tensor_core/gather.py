@@ -13,7 +13,8 @@ from . import packing
 
 
 def _kept_reference(dense, metadata, kernel):
-    (N, K), groups = dense.shape, groups_of(dense.shape[1], 4)
+    N, K = dense.shape
+    groups = groups_of(dense.shape[1], 4)
     columns = reference.columns_of(packing.restore_indices(metadata, N, groups), 2, 4, K)
     return packing.arrange(F.pad(dense, (0, -K % 4)).gather(1, columns), kernel)
 

@@ -53,7 +53,9 @@ def pack(values: Tensor, indices: Tensor, kernel: str = "mma") -> PackedWeight:
         ValueError: a shape, dtype or kernel does not fit.
     """
     _check_saved(values, indices, kernel)
-    N, groups, whole = len(values), values.shape[1] // 2, step(values.dtype)
+    N = len(values)
+    groups = values.shape[1] // 2
+    whole = step(values.dtype)
     if values.dtype in BYTES:
         pairs = F.pad(values.view(torch.int8), (0, -values.shape[1] % (whole // 2))).view(torch.int16)
         weight = arrange(pairs, kernel).view(values.dtype)

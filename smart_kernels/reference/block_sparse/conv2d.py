@@ -60,7 +60,9 @@ def block_sparse_conv2d_dvalues(
     index: Tensor | None = None,
 ) -> Tensor:
     """Return (nnz, tile_n, tile_c) from (B, H', W', N) and (B, H, W, C)."""
-    conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]
+    conv = Conv.of(geometry)
+    N = dy.shape[3]
+    C = x.shape[3]
     x = wide(x).movedim(3, 1)
     dweight = gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1).flatten(2).transpose(1, 2)
     filled = F.pad(dweight, (0, -C % tile_c, 0, 0, 0, -N % tile_n))  # (rows * tile_n, taps, cols * tile_c)
@@ -70,8 +72,10 @@ def block_sparse_conv2d_dvalues(
 
 def kernel(values: Tensor, crow_indices: Tensor, col_indices: Tensor, size: tuple[int, int], conv: Conv) -> Tensor:
     """Expand (nnz, tile_n, tile_c) to (N, C, kh, kw) with ``size = (N, C)``; differentiable in ``values``."""
-    (_, tile_n, tile_c), (N, C) = values.shape, size
-    rows, cols = len(crow_indices) - 1, conv.taps * -(-C // tile_c)
+    _, tile_n, tile_c = values.shape
+    N, C = size
+    rows = len(crow_indices) - 1
+    cols = conv.taps * -(-C // tile_c)
     place = _rows(crow_indices, len(values)) * cols + col_indices
     blocks = values.new_zeros(rows * cols, tile_n, tile_c).index_copy(0, place, values)
     full = blocks.view(rows, *conv.kernel, -1, tile_n, tile_c).permute(0, 4, 3, 5, 1, 2)

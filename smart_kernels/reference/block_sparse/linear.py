@@ -26,7 +26,8 @@ def block_sparse_linear(
     scale: Tensor | None = None,
 ) -> Tensor:
     """Return (M, N) from (M, K) and (nnz, bn, bk); ``index`` only saves time elsewhere."""
-    x_blocks, wide = _blocks(x, values.shape[2]), _wide(values)
+    x_blocks = _blocks(x, values.shape[2])
+    wide = _wide(values)
     if scale is not None:
         wide = wide * scale.view(-1, 1, 1)
     y = x_blocks.new_zeros(len(x), len(crow_indices) - 1, values.shape[1])
@@ -46,7 +47,8 @@ def block_sparse_linear_dx(
 ) -> Tensor:
     """Return (M, K) from (M, N) and (nnz, bn, bk)."""
     bn, bk = values.shape[1:]
-    dy_blocks, wide = _blocks(dy, bn), _wide(values)
+    dy_blocks = _blocks(dy, bn)
+    wide = _wide(values)
     dx = dy_blocks.new_zeros(len(dy), -(-in_features // bk), bk)
     for row, own in _rows(crow_indices):
         products = dy_blocks[:, row] @ wide[own].transpose(0, 1).flatten(1)

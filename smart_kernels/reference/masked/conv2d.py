@@ -63,7 +63,9 @@ def masked_conv2d_backward(
     needs_dmask: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return dweight and dmask, each like its tensor; a gradient that is not needed comes back empty."""
-    conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]
+    conv = Conv.of(geometry)
+    N = dy.shape[3]
+    C = x.shape[3]
     x = wide(x).movedim(3, 1)
     grad = gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1).permute(0, 2, 3, 1)
     grad = F.pad(grad, (0, weight.shape[1] // conv.taps - C)).flatten(1)

@@ -45,9 +45,8 @@ def smart_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return dweight (N, K), dscores (grid) and dthreshold (one per group)."""
     mask = soft_mask(scores, expand(threshold, (group_n, group_k), scores.shape), temperature)
-    dweight, dmask = masked_linear_backward(
-        dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dscores
-    )
+    args = dy, x, weight, mask, tile_n, tile_k, eps
+    dweight, dmask = masked_linear_backward(*args, dead_grad, needs_dweight, needs_dscores)
     if not needs_dscores:
         return dweight, scores.new_empty(0), threshold.new_empty(0)
     dscores = (mask * (1 - mask) * dmask / temperature).to(scores.dtype)

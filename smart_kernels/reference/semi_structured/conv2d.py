@@ -44,7 +44,9 @@ def semi_structured_conv2d_dvalues(
     dy: Tensor, x: Tensor, indices: Tensor, geometry: list[int], n: int, m: int
 ) -> Tensor:
     """Return (N, taps * ceil(C / m) * n): the dense gradient where values are stored, 0 beyond the edge."""
-    conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]
+    conv = Conv.of(geometry)
+    N = dy.shape[3]
+    C = x.shape[3]
     dense = _gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1)
     dense = F.pad(dense.flatten(2).transpose(1, 2), (0, -C % m)).flatten(1)
     return dense.gather(1, columns_of(indices, n, m, dense.shape[1])).to(x.dtype)

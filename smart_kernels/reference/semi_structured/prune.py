@@ -16,7 +16,8 @@ PINNED = 1e6  # what an infinite score counts
 
 def semi_structured_prune(weight: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return values and indices of (N, K): the two of largest score in every four, ties by place."""
-    K, scores = weight.shape[1], importance(weight, scores)
+    K = weight.shape[1]
+    scores = importance(weight, scores)
     groups = F.pad(scores, (0, -K % 4), value=-torch.inf).unflatten(1, (-1, 4))
     order = groups.argsort(dim=-1, descending=True, stable=True)[..., :2]
     keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order, True)
@@ -28,7 +29,8 @@ def semi_structured_prune_both_ways(weight: Tensor, scores: Tensor | None) -> tu
 
     In each 4x4 block it is the best mask with two in every row and column.
     """
-    (N, K), scores = weight.shape, importance(weight, scores).clamp(-PINNED, PINNED)
+    N, K = weight.shape
+    scores = importance(weight, scores).clamp(-PINNED, PINNED)
     blocks = scores.view(N // 4, 4, K // 4, 4).permute(0, 2, 1, 3).reshape(-1, 16)
     keep = transposable_masks().to(weight.device)[best_masks(blocks)].bool()
     keep = keep.view(N // 4, K // 4, 4, 4).permute(0, 2, 1, 3).reshape(N, K)

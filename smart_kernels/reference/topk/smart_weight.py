@@ -34,7 +34,8 @@ def smart_weight_backward(
 
     dmask = weight dy where the mask is above eps (everywhere if hard), v = mask (1 - mask).
     """
-    C, groups = scores.shape[1], _grouped(scores, m, -torch.inf)
+    C = scores.shape[1]
+    groups = _grouped(scores, m, -torch.inf)
     soft = soft_mask(groups, threshold[..., None], temperature)
     dmask = _grouped(weight.to(soft.dtype) * dy, m, 0)
     dmask = dmask if hard else torch.where(soft > eps, dmask, 0)

@@ -36,16 +36,11 @@ def soft_topk_backward(
 
 
 def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None) -> Tensor:
-    """Solve for the (G,) float64 thresholds by a safeguarded Newton for every group at once, dropping those that are
-    done."""
+    """Solve for the (G,) float64 thresholds by a safeguarded Newton, for all groups at once that are not done."""
     # Newton from an error of e * temperature leaves at most e^2 / 2 of the budget
     near = temperature * (1e-8 if scores.dtype == torch.float64 else 1e-3)
     cost = None if cost is None else cost.to(scores.dtype).expand_as(scores)
-    low, high = _bracket(scores, keep, temperature, cost)
-    threshold, move = (low + high) / 2, high - low
-    if start is not None:
-        threshold = torch.where((start > low) & (start < high), start, threshold)
-    state = torch.stack((low, high, threshold, move))
+    state = _start(*_bracket(scores, keep, temperature, cost), start)
     for turn in range(NEWTON + BISECT):
         live = state[0] < state[1]
         if not live.any():
@@ -55,12 +50,21 @@ def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None,
         excess, slope = _excess(scores[rows], threshold, temperature, None if cost is None else cost[rows], keep)
         low, high = torch.where(excess > 0, threshold, low), torch.where(excess > 0, high, threshold)
         step = torch.where(excess.abs() <= EXACT, 0, temperature * excess / slope)
-        newton, done = threshold + step, step.abs() <= near
+        newton = threshold + step
+        done = step.abs() <= near
         trusted = (newton > low) & (newton < high) & (step.abs() <= move / 2) & (turn < NEWTON)
         following = torch.where(done | trusted, newton, (low + high) / 2)
         low, high = torch.where(done, following, low), torch.where(done, following, high)
         state[:, rows] = torch.stack((low, high, following, (following - threshold).abs()))
     return state[2].clone()
+
+
+def _start(low: Tensor, high: Tensor, start: Tensor | None) -> Tensor:
+    """Return low, high, the first threshold and how far the last step went, (4, G)."""
+    threshold = (low + high) / 2
+    if start is not None:
+        threshold = torch.where((start > low) & (start < high), start, threshold)
+    return torch.stack((low, high, threshold, high - low))
 
 
 def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: float):
@@ -70,16 +74,21 @@ def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor 
     z = (scores - lead[:, None]).sub_(rest[:, None]).div_(temperature)
     above = z > 0
     g = z.abs_().neg_().sigmoid_()  # min(mask, 1 - mask), which does not round to 1: the sum sees every last bit
-    hard, soft = _total(above.to(g.dtype), cost), _total(torch.where(above, -g, g), cost)
+    hard = _total(above.to(g.dtype), cost)
+    soft = _total(torch.where(above, -g, g), cost)
     return (hard - keep) + soft, _total(g.mul_(1 - g), cost)
 
 
 def _bracket(scores: Tensor, keep: float, temperature: float, cost: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return ends between which the threshold lies; both are the threshold where nothing is left to solve."""
-    up, down, nan = scores == torch.inf, scores == -torch.inf, scores.isnan().any(-1)
-    total, budget = _total((~(up | down)).to(scores.dtype), cost), keep - _total(up.to(scores.dtype), cost)
+    up = scores == torch.inf
+    down = scores == -torch.inf
+    nan = scores.isnan().any(-1)
+    total = _total((~(up | down)).to(scores.dtype), cost)
+    budget = keep - _total(up.to(scores.dtype), cost)
     offset = temperature * (budget / (total - budget)).log()
-    low, high = scores.masked_fill(down, torch.inf).amin(-1), scores.masked_fill(up, -torch.inf).amax(-1)
+    low = scores.masked_fill(down, torch.inf).amin(-1)
+    high = scores.masked_fill(up, -torch.inf).amax(-1)
     closed = torch.where(budget > 0, -torch.inf, torch.inf).masked_fill(nan, torch.nan)
     solvable = (budget > 0) & (budget < total) & ~nan
     return torch.where(solvable, low - offset, closed), torch.where(solvable, high - offset, closed)
