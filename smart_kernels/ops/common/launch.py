@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def m_class(M: int) -> int:
-    """M rounded up to 16, 64, 256, 1024 or 4096: configs are tuned once per class."""
+    """Round M up to 16, 64, 256, 1024 or 4096: configurations are tuned once per class."""
     return next((c for c in (16, 64, 256, 1024) if c >= M), 4096)
 
 
 def precision() -> str:
-    """How ``tl.dot`` multiplies fp32: torch's own switch decides."""
+    """Return how ``tl.dot`` multiplies fp32, "ieee" or "tf32": torch's own switch decides."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
