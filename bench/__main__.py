@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|choice|codegen|gpu-check|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|report``"""
 
 import argparse
 import os
@@ -110,6 +110,12 @@ def codegen(args: argparse.Namespace) -> int:
     return finish(wrong, len(found), args.filter)
 
 
+def host(args: argparse.Namespace) -> int:
+    from . import host
+
+    return finish([], host.main(args), args.filter)
+
+
 def gpu_check(args: argparse.Namespace) -> int:
     from .gpu_check import runner
 
@@ -123,7 +129,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {"ops": measure, "layers": measure, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
-COMMANDS |= {"report": report}
+COMMANDS |= {"report": report, "host": host}
 
 if __name__ == "__main__":
     sys.exit(main())

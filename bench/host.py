@@ -5,13 +5,13 @@ torch launches are the same on every machine and in every run. Microseconds are 
 does nothing: they only compare with those of ``F.linear`` in the same process, which multiplies on the CPU.
 """
 
-import json
+import csv
 import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import claimed, rows
 from .host_cases import HostCase, cases
 
-RESULTS = rows.RESULTS / "host.jsonl"
+TABLE = rows.RESULTS / "host.csv"
 WARM = 3  # calls before one is counted: what is decided once has been
 ROUNDS = 30
 HERE = claimed.__file__
@@ -157,20 +157,19 @@ def line(row: HostRow) -> str:
 
 def write(found: list[HostRow], path: Path) -> None:
     """All rows, in place of what was there."""
-    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in found))
-
-
-def read(path: Path = RESULTS) -> list[HostRow]:
-    """The committed rows."""
-    return [HostRow(**json.loads(text)) for text in path.read_text().splitlines()]
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(HostRow)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(row) for row in found)
 
 
 def main(args) -> int:
-    """Count, print, and keep the rows where they are of every case; the exit code."""
+    """Count, print, and keep the rows of every case; how many there were."""
     found = []
     for row in measure(args.filter):
         found.append(row)
         print(line(row), flush=True)
-    if args.out or not (args.filter or args.dry_run):
-        write(found, args.out or RESULTS)
-    return 0
+    whole = not args.filter and not args.dry_run  # the committed table holds every case
+    if found and (args.out or whole):
+        write(found, args.out or TABLE)
+    return len(found)
