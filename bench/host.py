@@ -21,6 +21,7 @@ from . import claimed, rows
 from .host_cases import HostCase, cases
 
 TABLE = rows.RESULTS / "host.csv"
+PAGE = rows.RESULTS.parents[1] / "docs" / "host.md"
 WARM = 3  # calls before one is counted: what is decided once has been
 ROUNDS = 30
 HERE = claimed.__file__
@@ -163,6 +164,23 @@ def write(found: list[HostRow], path: Path) -> None:
         table.writerows(asdict(row) for row in found)
 
 
+def page(found: list[HostRow]) -> str:
+    """docs/host.md: what the rows say."""
+    head = found[0]
+    lines = [
+        "# What a call costs the host\n",
+        "Counted without a GPU, by the calls that a GPU gets; see `bench/host.py`. *Launches* are Triton's, *torch* are ",
+        "kernels that torch launches, *calls* are Python calls. The last column is microseconds on a CPU where launches ",
+        "do nothing, as a multiple of `F.linear` there; it is a hint only.\n\n",
+        f"torch {head.torch}, triton {head.triton}, Python {head.python}, {head.commit}, {head.date}: `{head.command}`\n\n",
+        "| call | pass | launches | torch | calls | time |\n|---|---|---|---|---|---|\n",
+    ]
+    for row in found:
+        counts = f"{row.launches} | {row.torch_kernels} | {row.calls} | {row.us / row.dense_us:.1f}"
+        lines.append(f"| {row.name} | {row.pass_} | {counts} |\n")
+    return "".join(lines)
+
+
 def main(args) -> int:
     """Count, print, and keep the rows of every case; how many there were."""
     found = []
@@ -172,4 +190,6 @@ def main(args) -> int:
     whole = not args.filter and not args.dry_run  # the committed table holds every case
     if found and (args.out or whole):
         write(found, args.out or TABLE)
+    if found and whole and not args.out:
+        PAGE.write_text(page(found))
     return len(found)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from smart_kernels import NM, Block, HardGate, SoftGate, SparseConv2d, SparseLinear, mask_, ops
 from smart_kernels.ops.block_sparse.index import block_index
 from smart_kernels.ops.semi_structured.linear import decode_words
-from smart_kernels.ops.tensor_core.packing import pack
 from smart_kernels.ops.tensor_core.launch import matmul as tensor_core_matmul
+from smart_kernels.ops.tensor_core.packing import pack
 from smart_train import SmartPruner
 
 M, N, K, TILE = 64, 256, 256, (32, 32)

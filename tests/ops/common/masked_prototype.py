@@ -79,7 +79,11 @@ def matmul_launch(x: Tensor, bias, n: Axis, k: Axis) -> Launch:
 def product(x: Tensor, weight: Tensor, mask: Tensor, bias, tile: tuple[int, int], eps: float) -> Callable:
     """``x @ (weight * mask).T + bias``."""
     n, k = TileMask(mask, tile, eps).axes(weight.shape)
-    lists, pack, multiply = lists_launch(mask, n, k, eps), pack_launch(weight, mask, n, k, eps), matmul_launch(x, bias, n, k)
+    lists, pack, multiply = (
+        lists_launch(mask, n, k, eps),
+        pack_launch(weight, mask, n, k, eps),
+        matmul_launch(x, bias, n, k),
+    )
     blocks, out = (n.blocks * k.blocks, n.block, k.block), (x.shape[0], n.size)
     dtype, device = x.dtype, x.device
     empty = buffers(list_sizes(n, k), torch.int32, device)
