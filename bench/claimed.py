@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from unittest import mock
 
+import torch
 import triton
 from torch import Tensor
 from torch.library import CustomOpDef, Library
@@ -103,6 +104,8 @@ def claimed(target: str = "sm_90") -> Iterator[CountingDriver]:
             module = SimpleNamespace(launch=counting._launch)
             stack.enter_context(mock.patch.object(nvidia, "compile_module_from_src", lambda **_: module))
             stack.enter_context(mock.patch.object(nvidia, "library_dirs", lambda: []))
+        capability = divmod(counting.target.arch, 10)
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda *_: capability))
         driver.set_active(counting)
         stack.enter_context(launchers())
         yield counting

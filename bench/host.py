@@ -27,6 +27,14 @@ ROUNDS = 30
 HERE = claimed.__file__
 EMPTY = re.compile(r"aten::(new_)?(empty|empty_like|empty_strided|detach|alias|lift_fresh|_local_scalar_dense)$")
 
+INTRODUCTION = """# What a call costs the host
+
+Counted without a GPU, in the calls that a GPU gets (`bench/host.py`). *Launches* are Triton's, *torch* are kernels that
+torch launches, *calls* are Python calls, those to functions in C included. The last column is the time on a CPU where
+launches do nothing, as a multiple of that of `F.linear`, which multiplies there: a hint only.
+
+"""
+
 
 @dataclass(frozen=True)
 class HostRow:
@@ -166,15 +174,9 @@ def write(found: list[HostRow], path: Path) -> None:
 
 def page(found: list[HostRow]) -> str:
     """docs/host.md: what the rows say."""
-    head = found[0]
-    lines = [
-        "# What a call costs the host\n",
-        "Counted without a GPU, by the calls that a GPU gets; see `bench/host.py`. *Launches* are Triton's, *torch* are ",
-        "kernels that torch launches, *calls* are Python calls. The last column is microseconds on a CPU where launches ",
-        "do nothing, as a multiple of `F.linear` there; it is a hint only.\n\n",
-        f"torch {head.torch}, triton {head.triton}, Python {head.python}, {head.commit}, {head.date}: `{head.command}`\n\n",
-        "| call | pass | launches | torch | calls | time |\n|---|---|---|---|---|---|\n",
-    ]
+    head, lines = found[0], [INTRODUCTION]
+    lines += [f"torch {head.torch}, triton {head.triton}, Python {head.python}, {head.commit}, {head.date}: "]
+    lines += [f"`{head.command}`\n\n| call | pass | launches | torch | calls | time |\n|---|---|---|---|---|---|\n"]
     for row in found:
         counts = f"{row.launches} | {row.torch_kernels} | {row.calls} | {row.us / row.dense_us:.1f}"
         lines.append(f"| {row.name} | {row.pass_} | {counts} |\n")

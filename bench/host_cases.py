@@ -1,4 +1,4 @@
-"""The calls whose cost on the host is counted: every public op and layer, small, as on a GPU."""
+"""The calls whose cost on the host is counted: every public op and layer, small."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from smart_train import SmartPruner
 M, N, K, TILE = 64, 256, 256, (32, 32)
 LAYERS = 4  # of the model whose pruner takes a step
 DTYPE = torch.bfloat16
+SOFT = SoftGate(torch.zeros((), dtype=torch.float64), 0.1)
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,22 @@ def _ops() -> Iterator[HostCase]:
     yield HostCase("semi_structured_linear, 1 row", _semi_decode, ("fwd",))
     yield HostCase("semi_structured_conv2d", _semi_conv, ("fwd",))
     yield HostCase("semi_structured_prune", _prune, ("fwd",))
+    yield HostCase("quantized_semi_structured_linear", _quantized, ("fwd",))
     for kernel in ("mma", "wgmma_rs", "wgmma_ss"):
         yield HostCase(f"2:4 on sparse tensor cores, {kernel}", partial(_tensor_core, kernel), ("fwd",))
 
 
 def _layers() -> Iterator[HostCase]:
-    yield HostCase("SparseLinear, Block", partial(_sparse_linear, Block(*TILE), 0.5))
-    yield HostCase("SparseLinear, NM", partial(_sparse_linear, NM(2, 4), 0.5))
-    yield HostCase("SparseConv2d, Block", partial(_sparse_conv, Block(*TILE), 0.5))
-    yield HostCase("MaskedLinear, hard", partial(_masked_layer, nn.Linear, _hard))
-    yield HostCase("MaskedLinear, soft", partial(_masked_layer, nn.Linear, _soft))
-    yield HostCase("MaskedConv2d, hard", partial(_masked_layer, partial(nn.Conv2d, kernel_size=3), _hard))
-    yield HostCase("MaskedConv2d, soft", partial(_masked_layer, partial(nn.Conv2d, kernel_size=3), _soft))
+    linear, conv = partial(SparseLinear, K, N), partial(SparseConv2d, 64, 64, 3, padding=1)
+    yield HostCase("SparseLinear, Block", partial(_sparse, linear, Block(*TILE), M, K))
+    yield HostCase("SparseLinear, NM", partial(_sparse, linear, NM(2, 4), M, K))
+    yield HostCase("SparseConv2d, Block", partial(_sparse, conv, Block(*TILE), 2, 64, 8, 8))
+    for name, kind, hard in (
+        ("MaskedLinear", nn.Linear, HardGate(torch.eye(2))),
+        ("MaskedConv2d", partial(nn.Conv2d, kernel_size=3), HardGate(torch.eye(18)[:2])),
+    ):
+        yield HostCase(f"{name}, hard", partial(_masked_layer, kind, hard))
+        yield HostCase(f"{name}, soft", partial(_masked_layer, kind, SOFT))
 
 
 def _leaf(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
@@ -99,8 +104,8 @@ def _block(rows: int = M):
 
 
 def _fp8():
-    crow, col = _indices(N // TILE[0], K // TILE[1], 32)
     x, values = (torch.zeros(shape, dtype=torch.float8_e4m3fn) for shape in ((M, K), (32, *TILE)))
+    crow, col = _indices(N // TILE[0], K // TILE[1], 32)
     return partial(ops.block_sparse_linear, x, values, crow, col, out_features=N, scale=torch.ones(())), []
 
 
@@ -141,12 +146,12 @@ def _topk(n: int):
 
 
 def _weight():
-    weight, scores = _leaf(N, K, dtype=torch.float32), _leaf(N, K, dtype=torch.float32)
+    weight, scores = (_leaf(N, K, dtype=torch.float32) for _ in range(2))
     return partial(ops.smart_weight, weight, scores, 2, 4, 0.1), [weight, scores]
 
 
-def _half(N: int, K: int, dtype: torch.dtype = DTYPE) -> tuple[Tensor, Tensor]:
-    return torch.zeros(N, K // 2, dtype=dtype), torch.full((N, K // 8), 0x44, dtype=torch.uint8)
+def _half(N: int, K: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(N, K // 2, dtype=DTYPE), torch.full((N, K // 8), 0x44, dtype=torch.uint8)
 
 
 def _semi():
@@ -161,9 +166,8 @@ def _semi_decode():
 
 
 def _semi_conv():
-    values, indices = _half(64, 9 * 64)
     x = torch.zeros(2, 64, 8, 8, dtype=DTYPE)
-    return partial(ops.semi_structured_conv2d, x, values, indices, kernel_size=3, padding=1), []
+    return partial(ops.semi_structured_conv2d, x, *_half(64, 9 * 64), kernel_size=3, padding=1), []
 
 
 def _prune():
@@ -175,13 +179,15 @@ def _tensor_core(kernel: str):
     return partial(tensor_core_matmul, torch.zeros(M, K, dtype=DTYPE), packed), []
 
 
-def _sparse_linear(pattern, density):
-    layer, x = SparseLinear(K, N, pattern, density, dtype=DTYPE), _leaf(M, K)
-    return partial(layer, x), [x, *layer.parameters()]
+def _quantized():
+    values, indices = _half(N, K)
+    packed = ops.quantized_semi_structured_pack(values.to(torch.int8), indices)
+    x = torch.zeros(M, K, dtype=torch.int8)
+    return partial(ops.quantized_semi_structured_linear, x, packed, torch.ones(())), []
 
 
-def _sparse_conv(pattern, density):
-    layer, x = SparseConv2d(64, 64, 3, pattern, density, padding=1, dtype=DTYPE), _leaf(2, 64, 8, 8)
+def _sparse(make: Callable, pattern, *shape: int):
+    layer, x = make(pattern=pattern, density=0.5, dtype=DTYPE), _leaf(*shape)
     return partial(layer, x), [x, *layer.parameters()]
 
 
@@ -189,17 +195,9 @@ def _masked_layer(kind, gate):
     layer = kind(64, 64, dtype=DTYPE)
     x = _leaf(M, 64) if isinstance(layer, nn.Linear) else _leaf(2, 64, 8, 8)
     mask_(layer, Block(*TILE), lambda module, name: True)
-    layer.gate = gate(layer.scores)
-    wanted = [x, *layer.parameters()] if isinstance(layer.gate, SoftGate) else [x, layer.raw_weight, layer.raw_bias]
+    layer.gate = gate
+    wanted = [x, *layer.parameters()] if gate is SOFT else [x, layer.raw_weight, layer.raw_bias]
     return partial(layer, x), wanted
-
-
-def _hard(scores: Tensor) -> HardGate:
-    return HardGate((torch.arange(scores.numel()).view(scores.shape) % 2).float())
-
-
-def _soft(scores: Tensor) -> SoftGate:
-    return SoftGate(torch.zeros((), dtype=torch.float64), 0.1)
 
 
 def _pruner():

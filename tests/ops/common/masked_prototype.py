@@ -1,4 +1,4 @@
-"""``masked_linear`` once more, planned: how an op is written on launches that are kept, and what that costs the host."""
+"""``masked_linear`` once more, planned: how an op is written on launches that are kept."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def tensor_or_none(tensor):
 
 
 def list_sizes(n: Axis, k: Axis) -> list[int]:
-    """Of start, end, order and cols."""
+    """Entries of start, end, order and cols."""
     return [n.blocks] * 3 + [n.blocks * k.blocks]
 
 
@@ -105,7 +105,7 @@ def product(x: Tensor, weight: Tensor, mask: Tensor, bias, tile: tuple[int, int]
 
 @Planned
 def gradients(dy: Tensor, x: Tensor, weight: Tensor, mask: Tensor, tile: tuple[int, int], eps: float) -> Callable:
-    """Of the weight and the mask."""
+    """Those of the weight and the mask."""
     (N, K), M, tiles = weight.shape, x.shape[0], TileMask(mask, tile, eps)
     n, k = tiles.axes((N, K))
     parts = n.blocks_per_tile * k.blocks_per_tile
@@ -113,7 +113,8 @@ def gradients(dy: Tensor, x: Tensor, weight: Tensor, mask: Tensor, tile: tuple[i
     launch = Launch(
         weight_grad_kernel, (n.blocks * k.blocks,),
         TENSOR, TENSOR, TENSOR, TENSOR, None, None, TENSOR, TENSOR, TENSOR, TENSOR,
-        M, N, K, k.blocks, None, None, *dy.stride(), *x.stride(), *weight.stride(), *mask.stride(), 0, 0, eps, m_class(M),
+        M, N, K, k.blocks, None, None, *dy.stride(), *x.stride(), *weight.stride(), *mask.stride(), 0, 0, eps,
+        m_class(M),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile, EVEN_N=n.even, EVEN_K=k.even,
         DEAD_GRAD=False, PRECISION=precision(),
     )  # fmt: skip
@@ -156,7 +157,7 @@ def masked_backward(
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, mask, bias, *ctx.tile = inputs
+    x, weight, mask, _, *ctx.tile = inputs
     ctx.save_for_backward(x, weight, mask)
 
 

@@ -13,7 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.claimed import arguments, claimed
 from smart_kernels.kernels.common.block_matmul import block_grad_kernel
-from smart_kernels.ops.common import launch as launches
+from smart_kernels.ops.common import kept as recorded
 from smart_kernels.ops.common.launch import TENSOR, Descriptor, Launch
 
 from ...conftest import INTERPRETED
@@ -161,17 +161,29 @@ def test_an_unknown_launcher_is_not_understood(call, monkeypatch):
     with claimed() as driver:
         again = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
         found = again()
-        assert launches.understood(found, again, [x, x]) is not None
+        assert recorded.understood(found, again, [x, x]) is not None
         before = len(driver.launches)
         monkeypatch.setattr(type(found.run), "__call__", call)
-        assert launches.understood(found, again, [x, x]) is None
+        assert recorded.understood(found, again, [x, x]) is None
         assert len(driver.launches) == before, "nothing was launched to find out"
+
+
+@compiled
+@pytest.mark.parametrize("name", ["global_scratch_size", "profile_scratch_size", "gsan_enabled", "of_a_newer_triton"])
+def test_a_launch_with_something_of_its_own_is_not_kept(name):
+    x = torch.zeros(64)
+    with claimed():
+        again = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
+        found = again()
+        assert recorded.understood(found, again, [x, x]) is not None
+        setattr(found.run, name, 128)
+        assert recorded.understood(found, again, [x, x]) is None
 
 
 @compiled
 def test_what_is_not_understood_is_launched_by_triton(monkeypatch):
     x, y = torch.zeros(64), torch.zeros(64)
-    monkeypatch.setattr(launches, "HEAD", ("grid",))
+    monkeypatch.setattr(recorded, "HEAD", ("grid",))
     kept = Launch(copy_kernel, (1,), TENSOR, None, TENSOR, 1, 1, 1.0, EVEN=False)
     with claimed() as driver:
         for tensors in ((x, y), (y, x), (x[1:], y)):
@@ -197,9 +209,9 @@ def test_amd_is_left_to_triton(monkeypatch):
     with claimed() as driver:
         again = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
         found = again()
-        assert launches.understood(found, again, [x, x]) is not None
+        assert recorded.understood(found, again, [x, x]) is not None
         monkeypatch.setattr(driver, "target", GPUTarget("hip", "gfx942", 64))
-        assert launches.understood(found, again, [x, x]) is None
+        assert recorded.understood(found, again, [x, x]) is None
 
 
 @compiled
@@ -216,7 +228,7 @@ def test_another_thread_may_launch_the_same_kernel_meanwhile():
             call()
 
         before = len(driver.launches)
-        assert launches.understood(found, both, [x, x]) is not None
+        assert recorded.understood(found, both, [x, x]) is not None
         assert len(driver.launches) == before + 1
 
 

@@ -5,10 +5,12 @@ import operator
 import pytest
 import torch
 from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import host
 from bench.claimed import claimed
+from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
 from smart_kernels.ops import masked_linear
 
 from ...conftest import INTERPRETED
@@ -54,7 +56,7 @@ def test_schema_is_that_of_the_annotations():
 
 
 def test_what_has_no_gradient_says_so():
-    x, weight, mask, bias = inputs()
+    x, weight, mask, _ = inputs()
     dy = torch.randn(40, 48, requires_grad=True)
     dweight, _ = prototype.masked_backward(dy, x, weight, mask, *TILE)
     with pytest.raises(RuntimeError, match="prototype_masked_linear_backward is the end of differentiation"):
@@ -117,8 +119,6 @@ def test_a_graph_shows_launches_on_a_gpu_and_the_op_on_a_cpu(where):
 
 @compiled
 def test_a_graph_has_the_configuration_that_was_tuned():
-    from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
-
     with claimed():
         args = inputs(dtype=torch.bfloat16, grad=False)
         with torch.no_grad():
@@ -127,8 +127,6 @@ def test_a_graph_has_the_configuration_that_was_tuned():
         with FakeTensorMode():
             args = inputs("cuda", torch.bfloat16, grad=False)
             forward = nodes(lambda *args: (prototype.masked(*args, *TILE),), *args)
-    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
-
     (kernel,) = [node.kwargs for node in forward if "x_ptr" in node.kwargs.get("kwargs", {})]
     configs = kernel_side_table.get_kernel(kernel["kernel_idx"]).configs
     assert [c.kwargs for c in configs] == [best.kwargs] and len(kernel["grid"]) == 1
