@@ -26,10 +26,9 @@ class HostCase:
     """One call.
 
     Attributes:
-        name: what is called.
-        make: from nothing to the call, and to the tensors whose gradients a step wants.
+        name: what is called, of ``layers`` layers.
+        make: returns the call, and the tensors whose gradients a step wants.
         passes: "fwd", without gradients, and "fwd+bwd".
-        layers: how many layers the call serves.
     """
 
     name: str
@@ -87,8 +86,8 @@ def _leaf(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
 
 
 def _dense():
-    x, weight, bias = _leaf(M, K), _leaf(N, K), _leaf(N)
-    return lambda: F.linear(x, weight, bias), [x, weight, bias]
+    args = _leaf(M, K), _leaf(N, K), _leaf(N)
+    return lambda: F.linear(*args), list(args)
 
 
 def _indices(rows: int, cols: int, stored: int) -> tuple[Tensor, Tensor]:
@@ -116,10 +115,8 @@ def _block_conv(op: Callable):
 
 
 def _block_conv1d():
-    crow, col = _indices(64 // TILE[0], 3 * 64 // TILE[1], 8)
-    x, values = _leaf(2, 64, 64), _leaf(8, *TILE)
-    call = partial(ops.block_sparse_conv1d, x, values, crow, col, kernel_size=3, padding=1, out_channels=64)
-    return call, [x, values]
+    x, values, indices = _leaf(2, 64, 64), _leaf(8, *TILE), _indices(64 // TILE[0], 3 * 64 // TILE[1], 8)
+    return partial(ops.block_sparse_conv1d, x, values, *indices, kernel_size=3, padding=1, out_channels=64), [x, values]
 
 
 def _masked(tile: tuple[int, int] = TILE):
