@@ -19,10 +19,10 @@ from torch import Tensor
 
 from smart_kernels.kernels.block_sparse.decode import block_decode_kernel, sum_pieces_kernel
 from smart_kernels.kernels.block_sparse.gather import block_gather_kernel
+from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import BlockRows
 from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.launch import m_class, precision
 
 FEW_ROWS = 64
 STEP = 128  # bytes of each row of x and W that one step of the loop reads

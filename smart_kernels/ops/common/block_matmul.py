@@ -7,10 +7,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
 
+from .arguments import m_class, precision
 from .axis import constants
 from .blocks import BlockMatrix, BlockPlaces
 from .epilogue import Epilogue
-from .launch import m_class, precision
 
 
 def block_matmul(x: Tensor, w: BlockMatrix, epilogue: Epilogue, scale: Tensor | None = None) -> Tensor:

@@ -7,10 +7,10 @@ from torch import Tensor
 from smart_kernels.kernels.common.conv_matmul import conv_grad_kernel, conv_matmul_kernel
 from smart_kernels.shapes import Conv
 
+from .arguments import m_class, precision
 from .axis import constants
 from .blocks import BlockMatrix, BlockPlaces, BlockRows
 from .epilogue import Epilogue
-from .launch import m_class, precision
 from .walk import Pair, Walk
 
 CHUNK = 4096  # fewest pixels that a program sums up in a gradient, a multiple of every BLOCK_M

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .launch import strides
+from .arguments import strides
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from smart_kernels.kernels.common.nm_matmul import semi_structured_kernel
 
+from .arguments import m_class, precision
 from .epilogue import Epilogue
-from .launch import m_class, precision
 from .nm import NMWeight
 
 EVEN = 64  # sizes divisible by this have no edge in any configuration

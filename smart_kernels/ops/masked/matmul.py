@@ -7,11 +7,11 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
+from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.block_matmul import block_matmul
 from smart_kernels.ops.common.blocks import BlockMatrix, BlockRows
 from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.launch import m_class, precision
 
 from .live_blocks import TileMask, cut, live_blocks
 

@@ -4,8 +4,8 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.semi_structured.conv2d import semi_structured_conv_kernel
+from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.launch import m_class, precision
 from smart_kernels.ops.common.nm import NMWeight
 from smart_kernels.ops.common.walk import Walk
 from smart_kernels.shapes import Conv

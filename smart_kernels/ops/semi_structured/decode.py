@@ -5,8 +5,8 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.semi_structured.decode import TILE, semi_structured_decode_kernel, split_sum_kernel
+from smart_kernels.ops.common.arguments import m_class
 from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.launch import m_class
 
 PROGRAMS = 264  # of the decode kernel, two per multiprocessor of the GPU it was laid out for; K is split to reach it
 COLUMNS = 64  # of y in one of them

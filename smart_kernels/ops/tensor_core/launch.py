@@ -7,8 +7,8 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from smart_kernels.ops.common.arguments import m_class
 from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.launch import m_class
 
 from .packing import BYTES, TYPES, PackedWeight
 

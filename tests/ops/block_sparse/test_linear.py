@@ -16,7 +16,7 @@ from smart_kernels.ops.block_sparse import kernel_blocks
 from smart_kernels.ops.block_sparse.index import block_index, check_indices
 from smart_kernels.ops.block_sparse.linear import _block_sparse_linear, block_sparse_linear
 from smart_kernels.ops.common import block_matmul as _matmul
-from smart_kernels.ops.common.launch import precision
+from smart_kernels.ops.common.arguments import precision
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
 from tests.util import TOLERANCE, assert_close
 
