@@ -9,6 +9,7 @@ from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import device_of, fold_batchnorm_, inputs_of, swap_, users_of_weights
 from smart_kernels.nn import Masked, Sparse
 
+from .alike import Memory
 from .explain import zeros_of
 from .original import Original
 from .report import Report
@@ -34,6 +35,7 @@ def compress_(
 
     Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts. Candidates are
     timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
+    Of layers that are alike, in sizes, input and zeros, one is measured, unless its choice was a close one.
     What is free all get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into
     channels_last. In the end the whole model is timed beside the dense ones and beside itself as it came, and is one of
     those where that is faster: then nothing is folded and each tensor is where it was.
@@ -91,11 +93,12 @@ def _select(
     inputs = inputs_of(model, [layers[0] for layers in groups.values()], example_input)
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
+    memory = Memory()
     for names, layers in groups.items():
         zeros = zeros_of(layers[0], settings.pattern)
         absent |= dict.fromkeys(lacking(zeros, settings.tried))
         shared = dict(zip(names, layers, strict=True))
-        selected[names] = select(shared, zeros, inputs.get(layers[0]), settings)
+        selected[names] = select(shared, zeros, inputs.get(layers[0]), settings, memory)
     return selected, tuple(absent)
 
 
