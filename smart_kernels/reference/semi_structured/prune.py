@@ -27,7 +27,7 @@ def semi_structured_prune_both_ways(weight: Tensor, scores: Tensor | None) -> tu
     """(N, K) -> values, indices of W and of W.T: in each 4x4 block the best mask with two in every row and column."""
     (N, K), scores = weight.shape, importance(weight, scores).clamp(-PINNED, PINNED)
     blocks = scores.view(N // 4, 4, K // 4, 4).permute(0, 2, 1, 3).reshape(-1, 16)
-    keep = transposable_masks().to(weight.device)[best_masks(blocks)].bool()
+    keep = transposable_masks(weight.device)[best_masks(blocks)].bool()
     keep = keep.view(N // 4, K // 4, 4, 4).permute(0, 2, 1, 3).reshape(N, K)
     return *compress(weight, keep, 2, 4), *compress(weight.T, keep.T, 2, 4)
 
@@ -40,14 +40,14 @@ def importance(weight: Tensor, scores: Tensor | None) -> Tensor:
 
 
 @functools.cache
-def transposable_masks() -> Tensor:
-    """(90, 16) float32: all 4x4 masks with two in every row and column."""
+def transposable_masks(device: torch.device) -> Tensor:
+    """(90, 16) float32: all 4x4 masks with two in every row and column. On the device once: no graph holds a copy."""
     rows = [torch.zeros(4).index_fill_(0, torch.tensor(pair), 1) for pair in PAIRS]
     masks = torch.stack([torch.stack(mask) for mask in product(rows, repeat=4)])
-    return masks[(masks.sum(1) == 2).all(1)].flatten(1)
+    return masks[(masks.sum(1) == 2).all(1)].flatten(1).to(device)
 
 
 def best_masks(blocks: Tensor) -> Tensor:
     """(B, 16) finite scores -> which of the masks keeps most, (B,), the first of equals."""
-    masks = transposable_masks().to(blocks.device).double().T
+    masks = transposable_masks(blocks.device).double().T
     return torch.cat([(part.double() @ masks).argmax(1) for part in blocks.split(CHUNK)])
