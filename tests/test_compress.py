@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, load, mask_, save
+from smart_kernels.convert.compress.alike import likeness
 from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
 from smart_kernels.convert.compress.select import candidates, select
 from smart_kernels.convert.compress.settings import Settings
@@ -213,6 +214,89 @@ def test_layers_that_are_not_called_are_left():
     model.forward = lambda x: model["a"](x)
     rows = {row.name: row for row in compress_(model, torch.randn(2, 32)).rows}
     assert type(model["b"]) is nn.Linear and "not called" in rows["b"].note and rows["b"].ms is None
+
+
+def tiled(seed, keep=0.5, rows=256, columns=256, tile=16):
+    """A layer that keeps equally many tiles of each row, at places of its own."""
+    places = torch.rand(rows // tile, columns // tile, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    layer = nn.Linear(columns, rows)
+    live = (places < keep * columns // tile).repeat_interleave(tile, 0).repeat_interleave(tile, 1)
+    layer.weight.data.mul_(live)
+    return layer
+
+
+@pytest.fixture
+def compared(measured, monkeypatch):
+    """The layers that are measured, each with the labels of its candidates."""
+    measured["ell onednn 1"] = 0.5
+    seen, fake = [], timing.time_in_turns
+
+    def count(candidates, *rest):
+        if "chosen" not in candidates:
+            seen.append(list(candidates))
+        return fake(candidates, *rest)
+
+    monkeypatch.setattr(timing, "time_in_turns", count)
+    return seen
+
+
+def test_layers_that_are_alike_are_measured_once(compared):
+    model, x = nn.Sequential(tiled(0), tiled(1), tiled(2)), torch.randn(6, 256)
+    with torch.no_grad():
+        expected = model(x)
+        rows = compress_(model, x).rows
+        assert_close("y", model(x), expected, x.dtype)
+    assert len(compared) == 1 and [row.note for row in rows] == ["", "measured as 0", "measured as 0"]
+    assert {type(layer.format) for layer in model} == {ELL} and len({row.ms for row in rows}) == 1
+    assert len({id(layer.format) for layer in model}) == 3  # each has its own weights
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(lambda: tiled(1, keep=0.25), id="density"),
+        pytest.param(lambda: tiled(1, tile=32), id="tile"),
+        pytest.param(lambda: prune(nn.Linear(256, 256)), id="rows of other lengths"),
+        pytest.param(lambda: nn.Linear(256, 256), id="no zeros"),
+        pytest.param(lambda: without_bias(tiled(1)), id="bias"),
+        pytest.param(lambda: tiled(1, rows=512), id="shape"),
+    ],
+)
+def test_what_differs_is_measured(other, compared):
+    model, x = nn.Sequential(tiled(0), other()), torch.randn(6, 256)
+    rows = compress_(model, x).rows
+    assert len(compared) == 2 and not any("measured as" in row.note for row in rows)
+
+
+def without_bias(layer):
+    layer.bias = None
+    return layer
+
+
+def test_rows_of_other_lengths_are_not_alike_at_equal_density():
+    even = tiled(0, keep=0.5)
+    uneven = tiled(0, keep=0.5)
+    uneven.weight.data[:128] = torch.randn(128, 256)
+    uneven.weight.data[128:] = 0
+    uneven.weight.data[128:144, :16] = 1.0
+    x = torch.randn(6, 256)
+    likes = [likeness(layer, zeros_of(layer, Block(16, 16)), x) for layer in (even, uneven)]
+    assert likes[0].density == pytest.approx(likes[1].density, rel=0.02)
+    assert likes[0].covers(likes[0]) and not likes[0].covers(likes[1])
+
+
+def test_inputs_of_other_shapes_are_not_alike():
+    layer = tiled(0)
+    zeros = zeros_of(layer, None)
+    likes = [likeness(layer, zeros, x) for x in (torch.randn(6, 256), torch.randn(7, 256), torch.randn(256, 6).T)]
+    assert [likes[0].covers(like) for like in likes] == [True, False, False]
+
+
+@pytest.mark.parametrize("seconds, count", [(0.85, 1), (0.95, 2), (1.05, 2), (1.2, 1)])
+def test_a_close_choice_is_not_carried_over(seconds, count, compared, measured):
+    measured.update({"ell onednn 1": seconds, "ell bmm 1": 2.0})
+    compress_(nn.Sequential(tiled(0), tiled(1)), torch.randn(6, 256), backends=("dense", "ell"))
+    assert len(compared) == count
 
 
 def unstructured(density, rows=64, columns=64):
@@ -567,7 +651,7 @@ def test_folding_is_a_candidate(original, folded, measured):
 def test_winners_are_held_against_the_model_as_it_came(measured, monkeypatch):
     """Which is timed with the tensors that it came with, in one comparison with the others."""
     model, seen = CNN().eval(), {}
-    weight, norm = model.stem.weight.clone(), model.norm
+    weight, gamma = model.stem.weight.clone(), model.norm.weight
 
     def fake(candidates, *rest):
         if "chosen" in candidates:
@@ -578,7 +662,7 @@ def test_winners_are_held_against_the_model_as_it_came(measured, monkeypatch):
     compress_(model, torch.randn(2, 3, 8, 8))
     assert list(seen) == ["chosen", "rival", "original"] and isinstance(seen["original"].norm, nn.BatchNorm2d)
     assert torch.equal(seen["original"].stem.weight, weight) and seen["original"].stem.weight.is_contiguous()
-    assert seen["original"].norm.weight.data_ptr() == norm.weight.data_ptr()  # no copy of what is not replaced
+    assert seen["original"].norm.weight.data_ptr() == gamma.data_ptr()  # no copy of what is not replaced
     assert not torch.equal(model.stem.weight, weight) and isinstance(model.expand.format, ELL)
 
 

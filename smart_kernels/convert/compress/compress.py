@@ -23,6 +23,7 @@ from smart_kernels.convert.modules import (
 from smart_kernels.nn import Masked, Sparse
 
 from .agreeing import keep_what_agrees_
+from .alike import Memory
 from .explain import zeros_of
 from .original import Original
 from .report import Report
@@ -50,6 +51,7 @@ def compress_(
     cannot be changed safely is left alone, with a line in the report. The output of the whole model is compared in the
     end: where it has changed by more than rounding, layers that change it are taken back. Candidates are
     timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
+    Of layers that are alike, in sizes, input and zeros, one is measured, unless its choice was a close one.
     What is free all get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into
     channels_last. In the end the whole model is timed beside the dense ones and beside itself as it came, and is one of
     those where that is faster: then nothing is folded and each tensor is where it was.
@@ -126,12 +128,13 @@ def _select(
     inputs = inputs_of(model, [layer for layers in groups.values() for layer in layers.values()], example_input)
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
+    memory = Memory()
     for layers in groups.values():
         shared = dict(sorted(layers.items(), key=lambda item: item[1] not in inputs))  # the first is measured
         first = next(iter(shared.values()))
         zeros = zeros_of(first, settings.pattern)
         absent |= dict.fromkeys(lacking(zeros, settings.tried))
-        selected[tuple(shared)] = select(shared, zeros, inputs.get(first), settings)
+        selected[tuple(shared)] = select(shared, zeros, inputs.get(first), settings, memory)
     return selected, tuple(absent)
 
 

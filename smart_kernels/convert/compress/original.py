@@ -22,14 +22,14 @@ class Original:
     """
 
     def __init__(self, model: nn.Module, before: Snapshot):
-        self._modules = list(model.modules())
+        self._modules = _kinds(model)
         self._before = before
         self._data = [(parameter, parameter.data) for parameter in model.parameters()]
         self.model = twin(model, {id(p): _same_memory(p) for p in model.parameters()})
 
     def differs(self, model: nn.Module) -> bool:
-        """Return whether a module was replaced or a weight lies elsewhere or in another order."""
-        if list(model.modules()) != self._modules:
+        """Return whether a module became another or a weight lies elsewhere or in another order."""
+        if _kinds(model) != self._modules:
             return True
         return any((p.data_ptr(), p.stride()) != (data.data_ptr(), data.stride()) for p, data in self._data)
 
@@ -45,3 +45,7 @@ class Original:
 def _same_memory(parameter: nn.Parameter) -> Tensor:
     """Return another Parameter that stays when the first is given other memory."""
     return nn.Parameter(parameter.data, parameter.requires_grad) if type(parameter) is nn.Parameter else parameter
+
+
+def _kinds(model: nn.Module) -> list[tuple[nn.Module, type]]:
+    return [(module, type(module)) for module in model.modules()]

@@ -1,6 +1,7 @@
 """A second model on the same tensors."""
 
 import copy
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -19,13 +20,19 @@ def twin(model: nn.Module, instead: dict[int, Tensor] | None = None) -> nn.Modul
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} | (instead or {})
     modules = {id(module): module for module in model.modules()}
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if name in BASE or isinstance(value, SIMPLE):
-                continue
-            shared |= {id(t): t for t in tree_leaves(value) if isinstance(t, Tensor)}
-            try:
-                copy.deepcopy(value, {**shared, **modules})
-            except Exception:  # whatever the user's class raises
-                shared[id(value)] = value
+    for value in (value for module in model.modules() for value in _own(module)):
+        shared |= {id(t): t for t in tree_leaves(value) if isinstance(t, Tensor)}
+        try:
+            copy.deepcopy(value, {**shared, **modules})
+        except Exception:  # whatever the user's class raises
+            shared[id(value)] = value
     return copy.deepcopy(model, shared)
+
+
+def _own(module: nn.Module) -> Iterator:
+    """Yield the attributes that the user has given a module, and its hooks."""
+    for name, value in vars(module).items():
+        if "hooks" in name and name in BASE and value:
+            yield from value.values()
+        elif name not in BASE and not isinstance(value, SIMPLE):
+            yield value
