@@ -1,5 +1,7 @@
 """Weights that are computed when they are read: changing one would change a copy that nobody sees."""
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -16,6 +18,17 @@ class Reading(Tensor):
     def of(tensor: Tensor) -> Tensor:
         """Return the tensor as a reading; in compiled code, which cannot hold one, as it is."""
         return tensor if torch.compiler.is_compiling() else tensor.as_subclass(Reading)
+
+    def plain(self) -> Tensor:
+        """Return the same tensor as one that may be written into."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(Tensor)
+
+    def __deepcopy__(self, memo):
+        return copy.deepcopy(self.plain(), memo)
+
+    def __reduce_ex__(self, protocol):
+        return self.plain().__reduce_ex__(protocol)
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class Snapshot:
@@ -19,7 +20,7 @@ class Snapshot:
     def __init__(self, model: nn.Module):
         self._modules = {module: (module.__class__, _contents(module)) for module in model.modules()}
         self._tensors = {id(t): (t, t.data) for t in _tensors(model) if not t.is_inference()}
-        self._leaves = [(p, p.requires_grad, p.grad) for p in model.parameters() if p.is_leaf]
+        self._leaves = [(p, p.requires_grad, p.grad) for p in model.parameters() if not is_lazy(p) and p.is_leaf]
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(self, *tensors: Tensor | None) -> None:
@@ -74,8 +75,10 @@ def _contents(module: nn.Module) -> list[tuple]:
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.buffers()
-    for parameter in model.parameters():
-        yield parameter
-        if parameter.is_leaf and parameter.grad is not None:
-            yield parameter.grad
+    """Yield buffers, parameters and their gradients; those that lazy modules have not made yet hold nothing."""
+    for tensor in (*model.buffers(), *model.parameters()):
+        if is_lazy(tensor):
+            continue
+        yield tensor
+        if tensor.is_leaf and tensor.grad is not None:
+            yield tensor.grad
