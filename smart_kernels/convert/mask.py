@@ -1,11 +1,9 @@
 """``mask_`` and ``unmask_``: a model becomes prunable in place, and plain again."""
 
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from smart_kernels.nn import (
     Masked,
@@ -14,28 +12,21 @@ from smart_kernels.nn import (
     MaskedLinear,
     masked_batchnorm,
     start_scores_,
-    weight_shape,
 )
 from smart_kernels.patterns import Pattern, check_pattern
 
 from .channels import Group, coupled
+from .maskable import Filter, layers_to_mask
 from .modules import (
-    LAYERS,
     Outputs,
-    bake_torch_masks_,
     following_batchnorms,
-    left_alone,
-    split_attention_,
     switch_fast_paths_,
     users_of_weights,
     whole_or_not_at_all,
-    why_not_plain,
 )
 
 logger = logging.getLogger("smart_kernels")
-Filter = Callable[[nn.Module, str], bool]
 MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {nn.Linear: MaskedLinear, nn.Conv2d: MaskedConv2d}
-STEM_CHANNELS = 4  # a convolution that reads an image has at most this many input channels
 
 
 def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None) -> dict[str, Masked]:
@@ -81,9 +72,7 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     before = masked_layers(model)
-    layers = _chosen(model, filter_fn or _default_filter(model, pattern), pattern)
-    if filter_fn is None:
-        _warn_of_others(model)
+    layers = layers_to_mask(model, pattern, filter_fn)
     if layers and example_input is not None:
         _mask_coupled(coupled(model, layers, example_input), pattern)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
@@ -93,40 +82,6 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
         already = f"; {len(before)} layers are masked already" if before else ""
         raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
     return layers
-
-
-def _chosen(model: nn.Module, chosen: Filter, pattern: Pattern) -> dict[str, nn.Module]:
-    """Find the layers to mask by name, those of attention among them; those that cannot be are named in the log."""
-    split_attention_(model, chosen)
-    wanted = {name: module for name, module in _candidates(model).items() if _is_lazy(module) or chosen(module, name)}
-    bake_torch_masks_(model, list(wanted.values()))
-    reasons = {name: why_not_plain(module) for name, module in wanted.items()}
-    for name, reason in reasons.items():
-        if reason:
-            logger.warning("%s stays dense: %s", name, reason)
-    return _without_shared(model, {name: wanted[name] for name, reason in reasons.items() if not reason}, pattern)
-
-
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Find the Linears and Conv2ds by name, subclasses too; but not the projection that is part of an attention."""
-    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
-    parts = {part for attention in attentions for part in attention.modules()}
-    found = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS) and not isinstance(m, Masked)}
-    return {name: m for name, m in found.items() if _maskable(m) or m not in parts}
-
-
-def _is_lazy(module: nn.Module) -> bool:
-    return isinstance(module, LazyModuleMixin)
-
-
-def _warn_of_others(model: nn.Module) -> None:
-    """Say once for each kind which layers with weights are none of those that can be pruned."""
-    kinds: dict[str, list[str]] = {}
-    for name, reason in left_alone(model).items():
-        if not isinstance(model.get_submodule(name), (*LAYERS, nn.MultiheadAttention)):
-            kinds.setdefault(reason, []).append(name or "the model")
-    for reason, names in kinds.items():
-        logger.warning("%s: stays dense as %s", reason, ", ".join(names))
 
 
 def _followers(model: nn.Module) -> dict[nn.Module, nn.Module]:
@@ -202,40 +157,3 @@ def _written(module: Masked | MaskedBatchNorm) -> list[nn.Parameter | None]:
 def masked_layers(model: nn.Module) -> dict[str, Masked]:
     """Return the masked layers of a model by name, in module order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
-
-
-def _maskable(module: nn.Module) -> bool:
-    return type(module) in MASKED_CLASSES
-
-
-def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    head = linears[-1] if linears and len(layers) > 1 else None
-    if not _maskable(head):
-        head = None  # the last projection of an attention is no head
-
-    def chosen(module: nn.Module, name: str) -> bool:
-        if module is head:
-            return False
-        if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.in_channels <= STEM_CHANNELS):
-            return False
-        return pattern.fits(weight_shape(module))
-
-    return chosen
-
-
-def _without_shared(model: nn.Module, layers: dict[str, nn.Module], pattern: Pattern) -> dict[str, nn.Module]:
-    """Leave out weights that a module outside ``layers`` uses too, and biases of whole channels that others use."""
-    users = users_of_weights(model)
-    alone = {}
-    for name, layer in layers.items():
-        sharing = users[id(layer.weight)]
-        what, others = "weight", [user for user in sharing if user not in layers]
-        if not others and pattern.whole_channels and layer.bias is not None:
-            what, others = "bias", [user for user in users[id(layer.bias)] if user not in sharing]
-        if others:
-            logger.warning("%s stays dense: its %s is also used by %s", name, what, ", ".join(others))
-        else:
-            alone[name] = layer
-    return alone

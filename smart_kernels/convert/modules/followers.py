@@ -1,6 +1,8 @@
 """Which BatchNorm alone reads the output of which layer: proven on every path of the code, or seen in a run."""
 
+import gc
 import inspect
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,10 +12,12 @@ from torch import nn
 from .graph import call, evaluating
 from .outputs import same_random_numbers
 from .plain import BATCHNORMS, plain_batchnorm
-from .readers import Readers
-from .transaction import Snapshot
+from .readers import LOOKS, Readers
+from .twin import twin
 
 PATHS = 16  # branches that depend on data are followed both ways, up to this many ways through a forward
+
+ATTRIBUTES = {"shape", "dtype", "device", "ndim", "is_cuda", "layout", "requires_grad"}  # of a tensor, not its values
 
 Pairs = dict[nn.Module, nn.Module]  # layer -> the BatchNorm
 
@@ -33,15 +37,13 @@ def following_batchnorms(model: nn.Module, example_input=None) -> Pairs | None:
     """
     if not any(plain_batchnorm(module) for module in model.modules()):
         return {}
-    before = Snapshot(model)  # a forward may leave something in its module
-    try:
-        with same_random_numbers():
-            found = _traced(model)
-    finally:
-        before.put_back()
-    if found is None and example_input is not None:
-        found = _observed(model, example_input)
-    return found
+    copied = twin(model)  # a forward may leave something in its module
+    names = dict(zip(copied.modules(), model.modules(), strict=True))
+    with same_random_numbers():
+        found = _traced(copied)
+    if found is not None:
+        return {names[layer]: names[norm] for layer, norm in found.items()}
+    return None if example_input is None else _observed(model, example_input)
 
 
 def _traced(model: nn.Module) -> Pairs | None:
@@ -59,7 +61,7 @@ def _traced(model: nn.Module) -> Pairs | None:
 
 def _on_every_path(model: nn.Module, defaults: dict) -> Pairs | None:
     try:
-        paths = [_Path(model, graph) for graph in _graphs(model, defaults)]
+        paths = [_Path(model, *graph_and_kept) for graph_and_kept in _graphs(model, defaults)]
     except Exception:  # tracing runs the user's forward, which may raise anything
         return None
     pairs = {layer: norm for path in paths for layer, norm in path.pairs.items()}
@@ -67,36 +69,58 @@ def _on_every_path(model: nn.Module, defaults: dict) -> Pairs | None:
 
 
 class _Path:
-    """What one way through a forward says."""
+    """What one way through a forward says.
 
-    def __init__(self, model: nn.Module, graph: torch.fx.Graph):
+    Args:
+        model: that was traced.
+        graph: of this way.
+        kept: nodes that the forward has put away somewhere.
+    """
+
+    def __init__(self, model: nn.Module, graph: torch.fx.Graph, kept: set[torch.fx.Node]):
         called = {node: model.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
-        self.times = Counter(called.values())
+        self._times = Counter(called.values())
         read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-        self.read = {module for node, module in called.items() if node.target in read}  # their weights, directly
-        self.pairs: Pairs = {}
+        self._opened = {module for node, module in called.items() if node.target in read}  # weights read directly
+        self._readers: dict[nn.Module, set] = {}  # None stands for whoever is no module
+        self._sources: dict[nn.Module, nn.Module | None] = {}
         for node, module in called.items():
-            source = node.args[0] if node.args else node.kwargs.get("input")
-            if plain_batchnorm(module) and source in called and len(source.users) == 1:
-                self.pairs[called[source]] = module
+            readers = {called.get(user) for user in node.users if not _looks(user)}
+            self._readers[module] = readers | ({None} if node in kept else set())
+            self._sources[module] = called.get(node.args[0] if node.args else node.kwargs.get("input"))
+
+    @property
+    def pairs(self) -> Pairs:
+        """Return what comes before each BatchNorm."""
+        return {layer: norm for norm, layer in self._sources.items() if layer is not None and plain_batchnorm(norm)}
 
     def allows(self, layer: nn.Module, norm: nn.Module) -> bool:
-        """Return whether the BatchNorm alone reads the layer here, or neither is called."""
-        if self.pairs.get(layer) is norm:
-            return self.times[layer] == self.times[norm] == 1 and not {layer, norm} & self.read
-        return layer not in self.times and norm not in self.times
+        """Return whether nobody but the BatchNorm reads the layer here, and it reads nothing else."""
+        once = self._times[layer] <= 1 and self._times[norm] <= 1 and not {layer, norm} & self._opened
+        return once and self._readers.get(layer, set()) <= {norm} and self._sources.get(norm, layer) is layer
 
 
-def _graphs(model: nn.Module, defaults: dict) -> Iterator[torch.fx.Graph]:
-    """Yield a graph for each way through the forward; a way that the user's own checks end has none.
+def _looks(node: torch.fx.Node) -> bool:
+    """Return whether a node asks for the shape of a tensor, or the like, and not for what is in it."""
+    if node.op == "call_method":
+        return node.target in LOOKS
+    return node.op == "call_function" and node.target is getattr and node.args[1] in ATTRIBUTES
+
+
+def _graphs(model: nn.Module, defaults: dict) -> Iterator[tuple[torch.fx.Graph, set[torch.fx.Node]]]:
+    """Yield the graph of each way through the forward with the nodes that it keeps.
+
+    A way that the user's own checks end has none.
 
     Raises:
         RuntimeError: there are more than ``PATHS``.
     """
     decisions: list[bool] = []
     for _ in range(PATHS):
+        tracer = _Tracer(decisions)
         try:
-            yield _Tracer(decisions).trace(model, defaults or None)
+            graph = tracer.trace(model, defaults or None)
+            yield graph, tracer.kept()
         except torch.fx.proxy.TraceError:
             raise
         except (AssertionError, ValueError):
@@ -119,6 +143,18 @@ class _Tracer(torch.fx.Tracer):
         super().__init__()
         self._decisions = decisions
         self._asked = 0
+        self._proxies: list[tuple[weakref.ref, torch.fx.Node]] = []
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        made = super().proxy(node)
+        self._proxies.append((weakref.ref(made), node))
+        return made
+
+    def kept(self) -> set[torch.fx.Node]:
+        """Return the nodes that somebody holds although the forward has ended."""
+        if any(proxy() is not None for proxy, _ in self._proxies):
+            gc.collect()
+        return {node for proxy, node in self._proxies if proxy() is not None}
 
     def to_bool(self, obj) -> bool:
         if self._asked == len(self._decisions):

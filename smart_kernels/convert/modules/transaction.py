@@ -37,7 +37,7 @@ class Snapshot:
                 module.__class__ = cls
             for container, content in contents:
                 container.clear()
-                container.update(content)
+                (container.extend if isinstance(container, list) else container.update)(content)
 
     def restore(self) -> None:
         """Make the model what it was, values included."""
@@ -70,7 +70,7 @@ def whole_or_not_at_all(model: nn.Module) -> Iterator[Snapshot]:
 
 def _contents(module: nn.Module) -> list[tuple]:
     """Return the containers of a module with copies; the containers stay, since handles of hooks refer to them."""
-    own = [value for value in vars(module).values() if type(value) in (dict, OrderedDict, set)]
+    own = [value for value in vars(module).values() if type(value) in (dict, list, OrderedDict, set)]
     return [(container, container.copy()) for container in (vars(module), *own)]
 
 

@@ -31,7 +31,7 @@ def twin(model: nn.Module, instead: dict[int, Tensor] | None = None) -> nn.Modul
 
 def _own(module: nn.Module) -> Iterator:
     """Yield the attributes that the user has given a module, and its hooks; none of one that knows how it is copied."""
-    if type(module).__getstate__ is not object.__getstate__:
+    if type(module).__getstate__ is not nn.Module.__getstate__:
         return
     for name, value in vars(module).items():
         if "hooks" in name and name in BASE and value:
