@@ -340,6 +340,19 @@ def test_sampling_is_seeded_alike():
     assert (torch.get_rng_state().tolist(), random.getstate()) == states
 
 
+def test_a_model_may_write_into_its_input():
+    class Writing(nn.Sequential):
+        def forward(self, query, key):
+            query += query is key
+            return super().forward(query)
+
+    layer = nn.Linear(16, 16)
+    layer.weight.data[:8] = 0
+    model, x = Writing(layer), torch.randn(4, 16)
+    report = compress_(model, (x, x))
+    assert report.rows[0].choice == "compact" and "not compared" not in str(report)
+
+
 class Slots:
     __slots__ = ("y",)
 

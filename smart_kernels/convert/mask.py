@@ -58,6 +58,9 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         ValueError: ``pattern`` is none, no layer was chosen, channels reach an operator that they cannot be followed
             through, or the output has changed. The model is as it was then, as after any other error.
     """
+    check_pattern(pattern)
+    if example_input is not None and not pattern.whole_channels:
+        raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     with whole_or_not_at_all(model):
         expected = None if example_input is None else Outputs(model, example_input)
         layers = _mask(model, pattern, filter_fn, example_input)
@@ -68,9 +71,6 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
 
 
 def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_input) -> dict[str, Masked]:
-    check_pattern(pattern)
-    if example_input is not None and not pattern.whole_channels:
-        raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     before = masked_layers(model)
     layers = layers_to_mask(model, pattern, filter_fn)
     if layers and example_input is not None:

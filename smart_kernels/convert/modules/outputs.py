@@ -7,6 +7,7 @@ from types import FunctionType, ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from .agree import agrees
 from .graph import call, evaluating
@@ -22,15 +23,16 @@ class Outputs:
         example_input: tensor, tuple of positional or dict of keyword arguments.
 
     Attributes:
-        tensors: copies.
+        example_input: a copy, into which nobody has written.
+        tensors: copies of what was returned.
         unknown: why nothing can be compared, or None.
     """
 
     def __init__(self, model: nn.Module, example_input):
-        self.example_input = example_input
-        self.tensors = _run(model, example_input)
+        self.example_input = _copied(example_input)
+        self.tensors = _run(model, self.example_input)
         self.unknown = None if self.tensors else "the output holds no tensor"
-        if difference := _difference(_run(model, example_input), self.tensors):
+        if difference := _difference(_run(model, self.example_input), self.tensors):
             self.unknown = f"the output changes from run to run: {difference}"
 
     def changed(self, model: nn.Module) -> str | None:
@@ -85,7 +87,21 @@ def same_random_numbers() -> Iterator[None]:
 @torch.no_grad()
 def _run(model: nn.Module, example_input) -> list[Tensor]:
     with evaluating(model), same_random_numbers():
-        return [tensor.detach().clone() for tensor in tensors_in(call(model, example_input))]
+        return [tensor.detach().clone() for tensor in tensors_in(call(model, _copied(example_input)))]
+
+
+def _copied(example_input):
+    """Copy the tensors of an input, into which a model may write; what was one tensor stays one."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(value):
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().clone()
+        return copies[id(value)]
+
+    return tree_map(copied, example_input)
 
 
 def _difference(got: list[Tensor], exact: list[Tensor]) -> str | None:
