@@ -1,0 +1,138 @@
+"""How a launch configuration is chosen: compiled side by side, timed as a model launches it."""
+
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import triton
+import triton.testing
+from triton.runtime import driver
+from triton.runtime.autotuner import Autotuner
+
+GRAPH_MS = 10  # of launches in the graph that times a configuration; ten replays of it follow
+
+
+class Compiler:
+    """Compiles side by side in threads while the caller goes on.
+
+    Most of the time goes into LLVM and ptxas, which run without Python's lock. What does not compile is left to the
+    launch, which says why.
+
+    Args:
+        workers: threads; default: a few more than there are processors.
+    """
+
+    def __init__(self, workers: int | None = None):
+        self._pool = ThreadPoolExecutor(workers, "compile")
+        self._mode = triton.AsyncCompileMode(self._pool, ignore_errors=True)
+        self._context = contextvars.copy_context()  # the backward of torch comes from other threads
+        self._context.run(self._mode.__enter__)
+        self._one_at_a_time = threading.Lock()
+
+    def submit(self, kernel, args: tuple, kwargs: dict, configs: list[triton.Config]) -> None:
+        """Compile a kernel for the arguments of a launch, in each of the configurations, unless that is under way."""
+        with self._one_at_a_time:
+            for config in configs:
+                settings = kwargs | config.all_kwargs() | {"warmup": True}
+                self._context.run(kernel.run, *args, **settings)
+
+    def finish(self) -> None:
+        """Wait for everything."""
+        with self._pool:
+            self._context.run(self._mode.__exit__, None, None, None)
+
+
+COMPILERS: list[Compiler] = []  # the last one takes what is launched
+
+
+@contextlib.contextmanager
+def compiling(workers: int | None = None) -> Iterator[None]:
+    """Compile tuned kernels instead of launching them: with the block ends all that it launched is ready.
+
+    What they would have written is not: only values follow from tuned kernels, never places, so nothing goes astray.
+    Other kernels are launched. Nothing changes in the interpreter.
+    """
+    if triton.knobs.runtime.interpret:
+        yield
+        return
+    compiler = Compiler(workers)
+    COMPILERS.append(compiler)
+    try:
+        yield
+    finally:
+        COMPILERS.remove(compiler)
+        compiler.finish()
+
+
+class Tuned(Autotuner):
+    """``triton.autotune``'s tuner, which compiles the configurations of a problem side by side before it times them.
+
+    Args:
+        kernel: what is tuned.
+        configs: the first is valid for every shape.
+        key: names of the arguments that a choice is for.
+        runnable: (configs, args, **kwargs) -> those that can run a problem.
+        few: runnable ones -> those that are tried.
+    """
+
+    def __init__(self, kernel, configs, key, runnable: Callable[..., list], few: Callable[[list], list]):
+        def prune(configs, args, **kwargs):
+            return few(runnable(configs, args, **kwargs))
+
+        super().__init__(
+            kernel, kernel.arg_names, configs, key, None, None,
+            prune_configs_by={"early_config_prune": prune}, do_bench=time_launches, cache_results=True,
+        )  # fmt: skip
+        self.runnable = runnable
+        self._call: tuple[tuple, dict] | None = None
+
+    def run(self, *args, **kwargs):
+        if COMPILERS:
+            self.nargs = dict(zip(self.arg_names, args, strict=False))
+            configs = self.configs if len(self.configs) == 1 else self.prune_configs(kwargs)
+            self.nargs = None
+            return COMPILERS[-1].submit(self.fn, args, kwargs, configs)
+        self._call = args, kwargs
+        try:
+            return super().run(*args, **kwargs)
+        finally:
+            self._call = None  # keeps no tensor alive
+
+    def check_disk_cache(self, tuning_key, configs, bench_fn):
+        """Return whether Triton's cache knows the winner; otherwise compile all and time them."""
+
+        def compile_and_time():
+            compiler = Compiler()
+            compiler.submit(self.fn, *self._call, configs)
+            compiler.finish()
+            bench_fn()
+
+        return super().check_disk_cache(tuning_key, configs, compile_and_time)
+
+
+def time_launches(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
+    """Return quantiles of the milliseconds that a launch takes on the device.
+
+    Launches follow each other in a CUDA graph: no host between them, and in the L2 cache what the one before has left
+    there. Where no graph can hold them, Triton's own way, which flushes the cache and includes the host where that is
+    slower.
+    """
+    try:
+        return in_graph(call, quantiles)
+    except RuntimeError:  # what the launch itself raises is no RuntimeError
+        return driver.active.get_benchmarker()(call, quantiles=quantiles)
+
+
+def in_graph(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
+    """Return the same from replays of a graph.
+
+    Raises:
+        RuntimeError: the launches cannot be captured, or there is no device that could.
+    """
+    device = getattr(driver.active, "get_device_interface", None)
+    if device is None:
+        raise RuntimeError("a CUDA graph needs a GPU, got a driver without one")
+    device().synchronize()  # the graph is captured on another stream, which must find the arguments written
+    return triton.testing.do_bench_cudagraph(call, rep=GRAPH_MS, quantiles=quantiles)
