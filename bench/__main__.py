@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|choice|codegen|gpu-check|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|report``"""
 
 import argparse
 import os
@@ -118,6 +118,13 @@ def codegen(args: argparse.Namespace) -> int:
     return finish(wrong, len(found), args.filter)
 
 
+def host(args: argparse.Namespace) -> int:
+    """Count what a call costs the host."""
+    from . import host
+
+    return finish([], host.main(args), args.filter)
+
+
 def gpu_check(args: argparse.Namespace) -> int:
     """Check the kernels on a GPU, then time them."""
     from .gpu_check import runner
@@ -133,7 +140,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {"ops": time_cases, "layers": time_cases, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
-COMMANDS |= {"report": report}
+COMMANDS |= {"report": report, "host": host}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,6 +26,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     codegen = _command(commands, "codegen", "compile every kernel for GPUs that need not be here")
     part = "repeatable, none = all; what is not the whole census is written to --out only"
     codegen.add_argument("--target", action="append", choices=LIMITS, help=part)
+    _command(commands, "host", "count what a call costs the host of a GPU, without one")
     check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast")
     check.add_argument("--minutes", type=_positive, default=20.0, help="start no case after this long")
     check.add_argument("--small", action="store_true", help="small shapes, as under compute-sanitizer")

@@ -280,7 +280,7 @@ def test_the_committed_census_is_within_its_limits():
     assert not [row for row in found if table.faults(row)]
     modules = (importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."))
     launched = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
-    assert {row["kernel"] for row in found} >= launched
+    assert len(launched) > 20 and {row["kernel"] for row in found} >= launched
 
 
 def test_report_without_rows_says_what_to_run(tmp_path, capsys):

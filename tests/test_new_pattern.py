@@ -1,7 +1,9 @@
 """A pattern that the package does not know: defined here, registered by one line, taken through everything."""
 
+import ast
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from smart_kernels import SparseConv2d, SparseLinear, WeightShape, compress_, load, mask_, masked_layers, parse, save
 from smart_kernels.convert.measure import timing
-from smart_kernels.formats import BSR
+from smart_kernels.formats import BSR, FORMATS
 from smart_kernels.patterns import PATTERNS, Pattern, forms
 from smart_train import SmartPruner
 from smart_train.cli import main
@@ -154,3 +156,18 @@ def test_the_command_line_takes_it(tmp_path, monkeypatch):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["recipe"]["pattern"] == "diagonal:16" and 0 < report["budget"]["kept"] <= report["budget"]["asked"]
     assert main(["run", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("folder", ["smart_kernels", "smart_train", "bench"])
+def test_nobody_asks_which_pattern_or_format_something_is(folder):
+    """Outside of their own folders: each answers for itself."""
+    own = {"smart_kernels/patterns", "smart_kernels/formats"}
+    kinds = {cls.__name__ for table in (PATTERNS, FORMATS) for cls in table.values()}
+    root = Path(__file__).parents[1]
+    for file in (root / folder).rglob("*.py"):
+        if str(file.parent.relative_to(root)) in own:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+                asked = {each.id for each in ast.walk(node.args[1]) if isinstance(each, ast.Name)}
+                assert not asked & kinds, f"{file.relative_to(root)}:{node.lineno} asks for {asked & kinds}"

@@ -128,8 +128,8 @@ class Format(nn.Module, ABC):
         """Return the keyword arguments of ``from_dense`` that build this variant of the format."""
         return {}
 
-    def runs(self) -> bool:
-        """Return whether the fast path has products for the dtype and device that the values have now."""
+    def runs(self, values: Tensor) -> bool:
+        """Return whether the fast path has products for the dtype and device that ``values`` have now."""
         return True
 
     def fast(self, x: Tensor, bias: Tensor | None, dim: int = -1) -> bool:
@@ -142,13 +142,14 @@ class Format(nn.Module, ABC):
         Returns:
             False where x or bias are not what the values are, in dtype, device or size: the plain formula says so.
         """
+        values = self._parameters["values"]  # an attribute of a module is found through three dictionaries
+        if not eager_inference(x, values, bias) or not alike(x, values):
+            return False
         rows, columns = self.shape
         channels = columns if dim == -1 else columns // self.taps
-        if not eager_inference(x, self.values, bias) or not alike(x, self.values):
+        if bias is not None and not (bias.shape == (rows,) and alike(bias, values)):
             return False
-        if bias is not None and not (bias.shape == (rows,) and alike(bias, self.values)):
-            return False
-        return x.numel() > 0 and x.dim() > 0 and x.shape[dim] == channels and self.runs()
+        return x.numel() > 0 and x.dim() > 0 and x.shape[dim] == channels and self.runs(values)
 
     def prepared(self, build: Callable, *geometry: Conv | None, of: tuple[Tensor, ...] | None = None):
         """Return ``build(*geometry)``, kept while the stored tensors, or those named, are what they were.

@@ -72,13 +72,8 @@ class CSR(Format):
         y = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
         return y.T.reshape(*x.shape[:-1], self.shape[0]).contiguous()
 
-    def runs(self):
-        return (
-            self.values.device.type == "cpu"
-            and self.values.dtype in DTYPES
-            and len(self.values) > 0
-            and torch.backends.mkl.is_available()
-        )
+    def runs(self, values):
+        return values.is_cpu and values.dtype in DTYPES and len(values) > 0 and torch.backends.mkl.is_available()
 
     def _matrix(self) -> Tensor:
         """Return what MKL reads: the stored tensors themselves, checked, since it trusts the indices."""

@@ -96,8 +96,8 @@ class ELL(BSR):
         y = self._pieces(x.movedim(1, 3).contiguous(), self._ordered(bias, found), conv, found)
         return self._cropped(y).movedim(3, 1)
 
-    def runs(self):
-        return onednn_takes(self.values) if self.engine == "onednn" else self.values.device.type == "cpu"
+    def runs(self, values):
+        return onednn_takes(values) if self.engine == "onednn" else values.is_cpu
 
     def _ordered(self, bias: Tensor | None, found: Buckets) -> Tensor:
         """Return the bias (block rows * tile_n,) in order of computation."""

@@ -77,8 +77,8 @@ class JIT(BSR):
         x = F.pad(x.movedim(1, 3), (0, 0, left, left, top, top))
         return self.prepared(self._panels, conv._replace(padding=(0, 0)))(x, bias).movedim(3, 1)
 
-    def runs(self):
-        return self.values.dtype == torch.float32 and self.values.device.type == "cpu"
+    def runs(self, values):
+        return values.dtype == torch.float32 and values.is_cpu
 
     def _panels(self, conv: Conv) -> "Panels":
         return Panels(self, conv)

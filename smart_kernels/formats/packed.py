@@ -64,8 +64,8 @@ class Packed(Dense):
             return F.conv2d(x, kernel(self.to_dense(), conv), bias, *conv[1:])
         return self.prepared(self._pack, conv)(x.contiguous(memory_format=torch.channels_last), bias)
 
-    def runs(self):
-        return onednn_takes(self.values)
+    def runs(self, values):
+        return onednn_takes(values)
 
     def _pack(self, conv: Conv | None) -> Callable[[Tensor, Tensor | None], Tensor]:
         weight = self.to_dense().detach()

@@ -25,7 +25,11 @@ class Prepared(NamedTuple):
 def state(*tensors: Tensor | None) -> tuple:
     """Return what changes when one of the tensors does: in place, moved, converted or replaced."""
     return tuple(
-        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors if t is not None
+        [
+            (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.get_device())
+            for t in tensors
+            if t is not None
+        ]
     )
 
 

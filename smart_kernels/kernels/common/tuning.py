@@ -43,7 +43,7 @@ WON = {
 
 
 def autotune(configs, key, worth_trying):
-    """``triton.autotune`` over a few of what ``worth_trying`` returns, remembered in Triton's disk cache.
+    """Tune a kernel over a few of what ``worth_trying`` returns; the choice is kept in Triton's disk cache.
 
     They are compiled side by side and timed in CUDA graphs. The interpreter takes the first config, untimed.
     """
@@ -59,14 +59,14 @@ def autotune(configs, key, worth_trying):
 
 
 def name_of(kernel) -> str:
-    """The name of the function below all decorators."""
+    """Return the name of the function below all decorators."""
     while not inspect.isfunction(kernel):
         kernel = kernel.fn
     return kernel.__name__
 
 
 def few(name: str, configs):
-    """The first, which runs where others do not fit, and those that won most often; the tallest where none has won."""
+    """Return the first, which runs where others do not fit, and those that won most often, or else the tallest."""
     first, *others = configs
     won = WON.get(name, ())
 
@@ -79,7 +79,7 @@ def few(name: str, configs):
 
 
 def on_this_device(config):
-    """The config without its limit of registers, which is for sm_120 and known to CUDA alone."""
+    """Return the config without its limit of registers, which is for sm_120 and known to CUDA alone."""
     if config.maxnreg is None:
         return config
     target = driver.active.get_current_target()
@@ -91,11 +91,13 @@ def on_this_device(config):
 
 
 def fitting(configs, args, kwargs, *, grad: bool = False, sums: int = 128):
-    """The configs that are no taller than M and whose step the device holds; else the first.
+    """Return the configs that are no taller than M and whose step the device holds; else the first.
 
     ``grad``: the product runs over M, so BLOCK_M is the depth of a step.
     """
-    n, k, size = kwargs["BLOCK_N"], kwargs["BLOCK_K"], args["x_ptr"].element_size()
+    n = kwargs["BLOCK_N"]
+    k = kwargs["BLOCK_K"]
+    size = args["x_ptr"].element_size()
     found = []
     for config in configs:
         m = config.kwargs["BLOCK_M"]
@@ -113,7 +115,7 @@ def worth_trying_grad(configs, args, **kwargs):
 def holds(
     config, step: tuple[int, int, int], itemsize: int, precision: str, sums: int = 128, transposed: bool = False
 ) -> bool:
-    """Whether a (rows, columns, depth) step of a product fits into registers and shared memory.
+    """Return whether a (rows, columns, depth) step of a product fits into registers and shared memory.
 
     ``sums`` accumulators are half of the 255 registers of a thread. Exact fp32 has no tensor core: its operands pass
     through registers too, which leaves 32, and its arithmetic hides the copies of one stage: two are enough. Without
@@ -130,11 +132,11 @@ def holds(
 
 
 def wgmma() -> bool:
-    """Whether tensor cores read their operands from shared memory, and a stage for one step longer than others."""
+    """Return whether tensor cores read operands from shared memory, which keeps a stage one step longer."""
     target = driver.active.get_current_target()
     return target.backend == "cuda" and 90 <= target.arch < 120
 
 
 def shared_memory() -> int:
-    """Bytes that one program may use on the current device; that of a large one where there is only the interpreter."""
+    """Return the bytes that one program may use on the current device; for the interpreter those of a large one."""
     return 1 << 17 if triton.knobs.runtime.interpret else max_shared_mem(driver.active.get_current_device())

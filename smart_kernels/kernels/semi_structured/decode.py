@@ -12,7 +12,7 @@ the columns of x they belong to; no weight passes through shared memory. One int
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import finish
 from smart_kernels.kernels.common.tuning import autotune
 
 TILE = tl.constexpr(256)  # columns of W in a step: eight groups for each of eight words
@@ -24,7 +24,7 @@ CONFIGS = [  # the first is valid for every shape
 
 
 def worth_trying(configs, args, **kwargs):
-    """One block of M where that is enough, the tallest otherwise."""
+    """Keep the configurations with one block of M where that is enough, else those with the tallest."""
     tallest = max(config.kwargs["BLOCK_M"] for config in configs)
     wanted = 16 if args["M"] <= 16 else tallest
     return [config for config in configs if config.kwargs["BLOCK_M"] == wanted]
@@ -32,7 +32,7 @@ def worth_trying(configs, args, **kwargs):
 
 @triton.jit
 def halves(pair, nibble):
-    """Two values and the places they have -> weights 0 and 1, weights 2 and 3, each pair in an int32."""
+    """Turn two values and their places into weights 0 and 1 and weights 2 and 3, each pair in an int32."""
     both = pair.to(tl.uint32, bitcast=True)
     low = tl.where((nibble & 1) != 0, both, both << 16)
     low = tl.where((nibble & 2) != 0, low, low & 0xFFFF)
@@ -43,7 +43,7 @@ def halves(pair, nibble):
 
 @triton.jit
 def unpacked(pairs, DTYPE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(BLOCK_N, 8) int32 -> (BLOCK_N, 16) weights."""
+    """Turn (BLOCK_N, 8) int32 into (BLOCK_N, 16) weights."""
     first = (pairs & 0xFFFF).to(tl.int16).to(DTYPE, bitcast=True)
     second = ((pairs >> 16) & 0xFFFF).to(tl.int16).to(DTYPE, bitcast=True)
     return tl.reshape(tl.join(first, second), (BLOCK_N, 16))
@@ -83,7 +83,9 @@ def semi_structured_decode_kernel(
 
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
-        x_kp, value_kp, word_kp = x_p + start * TILE, value_p + start * (TILE // 4), word_p + start * 8
+        x_kp = x_p + start * TILE
+        value_kp = value_p + start * (TILE // 4)
+        word_kp = word_p + start * 8
         for _ in range(start, end):
             words = tl.load(word_kp)                                          # (BLOCK_N, 8)
             for h in tl.static_range(8):
@@ -110,14 +112,9 @@ def semi_structured_decode_kernel(
         y_p = y_ptr + pid_k.to(tl.int64) * stride_ys + offs_m[None, :] * stride_ym + offs_n[:, None]
         tl.store(y_p, acc, mask=in_y)
     else:
-        if bias_ptr is not None:
-            acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-        if residual_ptr is not None:
-            residual_p = residual_ptr + offs_m[None, :] * stride_rm + offs_n.to(tl.int64)[:, None] * stride_rn
-            acc += tl.load(residual_p, mask=in_y, other=0.0).to(tl.float32)
-        acc = activate(acc, ACTIVATION)
-        y_p = y_ptr + offs_m[None, :] * stride_ym + offs_n[:, None]
-        tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=in_y)
+        finish(
+            acc, bias_ptr, residual_ptr, y_ptr, offs_m, offs_n, in_n, in_y, stride_rm, stride_rn, stride_ym,
+            ACTIVATION, 1)
 
 
 @triton.jit
@@ -131,7 +128,7 @@ def split_sum_kernel(
     # compile-time
     ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    """The sums of all splits, always in the same order, and what follows the product."""
+    """Sum what all splits have, always in the same order, and finish the product."""
     pid_m = tl.program_id(0).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = offs_n < N
@@ -140,10 +137,6 @@ def split_sum_kernel(
     for _ in range(splits):
         acc += tl.load(sum_p, mask=in_n, other=0.0)
         sum_p += stride_ss
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    if residual_ptr is not None:
-        residual_p = residual_ptr + pid_m * stride_rm + offs_n.to(tl.int64) * stride_rn
-        acc += tl.load(residual_p, mask=in_n, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + pid_m * stride_ym + offs_n, acc.to(y_ptr.dtype.element_ty), mask=in_n)
+    finish(
+        acc, bias_ptr, residual_ptr, y_ptr, pid_m, offs_n, in_n, in_n, stride_rm, stride_rn, stride_ym,
+        ACTIVATION, None)

@@ -42,11 +42,12 @@ CONFIGS = [  # the first is valid for every shape and device
     config(128, 256, 2, 4, 3),
 ]
 KEY = ["M_CLASS", "N", "K", "EVEN_K", "TYPE", "ACTIVATION"]
-LITTLE_SHARED, SHARED = (86, 89, 120, 121), 101376  # bytes a block may have there; elsewhere at least 1.6 times that
+LITTLE_SHARED = 86, 89, 120, 121  # architectures whose blocks may have SHARED bytes; others at least 1.6 times that
+SHARED = 101376
 
 
 def worth_trying(configs, args, **kwargs):
-    """Blocks that divide the packed rows, none taller than M, whose stages fit into shared memory."""
+    """Keep blocks that divide the packed rows, none taller than M, whose stages fit into shared memory."""
     little = triton.runtime.driver.active.get_current_target().arch in LITTLE_SHARED
     row = 80 if kwargs["TYPE"] in ("s8", "e4m3") else 72
     fits = [
@@ -61,14 +62,15 @@ def worth_trying(configs, args, **kwargs):
 
 
 def few_sums(config):
-    """At most 64 in each thread."""
+    """Return whether each thread has at most 64 sums."""
     return config.kwargs["BLOCK_M"] <= 32 * config.kwargs["WARPS_M"]
 
 
 @gluon.constexpr_function
 def mma_sp(TYPE, tile, selector):
-    """$0-3 sums, $4-7 W, $8-11 x, $12-15 metadata of four tiles, $16-19 sums before."""
-    depth, sums = 64 if TYPE in ("s8", "e4m3") else 32, "s32" if TYPE == "s8" else "f32"
+    """Write the instruction: $0-3 sums, $4-7 W, $8-11 x, $12-15 metadata of four tiles, $16-19 sums before."""
+    depth = 64 if TYPE in ("s8", "e4m3") else 32
+    sums = "s32" if TYPE == "s8" else "f32"
     return (
         f"mma.sp::ordered_metadata.sync.aligned.m16n8k{depth}.row.col.{sums}.{TYPE}.{TYPE}.{sums} "
         f"{{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9,$10,$11}}, {{$16,$17,$18,$19}}, ${12 + tile}, 0x{selector};"
@@ -77,14 +79,14 @@ def mma_sp(TYPE, tile, selector):
 
 @gluon.constexpr_function
 def operands(TYPE):
-    """Sums go on in their registers, but those of fp8 are new ones."""
+    """Return the constraints of its operands: sums go on in their registers, but those of fp8 are new ones."""
     before = ["f"] * 4 if TYPE == "e4m3" else ["0", "1", "2", "3"]
     return ",".join(["=r" if TYPE == "s8" else "=f"] * 4 + ["r"] * 12 + before)
 
 
 @gluon.constexpr_function
 def bytewise(TYPE):
-    """Metadata words per lane, tile and 32 words of x."""
+    """Return the metadata words per lane, tile and 32 words of x."""
     return 2 if TYPE in ("s8", "e4m3") else 1
 
 
@@ -95,7 +97,10 @@ def fragments(TILES_M, WARPS_N, WARPS_M):
 
 @gluon.constexpr_function
 def rows_of_x(TILES_M, WARPS_N, WARPS_M):
-    """(BLOCK_M, 16) words as ldmatrix delivers them: lane 4g + t has word t + 4r of row g, then the next 8 rows."""
+    """Return the layout of (BLOCK_M, 16) words as ldmatrix delivers them.
+
+    Lane 4g + t has word t + 4r of row g, then of the next 8 rows.
+    """
 
     def powers(count):
         return [1 << i for i in range(count.bit_length() - 1)]
@@ -108,7 +113,7 @@ def rows_of_x(TILES_M, WARPS_N, WARPS_M):
 
 @gluon.constexpr_function
 def copies(COLUMNS, WARPS):
-    """16 bytes a lane along the columns."""
+    """Return the layout of a copy: 16 bytes a lane along the columns."""
     across = min(COLUMNS // 4, 32)
     return gl.BlockedLayout([1, 4], [32 // across, across], [WARPS, 1], [1, 0])
 

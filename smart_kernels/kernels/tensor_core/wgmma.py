@@ -5,10 +5,10 @@ Three roles in a persistent block: one warp copies with TMA, two groups of four 
     producer    TMA: x (BLOCK_M, 64), and W (128, 32 kept) when it comes through shared memory -> full[s]
     consumers   wait full[s]; fence, 2 x wgmma.sp (k = 32 each), commit, wait; arrive empty[s]
 
-W_SHARED: W is (N, K / 2) row-major and read by TMA; else it is stored as sparse_mma's fragments, which go straight to
-registers. Metadata: one word per thread and 64 columns, as in sparse_mma, loaded one step ahead.
+W_SHARED: W is (N, K / 2) row-major and read by TMA; else it is stored as the fragments of mma.py, which go straight to
+registers. Metadata: one word per thread and 64 columns, as in mma.py, loaded one step ahead.
 
-Of int8 (summed in int32) and fp8 e4m3, two columns count as one, as in sparse_mma; x and W are described as int16.
+Of int8 (summed in int32) and fp8 e4m3, two columns count as one, as in mma.py; x and W are described as int16.
 Each of the two products has a word of metadata of its own. The fp8 products of a step are summed by themselves and then
 added in fp32: tensor cores keep fewer bits while they add up.
 
@@ -28,7 +28,10 @@ X_DESCRIPTOR, W_DESCRIPTOR = "0x40000040", "0x80000020"  # high words: K-major, 
 
 
 def boxed(name):
-    """The descriptor with boxes of BLOCK_M rows. No pre_hook: Triton stores no choice among configs that have one."""
+    """Make a heuristic that gives the descriptor boxes of BLOCK_M rows.
+
+    A pre_hook could do so, but Triton stores no choice among configs that have one.
+    """
     return lambda args: replace(args[name], block_shape=[args["BLOCK_M"], 64])
 
 
@@ -41,20 +44,24 @@ KEY = ["M_CLASS", "N", "K", "W_SHARED", "TYPE", "ACTIVATION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M. Beside 128 sums in a thread an erf or the second sums of fp8 would spill, and an fp32
-    result of 8 bits finds no room."""
+    """Keep blocks no taller than M whose sums have room.
+
+    Beside 128 sums in a thread an erf or the second sums of fp8 would spill, and an fp32 result of 8 bits finds no
+    room.
+    """
     few = kwargs["ACTIVATION"] == "gelu" or kwargs["TYPE"] in ("s8", "e4m3")
     return [c for c in configs if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and (few_sums(c) or not few)]
 
 
 def few_sums(config):
-    """At most 64 in each thread."""
+    """Return whether each thread has at most 64 sums."""
     return config.kwargs["BLOCK_M"] <= 128
 
 
 @gluon.constexpr_function
 def offset(buffer, BLOCK_M, STAGES, W_SHARED, Y):
-    """Bytes before a buffer: the allocator places them by falling size, equals in the order of the program."""
+    """Return the bytes before a buffer: the allocator places them by falling size, equals in the order of the
+    program."""
     sizes = {"x": STAGES * BLOCK_M * 128, "y": 2 * BLOCK_M * 8 * Y.primitive_bitwidth}
     sizes |= {"w": STAGES * 128 * 64} if W_SHARED else {}
     order = sorted(sizes, key=lambda name: -sizes[name])
@@ -63,13 +70,18 @@ def offset(buffer, BLOCK_M, STAGES, W_SHARED, Y):
 
 @gluon.constexpr_function
 def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
-    """sums | sums before | metadata | byte of x's stage | byte of W's stage, or 8 words of W | metadata of
-    the second product; each as often as sums."""
-    count, wide = COLUMNS // 2, TYPE in ("s8", "e4m3")
+    """Write the instructions of one step, two products.
+
+    Operands: sums, sums before, metadata, the byte of x's stage, the byte of W's stage or 8 words of W, the metadata of
+    the second product; each as often as sums.
+    """
+    count = COLUMNS // 2
+    wide = TYPE in ("s8", "e4m3")
     shape = f"m64n{COLUMNS}k{64 if wide else 32}.{'s32' if TYPE == 's8' else 'f32'}.{TYPE}.{TYPE}"
     signs = {"s8": "", "e4m3": ", 1, 1"}.get(TYPE, ", 1, 1, 0, 0" if W_SHARED else ", 1, 1, 0")
     sums = "{" + ",".join(f"${i}" for i in range(count)) + "}"
-    x, w = f"${3 * count}", 4 * count
+    x = f"${3 * count}"
+    w = 4 * count
     lines = ["{", ".reg .b32 xs, ws;", ".reg .b64 xd, wd;", "mov.b32 xs, global_smem;"]
     if W_SHARED:
         lines += [f"add.s32 ws, xs, ${w};", f"add.s32 ws, ws, {W_OFFSET};", "shr.u32 ws, ws, 4;"]
@@ -92,9 +104,10 @@ def wgmma_sp(COLUMNS, TYPE, X_OFFSET, W_OFFSET, W_SHARED):
 
 @gluon.constexpr_function
 def operands(COLUMNS, TYPE):
-    """Sums go on in their registers, but those of fp8 are new ones."""
+    """Return the constraints of its operands: sums go on in their registers, but those of fp8 are new ones."""
     count = COLUMNS // 2
-    sums, before = {"s8": "=r", "e4m3": "=&f"}.get(TYPE, "=f"), [str(i) for i in range(count)]
+    sums = {"s8": "=r", "e4m3": "=&f"}.get(TYPE, "=f")
+    before = [str(i) for i in range(count)]
     return ",".join([sums] * count + (["f"] * count if TYPE == "e4m3" else before) + ["r"] * (4 * count))
 
 

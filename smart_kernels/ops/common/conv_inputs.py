@@ -6,7 +6,7 @@ from smart_kernels.shapes import Conv
 
 
 def nhwc(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C) contiguous; no copy of what is in channels_last."""
+    """Turn (B, C, H, W) into (B, H, W, C) contiguous; no copy of what is in channels_last."""
     return x.movedim(1, 3).contiguous()
 
 

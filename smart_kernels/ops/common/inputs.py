@@ -9,7 +9,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # what p
 
 
 def autocast(x: Tensor) -> Tensor:
-    """``x`` as autocast would hand it to ``F.linear``."""
+    """Return ``x`` as autocast would hand it to ``F.linear``."""
     return x.to(autocast_dtype(x))
 
 
@@ -24,7 +24,7 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that autocast gives ``x``; its own without autocast."""
+    """Return the dtype that autocast gives ``x``; its own without autocast."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -32,16 +32,16 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager:
-    """Autocast switched off on the device of ``x``; the meta device has none to switch off."""
+    """Return a context with autocast switched off on the device of ``x``; the meta device has none to switch off."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def flat(x: Tensor) -> Tensor:
-    """(..., K) -> (M, K), also if K = 0."""
+    """View (..., K) as (M, K), also if K = 0."""
     return x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def unsuited(x: Tensor, weight: Tensor, mask: Tensor) -> bool:
-    """Tensor cores have no path for fp64 as we use it, and nothing needs no launch."""
+    """Return whether the reference has to do it: the kernels do not sum in fp64, and empty tensors need no launch."""
     return torch.float64 in (x.dtype, weight.dtype, mask.dtype) or 0 in (*x.shape, *weight.shape)

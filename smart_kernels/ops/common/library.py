@@ -25,15 +25,21 @@ def define(name: str, *, reference: Callable, fake: Callable | None = None) -> C
     """
 
     def decorate(launch: Callable) -> CustomOpDef:
-        @functools.wraps(launch)
-        def on_device(*args, **kwargs):
-            with torch.cuda.device_of(args[0]):  # Triton launches on the current GPU, not on that of the tensors
-                return launch(*args, **kwargs)
-
-        op = custom_op(f"smart_kernels::{name}", on_device, mutates_args=(), device_types=TRITON_DEVICES)
+        op = custom_op(f"smart_kernels::{name}", _on_device(launch), mutates_args=(), device_types=TRITON_DEVICES)
         op.register_fake(fake or reference)
         if "cpu" not in TRITON_DEVICES:
             op.register_kernel("cpu")(reference)
         return op
 
     return decorate
+
+
+def _on_device(launch: Callable) -> Callable:
+    """Launch on the device of the first argument: Triton takes the current GPU, not that of the tensors."""
+
+    @functools.wraps(launch)
+    def on_device(*args, **kwargs):
+        with torch.cuda.device_of(args[0]):
+            return launch(*args, **kwargs)
+
+    return on_device

@@ -16,19 +16,8 @@ def check_linear(
     N, K = weight.shape
     if x.dim() < 1 or x.shape[-1] != K:
         raise ValueError(f"x must be (..., {K}) for weight {(N, K)}, got {tuple(x.shape)}")
-    if len(tile) != 2 or min(tile) < 1:
-        raise ValueError(f"tile must be two positive sizes, got {tile}")
-    if mask.shape != grid((N, K), tile):
-        raise ValueError(
-            f"{name} must be {grid((N, K), tile)} for weight {(N, K)} and tile {tile}, got {tuple(mask.shape)}"
-        )
-    if bias is not None and bias.shape != (N,):
-        raise ValueError(f"bias must be {(N,)} for weight {(N, K)}, got {tuple(bias.shape)}")
-    if not 0 <= eps < 1:
-        raise ValueError(f"eps must be in [0, 1), got {eps}")
-    for other, tensor in (("weight", weight), (name, mask), ("bias", bias)):
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{other} must be on the device of x, {x.device}, got {tensor.device}")
+    _check_mask(mask, name, _grid((N, K), tile), weight, tile)
+    _check_others(x, weight, mask, bias, name, eps)
 
 
 def check_conv(
@@ -43,18 +32,30 @@ def check_conv(
     check_geometry(conv)
     if min(conv.output_size(*x.shape[2:])) < 1:
         raise ValueError(f"the output must have a pixel, got {conv.output_size(*x.shape[2:])} for x {tuple(x.shape)}")
+    rows, per_tap = _grid((N, C), tile)
+    _check_mask(mask, "mask", (rows, kh * kw * per_tap), weight, tile)
+    _check_others(x, weight, mask, bias, "mask", eps)
+
+
+def _grid(shape: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
     if len(tile) != 2 or min(tile) < 1:
         raise ValueError(f"tile must be two positive sizes, got {tile}")
-    rows, per_tap = grid((N, C), tile)
-    if mask.shape != (rows, kh * kw * per_tap):
+    return grid(shape, tile)
+
+
+def _check_mask(mask: Tensor, name: str, shape: tuple[int, int], weight: Tensor, tile: tuple[int, int]) -> None:
+    if mask.shape != shape:
         raise ValueError(
-            f"mask must be {(rows, kh * kw * per_tap)} for weight {tuple(weight.shape)} and tile {tile}, "
-            f"got {tuple(mask.shape)}"
+            f"{name} must be {shape} for weight {tuple(weight.shape)} and tile {tile}, got {tuple(mask.shape)}"
         )
+
+
+def _check_others(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, name: str, eps: float) -> None:
+    N = len(weight)
     if bias is not None and bias.shape != (N,):
         raise ValueError(f"bias must be {(N,)} for weight {tuple(weight.shape)}, got {tuple(bias.shape)}")
     if not 0 <= eps < 1:
         raise ValueError(f"eps must be in [0, 1), got {eps}")
-    for other, tensor in (("weight", weight), ("mask", mask), ("bias", bias)):
+    for other, tensor in (("weight", weight), (name, mask), ("bias", bias)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{other} must be on the device of x, {x.device}, got {tensor.device}")

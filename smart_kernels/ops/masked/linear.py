@@ -8,7 +8,7 @@ from smart_kernels.reference.masked import linear as reference
 
 from .checks import check_linear
 from .live_blocks import TileMask
-from .matmul import matmul, weight_grad
+from .matmul import Wanted, matmul, weight_grad
 
 
 def masked_linear(
@@ -21,7 +21,7 @@ def masked_linear(
     eps: float = 0.0,
     dead_grad: bool = False,
 ) -> Tensor:
-    """``x @ (weight * expand(mask)).T + bias``, skipping dead tiles, those with mask <= eps.
+    """Return ``x @ (weight * expand(mask)).T + bias``, skipping dead tiles, those with mask <= eps.
 
     A dead tile is neither loaded nor multiplied, forward or backward, and its dweight and dmask are exactly 0.
     Differentiable in ``x``, ``weight``, ``mask`` and ``bias``; deterministic.
@@ -81,7 +81,8 @@ def _masked_linear_backward(
         return reference.masked_linear_backward(
             dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dmask
         )
-    return weight_grad(dy, x, weight, TileMask(mask, (tile_n, tile_k), eps), dead_grad, needs_dweight, needs_dmask)
+    tiles = TileMask(mask, (tile_n, tile_k), eps)
+    return weight_grad(dy, x, weight, tiles, Wanted(needs_dweight, needs_dmask, dead_grad))
 
 
 def _setup_context(ctx, inputs, output):

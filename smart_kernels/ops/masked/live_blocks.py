@@ -10,8 +10,8 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.masked.live_blocks import live_blocks_kernel
-from smart_kernels.ops.common.axis import SMALL_TILES, Axis
-from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.ops.common.axis import SMALL_TILES, Axis, constants
+from smart_kernels.ops.common.blocks import BlockRows
 
 CHUNK = 4096  # mask values that a program of live_blocks_kernel looks at together
 
@@ -63,8 +63,11 @@ class TileMask:
         return *self.values.stride(), *((0, 0) if self.threshold is None else self.threshold.stride())
 
     def axes(self, shape: tuple[int, int]) -> tuple[Axis, Axis]:
-        """How the weight is cut: blocks of at most 128 x 64; smaller where each holds many tiles, as many mask values
-        take registers, and more so where each also has a bound of its own."""
+        """Return how the weight is cut: into blocks of at most 128 x 64.
+
+        Where a block holds many tiles it is smaller, for each mask value takes a register, and more so where blocks
+        reach beyond the edge of the weight, for then each value has a bound of its own.
+        """
         if max(self.tile) > max(SMALL_TILES):
             largest = 128, 64
         else:
@@ -74,19 +77,13 @@ class TileMask:
 
 
 def cut(n: Axis, k: Axis) -> dict[str, int]:
-    """The compile-time arguments that say how tiles and blocks lie."""
-    return {
-        f"{name}_{letter}": value
-        for letter, axis in (("N", n), ("K", k))
-        for name, value in (
-            ("TILE", axis.tile), ("TILES", axis.tiles_per_block),
-            ("STRIDE", axis.stride), ("PARTS", axis.parts), ("BLOCK", axis.block),
-        )
-    }  # fmt: skip
+    """Return the compile-time arguments that say how tiles and blocks lie."""
+    tiles = {"TILE_N": n.tile, "TILES_N": n.tiles_per_block, "TILE_K": k.tile, "TILES_K": k.tiles_per_block}
+    return tiles | constants(n, k)
 
 
 def live_blocks(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> BlockRows:
-    """The blocks of each block row that hold a live tile, in order; no synchronisation.
+    """List the blocks of each block row that hold a live tile, in order; no synchronisation.
 
     Returns:
         Row ``r`` owns the entries from ``r * k.blocks``; there is room for all blocks.

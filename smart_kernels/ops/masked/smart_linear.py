@@ -10,7 +10,7 @@ from smart_kernels.shapes.tiles import grid, reduce_sum
 
 from .checks import check_linear
 from .live_blocks import TileMask
-from .matmul import matmul, weight_grad
+from .matmul import Wanted, matmul, weight_grad
 
 
 def smart_linear(
@@ -26,7 +26,7 @@ def smart_linear(
     eps: float = 0.0,
     dead_grad: bool = False,
 ) -> Tensor:
-    """``masked_linear`` with ``mask = sigmoid((scores - threshold) / temperature)``.
+    """Apply ``masked_linear`` with ``mask = sigmoid((scores - threshold) / temperature)``.
 
     Gradients: with f the mask, v = f (1 - f) and dmask that of ``masked_linear``, dscores = v dmask / temperature and
     dthreshold = -sum of dscores over the group. With the threshold of ``soft_topk`` this is the exact gradient of the
@@ -60,6 +60,7 @@ def smart_linear(
 
 
 def _by_group(threshold: Tensor, group: tuple[int, int] | None, scores: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Return the threshold as one value per group, and the group; raise ``ValueError`` unless they fit the scores."""
     if threshold.device != scores.device:
         raise ValueError(f"threshold must be on the device of scores, {scores.device}, got {threshold.device}")
     shape = tuple(scores.shape)
@@ -77,6 +78,7 @@ def _by_group(threshold: Tensor, group: tuple[int, int] | None, scores: Tensor) 
 
 
 def _temperature(temperature: float | Tensor, scores: Tensor) -> Tensor:
+    """Return the temperature as a float64 tensor on the device of the scores; raise ``ValueError`` unless it fits."""
     if isinstance(temperature, Tensor):
         if temperature.dim() != 0:
             raise ValueError(f"temperature must be a float or a 0-d tensor, got {tuple(temperature.shape)}")
@@ -126,22 +128,26 @@ def _smart_linear_backward(
     needs_dweight: bool,
     needs_dscores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tile, group, needs = (tile_n, tile_k), (group_n, group_k), (needs_dweight, needs_dscores)
-    if unsuited(x, weight, scores):
-        return reference.smart_linear_backward(
-            dy, x, weight, scores, threshold, temperature, *tile, *group, eps, dead_grad, *needs
-        )
-    dweight, dscores = weight_grad(
-        dy, x, weight, TileMask(scores, tile, eps, threshold, temperature, group), dead_grad, *needs
-    )
-    if not needs_dscores:
+    mask = TileMask(scores, (tile_n, tile_k), eps, threshold, temperature, (group_n, group_k))
+    wanted = Wanted(needs_dweight, needs_dscores, dead_grad)
+    if not unsuited(x, weight, scores):
+        return _gradients(dy, x, weight, mask, wanted)
+    args = dy, x, weight, *mask.tensors, *mask.tile, *mask.group, eps
+    return reference.smart_linear_backward(*args, dead_grad, needs_dweight, needs_dscores)
+
+
+def _gradients(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor, Tensor]:
+    dweight, dscores = weight_grad(dy, x, weight, mask, wanted)
+    threshold = mask.threshold
+    if not wanted.dmask:
         return dweight, dscores, threshold.new_empty(0)
-    return dweight, dscores, -reduce_sum(dscores.double(), group).to(threshold.dtype)
+    return dweight, dscores, -reduce_sum(dscores.double(), mask.group).to(threshold.dtype)
 
 
 def _setup_context(ctx, inputs, output):
     *tensors, bias, tile_n, tile_k, group_n, group_k, ctx.eps, ctx.dead_grad = inputs
-    ctx.tile, ctx.group = (tile_n, tile_k), (group_n, group_k)
+    ctx.tile = tile_n, tile_k
+    ctx.group = group_n, group_k
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(*tensors)
 

@@ -15,7 +15,7 @@ PROGRAM = 1024  # scores
 def smart_weight(
     weight: Tensor, scores: Tensor, n: int, m: int, temperature: float, *, eps: float = 0.0, hard: bool = False
 ) -> Tensor:
-    """``weight * mask``, mask the ``soft_topk`` with keep = n of every m scores in a row, in one pass each way.
+    """Return ``weight * mask``, mask the ``soft_topk`` with keep = n of every m scores in a row, in one pass each way.
 
     Gradients are those of ``soft_topk`` and the product; for ``hard`` that of the scores is still the soft mask's
     (straight-through), at every weight.
@@ -61,8 +61,10 @@ def _smart_weight(
 ) -> tuple[Tensor, Tensor]:
     if torch.float64 in (weight.dtype, scores.dtype) or not weight.numel():
         return reference.smart_weight(weight, scores, n, m, temperature, eps, hard)
-    weight, scores, count = weight.contiguous(), scores.contiguous(), -(-weight.shape[1] // m)
-    y, threshold = torch.empty_like(weight), scores.new_empty(len(weight), count, dtype=torch.float64)
+    weight, scores = weight.contiguous(), scores.contiguous()
+    count = -(-weight.shape[1] // m)
+    y = torch.empty_like(weight)
+    threshold = scores.new_empty(len(weight), count, dtype=torch.float64)
     grid, config = _config(threshold.numel(), weight.shape[1], m, hard)
     smart_weight_kernel[grid](
         weight, scores, y, threshold, threshold.numel(), weight.shape[1], count,

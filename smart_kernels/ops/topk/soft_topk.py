@@ -11,7 +11,7 @@ from . import launch as launchers
 def soft_topk(
     scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``mask = sigmoid((scores - threshold) / temperature)`` with ``sum(cost * mask) = keep`` in every group.
+    """Return ``mask = sigmoid((scores - threshold) / temperature)`` with ``sum(cost * mask) = keep`` in every group.
 
     A group is the last dimension. Both results are differentiable in ``scores``, with the exact Jacobian
     ``d threshold / d scores = cost v / sum(cost v)``, ``v = mask (1 - mask)``; it is 0 where all v underflow. The graph

@@ -18,7 +18,7 @@ def semi_structured_linear(
     m: int,
     activation: str | None,
 ) -> Tensor:
-    """(M, K) -> (M, N)."""
+    """Return (M, N) from (M, K)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     weight = expand(values.to(wide), saved_indices(indices, x.shape[1]), n, m, x.shape[1])
     y = x.to(wide) @ weight.T
@@ -26,14 +26,14 @@ def semi_structured_linear(
 
 
 def semi_structured_linear_dx(dy: Tensor, values: Tensor, indices: Tensor, n: int, m: int, in_features: int) -> Tensor:
-    """(M, N) -> (M, K)."""
+    """Return (M, K) from (M, N)."""
     wide = torch.promote_types(dy.dtype, torch.float32)
     weight = expand(values.to(wide), saved_indices(indices, in_features), n, m, in_features)
     return (dy.to(wide) @ weight).to(dy.dtype)
 
 
 def semi_structured_linear_dvalues(dy: Tensor, x: Tensor, indices: Tensor, n: int, m: int) -> Tensor:
-    """(M, N) and (M, K) -> (N, G * n): the dense gradient where values are stored, 0 beyond the edge."""
+    """Return (N, G * n) from (M, N) and (M, K): the dense gradient where values are stored, 0 beyond the edge."""
     K = x.shape[1]
     dense = F.pad(dy.T @ x, (0, -K % m))
     return dense.gather(1, columns_of(saved_indices(indices, K), n, m, K))

@@ -177,7 +177,7 @@ def test_work_follows_live_blocks(kept, wanted, monkeypatch):
 def test_long_rows_start_first(tile, lengths, monkeypatch):
     mask = torch.tensor([[float(j < length) for j in range(6)] for length in lengths])
     orders, multiply = [], _masked_matmul.block_matmul
-    monkeypatch.setattr(_masked_matmul, "block_matmul", lambda *a: orders.append(a[2].order) or multiply(*a))
+    monkeypatch.setattr(_masked_matmul, "block_matmul", lambda *a: orders.append(a[1].rows.order) or multiply(*a))
     x, weight = torch.randn(3, 96), torch.randn(len(lengths) * tile[0], 96)
     y = masked_linear(x, weight, mask, tile=tile)
     assert_close("y", y, formula(x.double(), weight.double(), mask.double(), None, tile), torch.float32)
