@@ -259,6 +259,17 @@ def test_many_problems_are_compiled_at_once_and_not_launched(compiles, monkeypat
     assert len(compiles) == 9 and len(kernel.cache) == 3  # timing finds everything compiled
 
 
+def test_threads_really_compile(claim, tmp_path, monkeypatch):
+    """With Triton's own compiler, for a GPU that is not there."""
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    claim("sm_90")
+    kernel = tuned()
+    with compiling():
+        kernel[(1,)](torch.zeros(64), 64)
+    compiled = add_kernel.device_caches.pop(driver.active.device)[0]
+    assert len(compiled) == 3 and all(one.asm["cubin"] for one in compiled.values())
+
+
 def test_what_does_not_compile_is_left_to_the_launch(compiles, monkeypatch):
     def fails(src, target=None, options=None, **_):
         raise ValueError("ptxas")

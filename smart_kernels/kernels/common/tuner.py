@@ -27,7 +27,7 @@ class Compiler:
     def __init__(self, workers: int | None = None):
         self._pool = ThreadPoolExecutor(workers, "compile")
         self._mode = triton.AsyncCompileMode(self._pool, ignore_errors=True)
-        self._context = contextvars.copy_context()  # the backward of torch comes from other threads
+        self._context = contextvars.Context()  # for all threads: the backward of torch has its own
         self._context.run(self._mode.__enter__)
         self._one_at_a_time = threading.Lock()
 
@@ -103,10 +103,13 @@ class Tuned(Autotuner):
     def check_disk_cache(self, tuning_key, configs, bench_fn):
         """Return whether Triton's cache knows the winner; otherwise compile all and time them."""
 
+        call = self._call
+
         def compile_and_time():
-            compiler = Compiler()
-            compiler.submit(self.fn, *self._call, configs)
-            compiler.finish()
+            if call is not None:
+                compiler = Compiler()
+                compiler.submit(self.fn, *call, configs)
+                compiler.finish()
             bench_fn()
 
         return super().check_disk_cache(tuning_key, configs, compile_and_time)
