@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from unittest import mock
@@ -17,13 +16,12 @@ from unittest import mock
 import torch
 import triton
 from torch import Tensor
-from torch.library import CustomOpDef, Library
 from triton.backends.nvidia import driver as nvidia
 from triton.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.runtime import driver
 
-from .codegen.compile import ClaimedDriver
+from .codegen.compile import ClaimedDriver, launchers
 
 DEVICES = itertools.count(1000)  # Triton keeps what it compiled by device: each claim is another one
 METADATA = {"shared": 0, "num_ctas": 1, "warp_size": 32, "launch_cooperative_grid": False, "launch_pdl": False}
@@ -107,23 +105,15 @@ def claimed(target: str = "sm_90") -> Iterator[CountingDriver]:
         capability = divmod(counting.target.arch, 10)
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda *_: capability))
         driver.set_active(counting)
-        stack.enter_context(launchers())
+        stack.enter_context(on_any_device())
         yield counting
 
 
 @contextlib.contextmanager
-def launchers() -> Iterator[None]:
-    """CPU tensors go to the Triton launchers instead of the references."""
+def on_any_device() -> Iterator[None]:
+    """Operators take the way of a GPU for CPU tensors, launchers included."""
     modules = [m for name, m in list(sys.modules.items()) if name.startswith("smart_kernels.")]
-    with contextlib.ExitStack() as stack:
-        for op in {v for m in modules for v in vars(m).values() if isinstance(v, CustomOpDef)}:
-            stack.enter_context(op.set_kernel_enabled("cpu", enabled=False))
-        if registered := sys.modules.get("smart_kernels.ops.common.register"):
-            library = Library("smart_kernels", "IMPL")  # the newest kernel is called; the old one returns with its end
-            stack.callback(library._destroy)
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it overrides, as it is meant to
-                for name, launch in registered.LAUNCHERS.items():
-                    library.impl(name, launch, "CPU", allow_override=True)
+    with launchers(), contextlib.ExitStack() as stack:
         for module in (m for m in modules if hasattr(m, "TRITON_DEVICES")):
             stack.enter_context(mock.patch.object(module, "TRITON_DEVICES", ("cuda", "cpu")))
         yield

@@ -6,7 +6,7 @@ from torch import Tensor
 from smart_kernels.ops.common.blocks import BlockMatrix
 from smart_kernels.ops.common.conv_matmul import conv_grad, conv_matmul
 from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.ops.common.walk import Walk
 from smart_kernels.reference.block_sparse import conv2d as reference
 from smart_kernels.shapes import Conv
@@ -129,5 +129,5 @@ def _backward_dx(ctx, g):
     return ddy, dvalues, None, None, g.sum((0, 1, 2)) if needs[4] else None, *[None] * 5
 
 
-block_conv.register_autograd(_backward, setup_context=_setup_context)
-block_conv_dx.register_autograd(_backward_dx, setup_context=_setup_dx_context)
+differentiable(block_conv, _backward, _setup_context)
+differentiable(block_conv_dx, _backward_dx, _setup_dx_context)

@@ -9,7 +9,7 @@ from smart_kernels.ops.common.block_matmul import block_grad, block_matmul, need
 from smart_kernels.ops.common.blocks import BlockMatrix
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.reference.block_sparse import linear as reference
 from smart_kernels.reference.common.epilogue import finish
 
@@ -177,4 +177,4 @@ def _backward(ctx, dy):
     return dx, dvalues, None, None, dbias, *[None] * 6
 
 
-_block_sparse_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_block_sparse_linear, _backward, _setup_context)

@@ -14,7 +14,7 @@ from smart_kernels.ops.common.blocks import BlockMatrix, BlockPlaces, BlockRows
 from smart_kernels.ops.common.conv_matmul import conv_grad_parts, conv_matmul, transposed
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import unsuited
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.ops.common.walk import Walk
 from smart_kernels.reference.masked import conv2d as reference
 from smart_kernels.shapes import Conv
@@ -146,4 +146,4 @@ def _backward(ctx, dy):
     return dx, dweight if needs_dweight else None, dmask if needs_dmask else None, dbias, *[None] * 5
 
 
-masked_conv.register_autograd(_backward, setup_context=_setup_context)
+differentiable(masked_conv, _backward, _setup_context)

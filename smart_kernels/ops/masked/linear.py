@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.reference.masked import linear as reference
 
 from .checks import check_linear
@@ -105,4 +105,4 @@ def _backward(ctx, dy):
     return dx, dweight if needs_dweight else None, dmask if needs_dmask else None, dbias, None, None, None, None
 
 
-_masked_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_masked_linear, _backward, _setup_context)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.reference.masked import smart_linear as reference
 from smart_kernels.shapes.tiles import grid, reduce_sum
 
@@ -179,4 +179,4 @@ def _backward(ctx, dy):
     )
 
 
-_smart_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_smart_linear, _backward, _setup_context)

@@ -6,7 +6,7 @@ from torch import Tensor
 from smart_kernels.ops.common.conv_inputs import nhwc
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.ops.common.nm import NMWeight
 from smart_kernels.reference.common.epilogue import check_activation, finish
 from smart_kernels.reference.semi_structured import conv2d as reference
@@ -106,4 +106,4 @@ def _backward(ctx, dy):
     return dx, dvalues, None, dy.sum((0, 1, 2)) if needs[3] else None, *[None] * 5
 
 
-_conv.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_conv, _backward, _setup_context)

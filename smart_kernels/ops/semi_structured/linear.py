@@ -5,7 +5,7 @@ from torch import Tensor
 
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.ops.common.nm import NMWeight, launch_transpose, launch_words
 from smart_kernels.ops.common.nm_matmul import spread_matmul
 from smart_kernels.reference.common.epilogue import check_activation, finish
@@ -137,4 +137,4 @@ def _backward(ctx, dy):
     return dx, dvalues, None, dy.sum(0) if needs[3] else None, *[None] * 5
 
 
-_semi_structured_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_semi_structured_linear, _backward, _setup_context)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import TRITON_DEVICES, define
+from smart_kernels.ops.common.library import TRITON_DEVICES, define, differentiable
 from smart_kernels.ops.common.nm import NMWeight
 from smart_kernels.ops.common.nm_matmul import spread_matmul
 from smart_kernels.reference.common.nm import expand
@@ -100,4 +100,4 @@ def _backward(ctx, dy):
     return dx, dweight, None, dy.sum(0) if needs[3] else None, None, None, None
 
 
-_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_linear, _backward, _setup_context)

@@ -5,7 +5,7 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.topk.smart_weight import smart_weight_bwd_kernel, smart_weight_kernel
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.reference.topk import smart_weight as reference
 from smart_kernels.reference.topk.soft_topk import UNDERFLOW
 
@@ -116,4 +116,4 @@ def _backward(ctx, dy, dthreshold):
     return dweight if needs[0] else None, dscores if needs[1] else None, *[None] * 5
 
 
-_smart_weight.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_smart_weight, _backward, _setup_context)

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.reference.topk.soft_topk import soft_topk as forward_reference
 from smart_kernels.reference.topk.soft_topk import soft_topk_backward as backward_reference
 
@@ -101,4 +101,4 @@ def _backward(ctx, dmask, dthreshold):
     return _soft_topk_backward(dmask, dthreshold, ctx.mask, ctx.cost, ctx.temperature), None, None, None, None
 
 
-_soft_topk.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_soft_topk, _backward, _setup_context)

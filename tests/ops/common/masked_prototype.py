@@ -12,8 +12,8 @@ from smart_kernels.kernels.masked.live_blocks import live_blocks_kernel
 from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.launch import TENSOR, Launch
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.ops.common.plan import NOTHING, Planned, buffers
-from smart_kernels.ops.common.register import define, differentiable
 from smart_kernels.ops.masked.checks import check_linear
 from smart_kernels.ops.masked.live_blocks import CHUNK, TileMask, cut
 from smart_kernels.reference.masked import linear as reference
