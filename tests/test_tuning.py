@@ -19,6 +19,7 @@ from bench.codegen.table import LIMITS
 from bench.gpu_check.check import TUNED
 from smart_kernels import Block, SparseLinear, warmup
 from smart_kernels.kernels.common import Tuned, compiling, tuner, tuning
+from smart_kernels.ops.common.launch import TENSOR, Launch
 from smart_train import SmartPruner
 from tests.conftest import INTERPRETED
 
@@ -280,6 +281,15 @@ def test_what_does_not_compile_is_left_to_the_launch(compiles, monkeypatch):
         kernel[(1,)](torch.zeros(64), 64)
     with pytest.raises(ValueError, match="ptxas"):
         kernel[(1,)](torch.zeros(64), 64)
+
+
+def test_a_launch_that_was_only_compiled_is_kept_another_time(compiles):
+    launch = Launch(tuned(), (1,), TENSOR, 64)
+    with compiling():
+        launch(torch.zeros(64))
+    assert not launch.kept
+    launch(torch.zeros(64))
+    assert launch.kept
 
 
 def test_an_error_in_the_block_ends_it(compiles):
