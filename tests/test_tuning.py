@@ -1,5 +1,6 @@
 """Which launch configurations are tried, that they are compiled side by side, and how they are timed."""
 
+import contextlib
 import itertools
 import sys
 import threading
@@ -174,13 +175,70 @@ def test_what_the_device_cannot_hold_is_for_the_tuner(monkeypatch):
         tuner.time_launches(launch, (0.5,))
 
 
-def test_arguments_are_written_before_a_graph_reads_them(monkeypatch, claim):
+class Cuda:
+    """``torch.cuda`` of a device that is only imagined; a launch costs the host and, later, the device."""
+
+    LAUNCH_MS = 0.01  # of a graph
+
+    def __init__(self, host_ms, device_ms, captures=True):
+        self.host_ms, self.device_ms, self.captures = host_ms, device_ms, captures
+        self.now, self.log, self.capturing = 0.0, [], None
+
+    def launch(self):
+        if self.capturing is not None:
+            self.capturing.append(self.device_ms)
+        else:
+            self.now += self.host_ms + self.device_ms
+            self.log.append("launch")
+
+    def synchronize(self):
+        self.log.append("synchronize")
+
+    Stream = object
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        yield
+
+    def Event(self, enable_timing):
+        event = SimpleNamespace(synchronize=lambda: None)
+        event.record = lambda: setattr(event, "at", self.now)
+        event.elapsed_time = lambda end: end.at - event.at
+        return event
+
+    def CUDAGraph(self):
+        def begin(capture_error_mode):
+            self.log.append(capture_error_mode)
+            self.capturing = []
+
+        def end():
+            graph.held, self.capturing = self.capturing, None
+            self.log.append(len(graph.held))
+            if not self.captures:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        def replay():
+            self.now += self.LAUNCH_MS + sum(graph.held)
+
+        graph = SimpleNamespace(capture_begin=begin, capture_end=end, replay=replay)
+        return graph
+
+
+@pytest.mark.parametrize("host_ms", [0.02, 0.6])
+def test_the_host_does_not_count(host_ms, claim):
+    """5 us on the device are 5 us, and the graph is as long, whatever a launch costs the host."""
     claim("sm_90")
-    log = []
-    driver.active.get_device_interface = lambda: SimpleNamespace(synchronize=lambda: log.append("synchronize"))
-    monkeypatch.setattr(triton.testing, "do_bench_cudagraph", lambda call, rep, quantiles: log.append(rep) or [3.0])
-    assert tuner.time_launches(lambda: None, (0.5,)) == [3.0]
-    assert log == ["synchronize", tuner.GRAPH_MS]
+    cuda = Cuda(host_ms, device_ms=0.005)
+    driver.active.get_device_interface = lambda: cuda
+    assert tuner.time_launches(cuda.launch, (0.5, 0.2)) == pytest.approx([0.005, 0.005], rel=0.05)
+    assert cuda.log == ["synchronize", "launch", "thread_local", 1, "thread_local", 67]
+
+
+def test_what_cannot_be_captured_is_timed_as_triton_does(claim):
+    claim("sm_90")
+    cuda = Cuda(0.02, 0.005, captures=False)
+    driver.active.get_device_interface = lambda: cuda
+    assert tuner.time_launches(cuda.launch, (0.5, 0.2)) == [1.0, 1.0] and cuda.capturing is None
 
 
 # compiled side by side

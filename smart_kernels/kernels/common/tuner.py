@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import triton
-import triton.testing
 from triton.runtime import driver
 from triton.runtime.autotuner import Autotuner
 
-GRAPH_MS = 10  # of launches in the graph that times a configuration; ten replays of it follow
+GRAPH_MS = 1.0  # of launches in the graph that times a configuration
+MOST_LAUNCHES = 200  # in it: each costs the host 20 us and more
+REPLAYS = 10
 
 
 class Compiler:
@@ -129,13 +130,41 @@ def time_launches(call: Callable[[], object], quantiles: tuple[float, ...]) -> l
 
 
 def in_graph(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
-    """Return the same from replays of a graph.
+    """Return the same from replays of a graph whose length follows from what one launch in a graph takes.
 
     Raises:
         RuntimeError: the launches cannot be captured, or there is no device that could.
     """
-    device = getattr(driver.active, "get_device_interface", None)
-    if device is None:
+    interface = getattr(driver.active, "get_device_interface", None)
+    if interface is None:
         raise RuntimeError("a CUDA graph needs a GPU, got a driver without one")
-    device().synchronize()  # the graph is captured on another stream, which must find the arguments written
-    return triton.testing.do_bench_cudagraph(call, rep=GRAPH_MS, quantiles=quantiles)
+    cuda = interface()
+    cuda.synchronize()  # the launches go to another stream, which must find their arguments written
+    with cuda.stream(cuda.Stream()):
+        call()  # loads the kernel, which cannot be captured
+        (once,) = _replays(cuda, call, launches=1, count=1)
+        launches = max(1, min(MOST_LAUNCHES, round(GRAPH_MS / max(once, 1e-4))))
+        times = sorted(_replays(cuda, call, launches, REPLAYS))
+    return [times[round(quantile * (len(times) - 1))] for quantile in quantiles]
+
+
+def _replays(cuda, call: Callable[[], object], launches: int, count: int) -> list[float]:
+    """Return the milliseconds per launch of each replay of a graph."""
+    graph = cuda.CUDAGraph()
+    graph.capture_begin(capture_error_mode="thread_local")  # what other threads do meanwhile is no error
+    try:
+        for _ in range(launches):
+            call()
+    finally:
+        graph.capture_end()
+    graph.replay()  # the first brings the graph to the device
+    times = []
+    for _ in range(count):
+        start = cuda.Event(enable_timing=True)
+        end = cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / launches)
+    return times
