@@ -18,8 +18,10 @@ from triton.runtime.errors import OutOfResources
 from bench.codegen.compile import ClaimedDriver, launchers
 from bench.codegen.table import LIMITS
 from bench.gpu_check.check import TUNED
-from smart_kernels import Block, SparseLinear, warmup
+from smart_kernels import Block, SparseLinear, soft_topk, warmup
+from smart_kernels.convert.compress.warmup import Uncomputed
 from smart_kernels.kernels.common import Tuned, compiling, tuner, tuning
+from smart_kernels.ops.common import decode_words
 from smart_kernels.ops.common.launch import TENSOR, Launch
 from smart_train import SmartPruner
 from tests.conftest import INTERPRETED
@@ -350,6 +352,13 @@ def test_a_launch_that_was_only_compiled_is_kept_another_time(compiles):
     assert launch.kept
 
 
+def test_a_kernel_without_choice_is_launched(compiles):
+    """Whoever forces a configuration wants its result: what is verified so is remembered."""
+    with compiling() as compiler:
+        assert tuned(count=1)[(1,)](torch.zeros(64), 64) is not None
+    assert [thread for *_, thread in compiles] == ["MainThread"] and not compiler.submitted
+
+
 def test_an_error_in_the_block_ends_it(compiles):
     with pytest.raises(KeyError), compiling():
         raise KeyError
@@ -401,3 +410,11 @@ def test_while_kernels_are_compiled_outputs_are_zero(compiles, warm):
     layer.register_forward_hook(lambda module, args, y: seen.append(y.clone()))
     warmup(nn.Sequential(layer), [(256, 64)])
     assert len(seen) == 2 and not seen[0].any()
+
+
+def test_what_is_computed_all_the_same_is_kept():
+    """The places of a weight, say, which layers keep once they have been made."""
+    with Uncomputed(SimpleNamespace(submitted=0)):
+        mask, _ = soft_topk(torch.randn(4, 8), 2.0, 0.1)
+        packed = decode_words(torch.full((2, 8), 0x44, dtype=torch.uint8), 32)
+    assert mask.sum() == pytest.approx(8, rel=1e-3) and packed.any()

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smart_kernels.convert.modules import evaluating
-from smart_kernels.kernels.common import compiling
+from smart_kernels.kernels.common import Compiler, compiling
 from smart_kernels.nn import Masked, MaskedLinear, Sparse, SparseLinear
 
 COMPILED_ON = ("cuda",)  # devices whose kernels Triton compiles
@@ -35,7 +35,7 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
     device = next(p.device for p in model.parameters() if p.is_floating_point())
     with evaluating(model):
         if device.type in COMPILED_ON:
-            with compiling(), Uncomputed():
+            with compiling() as compiler, Uncomputed(compiler):
                 _run(model, shapes)
         _run(model, shapes)
     if device.type == "cuda":
@@ -43,11 +43,16 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
 
 
 class Uncomputed(TorchDispatchMode):
-    """While kernels are compiled instead of launched, what our operators return is 0 and not what memory held."""
+    """While kernels are compiled instead of launched, what an operator has not computed is 0, not what memory held."""
+
+    def __init__(self, compiler: Compiler):
+        super().__init__()
+        self.compiler = compiler
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.compiler.submitted
         result = func(*args, **(kwargs or {}))
-        if func.namespace == "smart_kernels":
+        if self.compiler.submitted > before:
             for tensor in filter(torch.is_tensor, tree_leaves(result)):
                 tensor.zero_()
         return result

@@ -23,9 +23,13 @@ class Compiler:
 
     Args:
         workers: threads; default: a few more than there are processors.
+
+    Attributes:
+        submitted: launches that were compiled instead.
     """
 
     def __init__(self, workers: int | None = None):
+        self.submitted = 0
         self._pool = ThreadPoolExecutor(workers, "compile")
         self._mode = triton.AsyncCompileMode(self._pool, ignore_errors=True)
         self._context = contextvars.Context()  # for all threads: the backward of torch has its own
@@ -35,6 +39,7 @@ class Compiler:
     def submit(self, kernel, args: tuple, kwargs: dict, configs: list[triton.Config]) -> None:
         """Compile a kernel for the arguments of a launch, in each of the configurations, unless that is under way."""
         with self._one_at_a_time:
+            self.submitted += 1
             for config in configs:
                 settings = kwargs | config.all_kwargs() | {"warmup": True}
                 self._context.run(kernel.run, *args, **settings)
@@ -49,21 +54,21 @@ COMPILERS: list[Compiler] = []  # the last one takes what is launched
 
 
 @contextlib.contextmanager
-def compiling(workers: int | None = None) -> Iterator[None]:
-    """Compile tuned kernels instead of launching them: with the block ends all that it launched is ready.
+def compiling(workers: int | None = None) -> Iterator[Compiler]:
+    """Compile tuned kernels instead of launching them: when the block ends all that it launched is ready.
 
     What they would have written is not: only values follow from tuned kernels, never places, so nothing goes astray.
-    Other kernels are launched. Nothing changes in the interpreter.
+    Other kernels are launched, and so are those with a single configuration, whose results somebody may keep. Nothing
+    changes in the interpreter.
     """
-    if triton.knobs.runtime.interpret:
-        yield
-        return
     compiler = Compiler(workers)
-    COMPILERS.append(compiler)
+    if not triton.knobs.runtime.interpret:
+        COMPILERS.append(compiler)
     try:
-        yield
+        yield compiler
     finally:
-        COMPILERS.remove(compiler)
+        if compiler in COMPILERS:
+            COMPILERS.remove(compiler)
         compiler.finish()
 
 
@@ -90,9 +95,9 @@ class Tuned(Autotuner):
         self._call: tuple[tuple, dict] | None = None
 
     def run(self, *args, **kwargs):
-        if COMPILERS:
+        if COMPILERS and len(self.configs) > 1:
             self.nargs = dict(zip(self.arg_names, args, strict=False))
-            configs = self.configs if len(self.configs) == 1 else self.prune_configs(kwargs)
+            configs = self.prune_configs(kwargs)
             self.nargs = None
             return COMPILERS[-1].submit(self.fn, args, kwargs, configs)
         self._call = args, kwargs
