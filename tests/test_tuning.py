@@ -1,7 +1,9 @@
 """Which launch configurations are tried, that they are compiled side by side, and how they are timed."""
 
 import contextlib
+import importlib
 import itertools
+import pkgutil
 import sys
 import threading
 import time
@@ -14,11 +16,12 @@ import triton.language as tl
 from torch import nn
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
+from triton.runtime.jit import JITFunction
 
 from bench.codegen.compile import ClaimedDriver, launchers
 from bench.codegen.table import LIMITS
 from bench.gpu_check.check import TUNED
-from smart_kernels import Block, SparseLinear, soft_topk, warmup
+from smart_kernels import Block, SparseLinear, kernels, soft_topk, warmup
 from smart_kernels.convert.compress.warmup import Uncomputed
 from smart_kernels.kernels.common import Tuned, compiling, tuner, tuning
 from smart_kernels.ops.common import decode_words
@@ -280,10 +283,9 @@ def without_disk(self, tuning_key, configs, bench_fn, real=Tuned.check_disk_cach
 
 
 def jitted():
-    return list(triton.runtime.jit._triton_jit_function_registry.values()) if HAS_REGISTRY else []
-
-
-HAS_REGISTRY = hasattr(triton.runtime.jit, "_triton_jit_function_registry")
+    """Every Triton function of the package, and the one below."""
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}.")]
+    return [add_kernel, *(value for m in modules for value in vars(m).values() if isinstance(value, JITFunction))]
 
 
 @triton.jit
