@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import nn
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
-from triton.runtime.jit import JITFunction
+from triton.runtime.jit import JITFunction, KernelInterface
 
 from bench.codegen.compile import ClaimedDriver, launchers
 from bench.codegen.table import LIMITS
@@ -283,9 +283,13 @@ def without_disk(self, tuning_key, configs, bench_fn, real=Tuned.check_disk_cach
 
 
 def jitted():
-    """Every Triton function of the package, and the one below."""
+    """Every Triton function of the package, below its decorators, and the one below."""
     modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}.")]
-    return [add_kernel, *(value for m in modules for value in vars(m).values() if isinstance(value, JITFunction))]
+    for value in [add_kernel, *(value for module in modules for value in vars(module).values())]:
+        while isinstance(value, KernelInterface) and not isinstance(value, JITFunction):
+            value = value.fn
+        if isinstance(value, JITFunction):
+            yield value
 
 
 @triton.jit
