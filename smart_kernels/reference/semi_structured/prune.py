@@ -46,7 +46,10 @@ def importance(weight: Tensor, scores: Tensor | None) -> Tensor:
 
 @functools.cache
 def transposable_masks(device: torch.device) -> Tensor:
-    """Return all 4x4 masks with two in every row and column, (90, 16) float32; once a device: no graph holds a copy."""
+    """Return all 4x4 masks with two in every row and column, (90, 16) float32.
+
+    They are brought to the device once: a CUDA graph cannot hold a copy from the host.
+    """
     rows = [torch.zeros(4).index_fill_(0, torch.tensor(pair), 1) for pair in PAIRS]
     masks = torch.stack([torch.stack(mask) for mask in product(rows, repeat=4)])
     return masks[(masks.sum(1) == 2).all(1)].flatten(1).to(device)
