@@ -221,8 +221,8 @@ def page(line: str, options) -> str:
 {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}.
 
 A life is {STEPS} steps out of: another dtype, a deep copy or pickle, a state dict (copied or assigned), writing into
-the values, other memory, the meta device and back, another geometry, learning or not. After each step one input of random
-dtype, shape and strides, with NaN around it, must give what the plain formula gives, or both refuse it. Formats:
+the values, other memory, the meta device and back, another geometry, learning or not. After each step one input of
+random dtype, shape and strides, with NaN around it, must give what the plain formula gives, or both refuse it. Formats:
 
 {kinds}
 """
