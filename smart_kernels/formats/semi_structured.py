@@ -71,7 +71,7 @@ class SemiStructured(Format):
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
             keep = filled_both_ways(matrix, keep)
         values, indices = compress(matrix, keep, n, m)
-        kept = torch.tensor([n, m]).to(indices.device)
+        kept = torch.stack([torch.full((), size, device=indices.device) for size in (n, m)])  # no copy from the host
         self = cls(values, indices, kept, weight.shape, taps, layout, transposable)
         if reason := cls.lacking(weight.device, weight.dtype, layout=layout):
             raise ValueError(reason)

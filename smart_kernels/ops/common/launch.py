@@ -118,7 +118,7 @@ class Launch:
         stands = [tensor.detach() for tensor in tensors]  # one object for each slot, though a tensor be given twice
         args, constants = self._filled(stands)
         compiled = self.kernel[self.grid](*args, **constants)
-        if key in self.kept or prepares(self.kernel):
+        if key in self.kept or compiled is None or prepares(self.kernel):  # None: not launched, see ``compiling``
             return
         again = functools.partial(self.kernel[self.grid], *args, **constants)
         self.kept[key] = understood(compiled, again, stands, self.described)
