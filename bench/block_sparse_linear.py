@@ -39,7 +39,9 @@ def _providers(shape: Shape, x: Tensor, weight: Tensor, mask: Tensor, block: tup
     def definition(x: Tensor, values: Tensor) -> Tensor:
         return F.linear(x, to_dense(values, mask, block, shape))
 
-    mine = Provider("block_sparse_linear", ours, (x, values), definition, mask.mean().item(), ("fwd", "step"))
+    mine = Provider(
+        "block_sparse_linear", ours, (x, values), definition, mask.mean().item(), ("fwd", "step"), tile=block
+    )
     return [*dense(weight, x, ("fwd", "step")), *peers(weight, block, x), mine]
 
 

@@ -54,16 +54,20 @@ class Layer:
 
     def cases(self, problem: Problem, providers: Sequence[Provider]) -> Iterator[Case]:
         """Yield the case of every provider that offers the pass."""
-        shape = problem.shape
-        passes = 1 if problem.pass_ == "fwd" else 3  # a training step computes y, dx and dweight
         for p in providers:
             if problem.pass_ in p.passes:
                 x = p.inputs[0]
                 size = (len(x), self.N, *self.conv.output_size(self.size, self.size))
                 dy = torch.randn(size, device=x.device, dtype=x.dtype).to(memory_format=torch.channels_last)
-                flops = 2.0 * shape.M * shape.N * shape.K * p.density
-                touched = x.numel() + dy.numel() + shape.N * shape.K * p.density
-                yield p.case(problem, dy, passes * flops, passes * x.element_size() * touched)
+                yield p.case(problem, dy, *self.needs(problem, p.density))
+
+    def needs(self, p: Problem, density: float) -> tuple[float, float]:
+        """Return FLOPs and bytes: a training step computes y, dx and dweight."""
+        passes = 1 if p.pass_ == "fwd" else 3
+        M, N, K = (p.shape.M, p.shape.N, p.shape.K)
+        pixels_in = M // math.prod(self.conv.output_size(self.size, self.size)) * self.size**2
+        touched = pixels_in * self.C + M * N + N * K * density
+        return passes * 2.0 * M * N * K * density, passes * p.dtype.itemsize * touched
 
 
 POINT = Conv((1, 1))
@@ -130,7 +134,7 @@ def _on_gpu(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> P
     def definition(x: Tensor, values: Tensor) -> Tensor:
         return layer.dense(x, to_kernel(values, bsr, conv))
 
-    return Provider("bsr", ours, (x, bsr.values.detach()), definition, density(weight), TRAINS)
+    return Provider("bsr", ours, (x, bsr.values.detach()), definition, density(weight), TRAINS, tile=tile)
 
 
 def _on_cpu(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> Iterator[Provider]:

@@ -48,7 +48,7 @@ def _masked(shape: Shape, x: Tensor, weight: Tensor, tile: tuple[int, int], spar
     providers = [
         *dense(weight * expand(mask, tile, shape).to(weight.dtype), x, PASSES),
         Provider("mask-then-dense", naive, (x, weight, mask), naive, passes=PASSES),
-        Provider("masked_linear", fused, (x, weight, mask), definition, mask.mean().item(), PASSES),
+        Provider("masked_linear", fused, (x, weight, mask), definition, mask.mean().item(), PASSES, tile=tile),
     ]
     yield from linear_cases("masked_linear", shape, tile, sparsity, providers)
 
@@ -75,6 +75,6 @@ def _smart(shape: Shape, x: Tensor, weight: Tensor, tile: tuple[int, int], spars
     providers = [
         *dense(weight * expand(masked, tile, shape).to(weight.dtype), x, PASSES),
         Provider("mask-then-dense", unfused, inputs, unfused, passes=PASSES),
-        Provider("smart_linear", fused, inputs, definition, live.mean().item(), PASSES),
+        Provider("smart_linear", fused, inputs, definition, live.mean().item(), PASSES, tile=tile),
     ]
     yield from linear_cases("smart_linear", shape, tile, sparsity, providers)

@@ -12,10 +12,11 @@ import pytest
 import torch
 import triton
 
-from bench import choice, gpu_check, peers, report, rows, run, timing
+from bench import choice, floor, gpu_check, l2, peers, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table
+from bench.first_run import cases
 from bench.gpu_check import check, runner
 from bench.report import answers, census, pages, plots
 from bench.rows import Row
@@ -35,12 +36,12 @@ def case(provider="ours", baseline=False, out=1.0, sparsity=0.5):
 
 
 def some_rows():
-    ceilings = timing.Ceilings(peak=1e12, bandwidth=1e11)
+    limits = floor.Limits(peak=1e12, bandwidth=1e11)
     found = []
     for sparsity in (0.5, 0.9):
         cases = [case("dense", baseline=True, sparsity=sparsity), case(sparsity=sparsity)]
         times = [timing.Timing(8.0, 9.0, 10.0, 11.0, 30, "rounds"), timing.Timing(3.0, 4.0, 5.0, 6.0, 30, "rounds")]
-        found += run.rows(cases, times, ceilings, ENV)
+        found += run.rows(cases, times, limits, ENV)
     return found
 
 
@@ -164,6 +165,58 @@ def test_floor_is_the_slower_of_arithmetic_and_traffic():
     assert timing.floor_ms(2e9, 1e9, ceilings) == pytest.approx(10.0)
 
 
+def test_low_blocks_are_held_to_the_cache_from_which_they_read():
+    """A block row that is h high reads all of x that it needs: h multiplications for each element."""
+    problem = Problem("op", Shape("square", 1000, 1000, 1000, ""), "16x16", 0.0, torch.bfloat16, "fwd")
+    assert floor.from_l2(problem, (16, 16), 1.0) == 2 * 1000**3 / 16
+    assert floor.from_l2(problem, (16, 16), 0.25) == 2 * 1000**3 / 16 / 4
+    assert floor.from_l2(problem, (512, 16), 1.0) == 2 * 1000**3 / 256, "one program is not higher"
+    step = floor.from_l2(replace(problem, pass_="step"), (16, 64), 1.0)
+    assert step == 2 * 1000**3 * (1 / 16 + 1 / 64 + 1 / 16 + 1 / 64), "x; dy; both for the gradient of W"
+
+
+@pytest.mark.parametrize(
+    ("flops", "bytes", "l2_bytes", "term"), [(9, 1, 1, "FLOPs"), (1, 9, 1, "memory"), (1, 1, 9, "L2"), (0, 0, 0, "-")]
+)
+def test_a_row_names_the_term_that_binds(flops, bytes, l2_bytes, term):
+    limits = floor.Limits(peak=1e12, bandwidth=1e12, l2=1e12)
+    needs = {"flops": 1e9 * flops, "bytes": 1e9 * bytes, "l2_bytes": 1e9 * l2_bytes}
+    timing_ = timing.summarise([0.01], "graph")
+    (row,) = run.rows([replace(case(), **needs)], [timing_], limits, ENV)
+    assert floor.binds(row) == term and row.floor_ms == (9.0 if term != "-" else 0.0)
+    unmeasured = replace(row, l2_gbps=None)
+    assert floor.binds(unmeasured) == ("FLOPs" if term == "L2" else term)
+
+
+def test_the_reading_of_the_cache_reads_what_it_says():
+    source = l2.values("cpu", blocks=7, size=64)
+    sums = l2.expected(source, programs=3, steps=5)
+    blocks = [[(program * l2.APART + step) % 7 for step in range(5)] for program in range(3)]
+    assert sums.tolist() == [source[taken].sum().item() for taken in blocks]
+    if triton.knobs.runtime.interpret:
+        assert torch.equal(l2.read(source, 3, 5), sums)
+
+
+def test_the_first_run_has_floors_from_one_pair_of_limits():
+    found = [r for r in rows.read(rows.RESULTS / "nvidia-h200.jsonl") if r.commit == "25cb45a"]
+    assert {(r.peak_tflops, r.bandwidth_gbps, r.l2_gbps) for r in found} == {(789.0, 4231.0, None)}
+    for r in found:
+        assert r.floor_ms == pytest.approx(1e3 * max(r.flops / 789e12, r.bytes / 4231e9), abs=1e-6)
+        assert r.device == "NVIDIA H200" and r.torch == "2.11.0+cu130" and r.command.startswith("first run")
+    assert {r.timer for r in found} == {"graph", "events", "host"}
+
+
+def test_the_first_run_is_converted_by_what_the_problem_needs():
+    r = {"op": "block_sparse_linear", "provider": "block_sparse_linear", "shape": "llama-up/prefill", "M": 4096}
+    r |= {"N": 14336, "K": 4096, "block": "64x64", "sparsity": 0.9, "pass_": "fwd", "timer": "events", "speedup": 5.05}
+    r |= {"p20_ms": 0.1, "p50_ms": 0.1, "p80_ms": 0.2, "how": "replay of a CUDA graph", "floor_ms": 0.0, "of_floor": 0}
+    row = cases.row(r)
+    live = 6 / 64  # of 64 blocks in a block row
+    assert row.flops == 2 * 4096 * 14336 * 4096 * live and row.timer == "graph"
+    assert row.l2_bytes == 2 * 4096 * 14336 * 4096 * live / 64
+    assert row.of_floor == pytest.approx(row.floor_ms / 0.1, abs=1e-4)
+
+
 def test_rounds_are_interleaved_and_summarised():
     calls = []
     fast, slow = timing.interleaved([lambda: calls.append("a"), lambda: calls.append("b")], seconds=0.01)
@@ -192,7 +245,7 @@ def test_a_peer_that_cannot_is_left_out_whatever_it_raises(monkeypatch):
 def test_ratios_are_of_pairs_and_a_slower_choice_is_named():
     times = [timing.summarise(seconds, "rounds") for seconds in ([1.0, 2.0, 4.0, 8.0], [1.1, 2.2, 4.4, 8.8])]
     cases = [case("best dense", baseline=True), case("compress_")]
-    dense, chosen = run.rows(cases, times, timing.Ceilings(1e12, 1e11), ENV)
+    dense, chosen = run.rows(cases, times, floor.Limits(1e12, 1e11), ENV)
     assert (dense.ratio, chosen.ratio, chosen.spread) == (1.0, 1.1, 0.0)
     assert choice.slower([dense, chosen]) == [f"slower than dense: {choice.line(chosen)}"]
     assert "at most 1.100" in "".join(choice.verdict([replace(chosen, op="choice")]))
