@@ -316,7 +316,7 @@ def test_answers_of_a_gpu_tell_kernel_call_and_host_apart():
     assert answer.break_even == [0.8]
     screen = "\n".join(pages.device("nvidia-h200", list(gpu_rows())))
     assert "called without a graph, 80 %" in screen and "cpu-jit" not in screen
-    assert "| op | fwd | 640 | 27 |" in screen
+    assert "| op, fwd, few rows | 640 | 27 |" in screen
 
 
 def test_break_even_holds_from_there_on():

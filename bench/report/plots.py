@@ -23,13 +23,16 @@ def pictures(rows: list[Row]) -> dict[str, Callable]:
     found = {}
     subject = "choice" if "choice" in of_op else "block_sparse_linear"
     if subject in of_op:
-        found[GAIN] = partial(gain, of_op[subject], of_op.get("model", []))
+        hosts = [r for r in rows if r.timer == "host"]
+        found[GAIN] = partial(gain, of_op[subject], of_op.get("model", []), hosts)
     for op, of in of_op.items():
+        if op == "model" and main_timer(of) == "graph":
+            continue  # few and unlike: the table on the front page says more
         if len({r.sparsity for r in of}) > 1:
             found[f"{op}-speedup"] = partial(speedup, of)
         found[f"{op}-latency"] = partial(latency, of)
-        if any(r.flops for r in of):
-            found[f"{op}-roofline"] = partial(roofline, of)
+        if counted := [r for r in of if r.flops]:
+            found[f"{op}-roofline"] = partial(roofline, counted)
     return found
 
 
