@@ -17,12 +17,14 @@ BLOCKS = ((64, 64), (32, 32), (16, 16), (128, 128), (128, 8))
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
 
-def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+def cases(
+    device: str, dtype: torch.dtype, shapes: Sequence[Shape], blocks: Sequence[tuple[int, int]] = BLOCKS
+) -> Iterator[Case]:
     """Yield every provider of each shape, block and sparsity."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
-        for block in BLOCKS:
+        for block in blocks:
             for sparsity in SPARSITIES:
                 mask = random_mask(shape, block, sparsity, device)
                 providers = _providers(shape, x, weight * expand(mask, block, shape).to(dtype), mask, block)

@@ -161,15 +161,20 @@ def density(weight: Tensor) -> float:
 
 def random_weight(layer: Layer, tile: tuple[int, int], sparsity: float, taps: str, device: str) -> Tensor:
     """Return a weight (N, taps * C), each block row with as many live blocks as any other."""
-    rows = -(-layer.N // tile[0])
-    cols = -(-layer.C // tile[1])
     scored = 1 if taps == "all" else layer.conv.taps
-    keep = max(1, round(scored * cols * (1 - sparsity)))
-    order = torch.rand(rows, scored * cols, device=device).argsort(1)[:, :keep]
-    mask = torch.zeros(rows, scored * cols, device=device).scatter_(1, order, 1.0).view(rows, scored, cols)
-    mask = mask.expand(rows, layer.conv.taps, cols).repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 2)
+    mask = tap_mask(layer.N, scored, layer.C, tile, sparsity, device)
     weight = torch.randn(layer.N, layer.conv.taps, layer.C, device=device) / (layer.conv.taps * layer.C) ** 0.5
-    return (weight * mask[: layer.N, :, : layer.C]).flatten(1)
+    return (weight * mask).flatten(1)
+
+
+def tap_mask(N: int, taps: int, C: int, tile: tuple[int, int], sparsity: float, device: str = "cpu") -> Tensor:
+    """Return a random 0/1 mask (N, taps, C) of tiles at single taps, as many live in each block row, at least 1."""
+    rows = -(-N // tile[0])
+    cols = -(-C // tile[1])
+    keep = max(1, round(taps * cols * (1 - sparsity)))
+    order = torch.rand(rows, taps * cols, device=device).argsort(1)[:, :keep]
+    mask = torch.zeros(rows, taps * cols, device=device).scatter_(1, order, 1.0).view(rows, taps, cols)
+    return mask.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 2)[:N, :, :C]
 
 
 def to_kernel(values: Tensor, bsr: BSR, conv: Conv) -> Tensor:

@@ -19,12 +19,14 @@ TEMPERATURE = 0.1
 EPS = 1e-3
 
 
-def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+def cases(
+    device: str, dtype: torch.dtype, shapes: Sequence[Shape], tiles: Sequence[tuple[int, int]] = TILES
+) -> Iterator[Case]:
     """Yield hard 0/1 masks for masked_linear, soft ones for smart_linear."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
-        for tile in TILES:
+        for tile in tiles:
             for sparsity in SPARSITIES:
                 yield from _masked(shape, x, weight, tile, sparsity)
                 yield from _smart(shape, x, weight, tile, sparsity)

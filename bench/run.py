@@ -1,6 +1,6 @@
 """From cases to rows: check against float64, time what is right, refuse what is not."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 
@@ -43,6 +43,7 @@ def measure(
     refused: list[str],
     least: int = 5,
     timers: Sequence[str] = on_gpu.TIMERS,
+    known: Mapping[torch.dtype, Limits] | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of all cases that are right; the others go to ``refused``.
 
@@ -53,6 +54,7 @@ def measure(
         refused: takes what was wrong, and what could not be timed.
         least: fewest rounds on the CPU.
         timers: on a GPU, see ``Row``.
+        known: limits that need not be measured again.
     """
     env = environment(device)
     for problem, group in groupby(cases, key=lambda case: case.problem):
@@ -60,18 +62,23 @@ def measure(
         for case in group:
             reason = report(case)
             refused.append(reason) if reason else right.append(case)
-        if right and device == "cpu":
+        if not right:
+            continue
+        held_to = (known or {}).get(problem.dtype) or limits(device, problem.dtype)
+        if device == "cpu":
             times = timing.time_each([case.run for case in right], device, seconds=seconds, least=least)
-            yield from rows(right, times, limits(device, problem.dtype), env)
-        elif right:
-            for timer in timers:
-                timed = list(_timed(right, timer, refused))
-                yield from rows(*zip(*timed, strict=True), limits(device, problem.dtype), env) if timed else ()
+            yield from rows(right, times, held_to, env)
+            continue
+        for timer in timers:
+            pairs = list(timed(right, timer, refused))
+            yield from rows(*zip(*pairs, strict=True), held_to, env) if pairs else ()
 
 
-def _timed(cases: Iterable[Case], timer: str, refused: list[str]) -> Iterator[tuple[Case, Timing]]:
+def timed(cases: Iterable[Case], timer: str, refused: list[str]) -> Iterator[tuple[Case, Timing]]:
     """Yield the cases that a timer can time on a GPU."""
     for case in cases:
+        if timer == "graph" and case.problem.pass_ == "bwd":
+            continue  # its forward lies outside of the graph
         try:
             yield case, on_gpu.time(case.run, timer)
         except Exception as error:  # what raises must not end its group

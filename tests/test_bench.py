@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import math
 import pkgutil
 import re
 import struct
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,12 +14,12 @@ import pytest
 import torch
 import triton
 
-from bench import choice, floor, gpu_check, l2, peers, report, rows, run, timing
+from bench import choice, floor, gpu_check, l2, on_gpu, peers, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table
 from bench.first_run import cases
-from bench.gpu_check import check, runner
+from bench.gpu_check import check, listing, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots
 from bench.rows import Row
 from smart_kernels import kernels
@@ -67,8 +69,105 @@ def test_gpu_check_dry_run_is_green_and_resumes(capsys, tmp_path):
 @pytest.mark.parametrize("part", gpu_check.PARTS)
 def test_every_part_of_gpu_check_has_its_list(part):
     """What cannot even be listed would be found on the GPU."""
-    names = [check.name for check in runner.checks(part, gpu_check.Context("cpu", small=True, dry=True))]
+    names = [check.name for check in listing.listed(part, gpu_check.Context("cpu", small=True, dry=True))]
     assert names and not [name for name in names if "list of checks" in name]
+
+
+@SLOW_WHEN_INTERPRETED
+def test_gpu_check_checks_in_processes_and_none_ends_the_others():
+    """A process that dies is one wrong check; the next one runs in another process."""
+    context = gpu_check.Context("cpu", small=True, dry=True)
+    known = next(iter(listing.listed("topk", context)))
+    unknown = replace(known, name="a check that no process knows")
+    tasks = [stages.Task("topk", unknown), stages.Task("topk", known), stages.Task("topk", unknown)]
+    found = list(pool.outcomes(tasks, context, count=1, deadline=math.inf))
+    assert [outcome["ok"] for _, outcome in found] == [False, True, False]
+    assert "its process died" in found[0][1]["exception"]
+    assert list(pool.outcomes(tasks, context, count=1, deadline=time.monotonic())) == [], "the time is up"
+
+
+def test_gpu_check_says_what_the_time_did_not_suffice_for(capsys):
+    assert main(["gpu-check", "--dry-run", "--topk", "--minutes", "1e-9"]) == 1
+    assert "0 checks, 0 wrong, 18 not done in time {'first': 3, 'correct': 15}" in capsys.readouterr().out
+
+
+def tasks_named(*names):
+    """Tasks whose family is the first word and which cover the first two."""
+    checks = [gpu_check.Check(name, dict, family=name[0], covers=name[:2]) for name in names]
+    return [stages.Task("part", check) for check in checks]
+
+
+def test_one_check_of_everything_comes_before_the_rest_and_families_take_turns():
+    planned = stages.plan(tasks_named("a1 x", "a1 y", "a2 x", "b1 x", "b1 y", "b1 z"))
+    names = {kind: [task.check.name for task in tasks] for kind, tasks in planned.items()}
+    assert names["first"] == ["a1 x", "b1 x", "a2 x"] and names["correct"] == ["a1 y", "b1 y", "b1 z"]
+    assert list(planned) == [stage.kind for stage in stages.STAGES]
+    ends = [stage.until for stage in stages.STAGES]
+    assert ends == sorted(ends) and ends[-1] == 1.0
+
+
+def test_every_kernel_has_a_first_check_and_one_under_the_sanitizer():
+    """On a GPU: each op, dtype and configuration once within the first two minutes."""
+    context = gpu_check.Context("cuda", small=False, dry=False)
+    tasks = [stages.Task(part, check) for part in gpu_check.PARTS for check in listing.listed(part, context)]
+    assert len({task.check.name for task in tasks}) == len(tasks), "a check is found by its name"
+    assert {task.check.kind for task in tasks} <= {stage.kind for stage in stages.STAGES}
+    first = {task.check.covers for task in stages.plan(tasks)["first"]}
+    last = max(len(tuned.configs) for tuned in check.TUNED) - 1
+    for op in ("masked_linear", "smart_linear", "matmul"):
+        assert {f"{op} {dtype} config {last}" for dtype in ("bf16", "fp16", "fp32")} <= first
+    small = replace(context, small=True)
+    for name, part, pattern in sanitizer.KERNELS:
+        assert any(re.search(pattern, found.name) for found in listing.listed(part, small)), name
+
+
+class Kernel:
+    """A kernel with a choice: its second configuration is the fastest, its last cannot run."""
+
+    configs = ("slow", "fast", "huge")
+
+    def run(self):
+        if len(self.configs) == 1 and self.configs[0] == "huge":
+            raise RuntimeError("out of shared memory")
+        return self.configs[0]
+
+
+def test_tuning_times_every_configuration_and_names_the_winner_and_its_margin():
+    kernel = Kernel()
+    other = Kernel()
+    assert tuning.launched(lambda: kernel.run(), [kernel, other]) == [kernel]
+    times = tuning.times(lambda: kernel.run(), kernel, clock=lambda run: {"slow": 3.0, "fast": 2.0}[run()])
+    assert times == {"slow": 3.0, "fast": 2.0, "huge": None}
+    assert tuning.winner(times) == ("fast", 1.5)
+    assert tuning.winner({"only": 2.0, "huge": None}) == ("only", None)
+    assert kernel.configs == ("slow", "fast", "huge") and "run" not in vars(kernel)
+
+
+def test_what_raises_does_not_end_its_group(monkeypatch):
+    def clock(function):
+        if function is bad.run:
+            raise RuntimeError("cannot be captured")
+        return timing.summarise([0.25], "graph")
+
+    good, bad = case("good"), case("bad")
+    monkeypatch.setattr(on_gpu, "replayed", clock)
+    refused = []
+    assert [found.provider for found, _ in run.timed([bad, good], "graph", refused)] == ["good"]
+    assert len(refused) == 1 and "cannot be captured" in refused[0]
+    times = on_gpu.each({"bad": bad.run, "good": good.run}, "graph")
+    assert times == {"bad": "RuntimeError: cannot be captured", "good": 250.0}
+
+
+def test_pruning_a_model_for_speed_takes_its_convolutions_too():
+    """A mask is drawn on the CPU; blocks lie at single taps; what is smaller than a block stays."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 7), torch.nn.Conv2d(64, 64, 3), torch.nn.Linear(128, 64))
+    assert choice.prune(net, (32, 32), 0.8) == 3
+    first, conv, linear = (layer.weight for layer in net)
+    assert (conv == 0).double().mean() == 1 - round(0.2 * 18) / 18
+    assert (linear == 0).double().mean() == 0.75
+    tiles = conv.detach().view(2, 32, 2, 32, 9).abs().amax((1, 3)) > 0
+    assert tiles.sum((1, 2)).tolist() == [4, 4], "as many live blocks in every row of blocks"
+    assert (first == 0).double().mean() == pytest.approx(1 - round(0.2 * 49) / 49)
 
 
 TUNED = re.compile(r"^@autotune\(.*?^def (\w+)\(", re.M | re.S)

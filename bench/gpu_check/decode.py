@@ -33,7 +33,7 @@ def cases(context: Context) -> Iterator[Check]:
                 for M in ROWS:
                     shape = Shape(f"{N}x{K}", M, N, K, "")
                     label = f"decode {shape.name} M {M} {block[0]}x{block[1]} {sparsity:.2f}"
-                    yield Check(label, partial(time_layer, context, shape, block, sparsity))
+                    yield Check(label, partial(time_layer, context, shape, block, sparsity), "speed", "decode")
 
 
 def time_layer(context: Context, shape: Shape, block: tuple[int, int], sparsity: float) -> dict:

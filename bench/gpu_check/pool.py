@@ -1,0 +1,106 @@
+"""Checks in processes: several at a time, each compiling into the cache that all share, and none that ends the others.
+
+A process that dies, or whose GPU context is broken, is replaced; one that is not done in time is ended.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+
+import torch
+
+from .check import Context
+from .listing import execute, listed
+from .stages import Task
+
+GRACE = 5.0  # seconds that a check may go on after the end of its turn
+BROKEN = ("CUDA error", "AcceleratorError", "device-side assert")  # after which a process can do nothing more
+
+
+class Process:
+    """A process that runs checks which it gets by their names, and the check that it has now."""
+
+    def __init__(self, context: Context):
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, other = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(other, context))
+        self.process.start()
+        other.close()  # so that reading ends when the process does
+        self.task: Task | None = None
+
+    def give(self, task: Task) -> None:
+        """Let it run a check."""
+        self.task = task
+        self.connection.send((task.part, task.check.name))
+
+    def take(self) -> tuple[Task, dict, bool]:
+        """Return the check, what came out, and whether the process can go on."""
+        task = self.task
+        self.task = None
+        try:
+            outcome = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return task, {"ok": False, "exception": f"its process died with {self.process.exitcode}"}, False
+        return task, outcome, not any(word in outcome.get("exception", "") for word in BROKEN)
+
+    def end(self) -> None:
+        """End the process, whatever it does, and what it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def outcomes(tasks: Iterable[Task], context: Context, count: int, deadline: float) -> Iterator[tuple[Task, dict]]:
+    """Yield each check that was done before the deadline (of ``time.monotonic``), and what came out."""
+    waiting = deque(tasks)
+    idle: list[Process] = []
+    busy: list[Process] = []
+    try:
+        while (waiting and time.monotonic() < deadline) or busy:
+            while waiting and len(busy) < count and time.monotonic() < deadline:
+                process = idle.pop() if idle else Process(context)
+                busy.append(process)
+                process.give(waiting.popleft())
+            left = max(0.0, deadline + GRACE - time.monotonic())
+            ready = wait([p.connection for p in busy], None if math.isinf(left) else left)
+            if not ready:
+                return
+            for process in [p for p in busy if p.connection in ready]:
+                busy.remove(process)
+                task, outcome, alive = process.take()
+                idle.append(process) if alive else process.end()
+                yield task, outcome
+    finally:
+        for process in (*idle, *busy):
+            process.end()
+
+
+def in_this_process(tasks: Iterable[Task], deadline: float) -> Iterator[tuple[Task, dict]]:
+    """Yield the same, one after the other."""
+    for task in tasks:
+        if time.monotonic() > deadline:
+            return
+        yield task, execute(task.check)
+
+
+def _serve(connection: Connection, context: Context) -> None:
+    os.setsid()  # a group of its own, which ``end`` ends with it
+    torch.set_num_threads(1)
+    parts: dict[str, dict] = {}
+    while True:
+        try:
+            part, name = connection.recv()
+        except EOFError:
+            return
+        if part not in parts:
+            parts[part] = {check.name: check for check in listed(part, context)}
+        connection.send(execute(parts[part][name]))
