@@ -46,13 +46,21 @@ class Call:
 
 
 def cases(context: Context) -> Iterator[Check]:
-    """Yield one check: its rows belong together."""
-    yield Check("time of calls on the host", partial(time, context), "limit")
+    """Yield one check, and what compiles for it ahead, a check per configuration."""
+    yield Check("time of calls on the host", partial(time, context), "host")
+    for config in speed.configs(context):
+        check = partial(speed.compile_ahead, partial(_cases, context), config, context)
+        yield Check(f"compile calls config {config}", check, "compile", f"calls {config}")
+
+
+def _cases(context: Context) -> Iterator[Case]:
+    """Yield every pass of every call."""
+    return (call.case(pass_) for call in calls(context) for pass_ in call.passes)
 
 
 def time(context: Context) -> dict:
     """Time every call on the host; a dry run makes each of them once."""
-    found = [call.case(pass_) for call in calls(context) for pass_ in call.passes]
+    found = list(_cases(context))
     for case in found:
         case.run()
     if context.dry or INTERPRETED:

@@ -15,21 +15,24 @@ from .. import rows
 from . import PARTS, ceilings
 from .check import Context
 from .listing import listed
-from .pool import in_this_process, outcomes
-from .stages import REST, STAGES, Stage, Task, plan
+from .pool import Pool, in_this_process
+from .stages import MUST, STAGES, Stage, Task, plan
 
 MINUTES = 8.0
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the parts; return 1 when anything is wrong or all but the last stage unfinished, 2 with nothing to check."""
+    """Run the parts; return 1 when anything is wrong or a stage of ``MUST`` unfinished, 2 with nothing to check."""
     device = "cpu" if args.dry_run else args.device
     if device == "cpu" and not args.dry_run:
         print("gpu-check needs a GPU; --dry-run rehearses it on the CPU")
         return 2
     raw, summary = files(args, device)
     run = Run(args, Context(device, args.small or args.dry_run, args.dry_run), raw)
-    run.everything()
+    try:
+        run.everything()
+    finally:
+        run.end()
     wrong = [r for r in run.results if not r["ok"]]
     left = {kind: len(tasks) for kind, tasks in run.left.items() if tasks}
     print(f"{len(run.results)} checks, {len(wrong)} wrong, {sum(left.values())} not done in time {left or ''}")
@@ -39,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     if not run.results and not left:
         print(f"--filter must match a check, got {args.filter!r}, which none contains", file=sys.stderr)
         return 2
-    return int(bool(wrong or left.keys() - {REST}))
+    return int(bool(wrong or left.keys() & MUST))
 
 
 def files(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | None]:
@@ -62,7 +65,8 @@ class Run:
         minutes = args.minutes or (math.inf if context.dry else MINUTES)  # a rehearsal takes what it takes
         self.seconds = 60 * minutes
         self.begin = time.monotonic()
-        self.processes = args.processes or (1 if context.dry else os.cpu_count() or 1)
+        processes = args.processes or (1 if context.dry else os.cpu_count() or 1)
+        self.pool = Pool(processes) if processes > 1 else None
         tasks = (Task(part, check) for part in args.parts or PARTS for check in listed(part, context))
         self.left = plan(task for task in tasks if re.search(args.filter, task.check.name))
 
@@ -81,6 +85,11 @@ class Run:
         for stage in STAGES:
             self.stage(stage, 1.0)
 
+    def end(self) -> None:
+        """End the processes."""
+        if self.pool:
+            self.pool.end()
+
     def stage(self, stage: Stage, until: float) -> None:
         """Run the checks of a stage until a share of the time is over."""
         tasks = self.left[stage.kind]
@@ -96,9 +105,9 @@ class Run:
 
     def outcomes(self, stage: Stage, tasks: Iterable[Task], deadline: float) -> Iterator[tuple[Task, dict]]:
         """Yield what comes out of checks, from this process where there shall be but one."""
-        if self.processes == 1:
+        if self.pool is None:
             return in_this_process(tasks, deadline)
-        return outcomes(tasks, self.context, 1 if stage.alone else self.processes, deadline)
+        return self.pool.outcomes(tasks, self.context, 1 if stage.alone else self.pool.count, deadline)
 
     def keep(self, result: dict) -> None:
         """Take a result and print it."""

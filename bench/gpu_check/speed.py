@@ -15,7 +15,7 @@ from .check import INTERPRETED, TUNED, Check, Context, configuration
 
 SECONDS = 2.0
 ORDER = ("llama-up/prefill", "vit-l-mlp/train", "llama-up/decode", "llama-up/512")  # the others after them
-OURS = ("block_sparse_linear", "masked_linear", "smart_linear")
+OURS = ("block_sparse_linear", "masked_linear", "smart_linear", "bsr", "soft_topk")
 
 Cases = Callable[[], Iterator[Case]]
 
@@ -25,12 +25,17 @@ def cases(context: Context) -> Iterator[Check]:
     for name, make in products(context):
         family = name.partition(" ")[0]
         yield Check(f"speed {name}", partial(time, make, context), "speed", family)
-        for config in range(max(len(tuned.configs) for tuned in TUNED) if context.device == "cuda" else 1):
+        for config in configs(context):
             compiles = partial(compile_ahead, make, config, context)
             yield Check(f"compile {name} config {config}", compiles, "compile", f"{family} {config}")
     everything = shapes(context.device, context.small)
     make = partial(soft_topk.cases, context.device, dtype(context), everything)
     yield Check("speed soft_topk", partial(time, make, context), "speed", "soft_topk")
+
+
+def configs(context: Context) -> range:
+    """Return the numbers of all launch configurations; there is but one where nothing is compiled."""
+    return range(max(len(tuned.configs) for tuned in TUNED) if context.device == "cuda" else 1)
 
 
 def products(context: Context) -> Iterator[tuple[str, Cases]]:
@@ -58,10 +63,10 @@ def compile_ahead(make: Cases, config: int, context: Context) -> dict:
     """Run our cases of one sparsity with one launch configuration: what they compile lies in Triton's cache then."""
     if context.dry or INTERPRETED:
         return {"ok": True, "skipped": "nothing to compile"}
-    ran: set[tuple[str, str]] = set()
+    ran: set[tuple[str, str, Shape]] = set()
     with configuration(config):
         for case in make():
-            key = (case.provider, case.problem.pass_)
+            key = (case.provider, case.problem.pass_, case.problem.shape)
             if case.provider in OURS and key not in ran:
                 ran.add(key)
                 _try(case)

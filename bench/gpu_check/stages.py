@@ -24,9 +24,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("limit", 0.07, alone=True),  # how fast the device is, and what a call costs the host
-    Stage("first", 0.21),  # right? One case per kernel, dtype and configuration
-    Stage("compile", 0.25),  # what the next turns would compile one after the other
+    Stage("limit", 0.06, alone=True),  # how fast the device is
+    Stage("first", 0.19),  # right? One case per kernel, dtype and configuration
+    Stage("compile", 0.22),  # what the next turns would compile one after the other
+    Stage("host", 0.25, alone=True),  # what a call costs the host
     Stage("speed", 0.52, alone=True),
     Stage("tune", 0.64, alone=True),
     Stage("model", 0.82, alone=True),
@@ -34,6 +35,7 @@ STAGES = (
     Stage("correct", 1.0),  # the rest of the grid, until the time is up
 )
 REST = STAGES[-1].kind
+MUST = {"limit", "first"}  # without these nothing can be said; the others are cut off by the time that there is
 
 
 @dataclass(frozen=True)
