@@ -20,8 +20,8 @@ from smart_kernels.patterns import NM, WeightShape
 from smart_kernels.reference import common as reference
 from smart_kernels.reference import semi_structured as prune
 
+from .. import on_gpu
 from .. import semi_structured_linear as bench
-from .. import timing
 from ..case import GPU_SHAPES, Shape
 from . import nm_conv, nm_formats, sparse_tensor_core, sparse_tensor_speed
 from .check import INTERPRETED, Check, Context, Setting, compare
@@ -65,27 +65,31 @@ def cases(context: Context) -> Iterator[Check]:
     for shape in SMALL_SHAPES if context.small else SHAPES:
         yield from _products(context, shape)
         for name, dtype in context.dtypes.items():
-            yield Check(f"nm soft mask {shape.name} {name}", partial(soft, context, shape, dtype))
-        yield Check(f"nm pack kernels {shape.name}", partial(packing, context, shape))
-    yield Check("nm 20 repeats", partial(repeats, context))
+            label = f"nm soft mask {shape.name} {name}"
+            yield Check(label, partial(soft, context, shape, dtype), family="nm", covers=f"nm soft {name}")
+        check = partial(packing, context, shape)
+        yield Check(f"nm pack kernels {shape.name}", check, family="nm", covers="nm packing")
+    yield Check("nm 20 repeats", partial(repeats, context), family="nm", covers="nm repeats")
     yield from sparse_tensor_core.cases(context)
     yield from sparse_tensor_speed.cases(context)
     yield from nm_conv.cases(context)
     yield from nm_formats.cases(context)
     for shape in SPEED_SHAPES if not context.small else SMALL_SHAPES:
-        yield Check(f"speed nm {shape.name}", partial(time_module, bench, (shape,), context))
-    yield Check("speed nm packing and training step", partial(training, context))
+        yield Check(f"speed nm {shape.name}", partial(time_module, bench, (shape,), context), "speed", "nm")
+    yield Check("speed nm packing and training step", partial(training, context), "speed", "nm")
 
 
 def _products(context: Context, shape: Shape) -> Iterator[Check]:
-    for setting in context.settings():
+    for setting in context.settings("semi_structured_kernel", "semi_structured_decode_kernel"):
         for n, m in GROUPS:
             label = f"{n}:{m} {shape.name} {setting}"
-            yield Check(f"nm portable {label}", partial(product, setting, Product(shape, n, m)))
+            check = partial(product, setting, Product(shape, n, m))
+            yield Check(f"nm portable {label}", check, family="nm", covers=f"nm portable {setting}")
         if setting.dtype_name in HALVES:
             for form in ("few rows", "transposable"):
                 label = f"nm {form} 2:4 {shape.name} {setting}"
-                yield Check(label, partial(product, setting, Product(shape, form=form)))
+                check = partial(product, setting, Product(shape, form=form))
+                yield Check(label, check, family="nm", covers=f"nm {form} {setting}")
 
 
 def product(setting: Setting, of: Product) -> dict:
@@ -158,8 +162,7 @@ def training(context: Context) -> dict:
     weight = torch.randn(N, K, device=context.device, dtype=torch.bfloat16, requires_grad=True)
     scores = torch.randn(N, K, device=context.device)
     functions = {**_prunings(weight, scores), **_steps(weight, scores)}
-    times = timing.time_each(list(functions.values()), context.device)
-    return {"ok": True, **{name: t.p50_ms for name, t in zip(functions, times, strict=True)}}
+    return {"ok": True, **on_gpu.each(functions, "events")}
 
 
 def _prunings(weight: Tensor, scores: Tensor) -> dict[str, Callable]:
