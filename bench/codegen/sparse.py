@@ -8,6 +8,19 @@ Instructions per 64 columns, written down before the kernels, from a first versi
     int8, fp8  per 128 columns, mma.sp: an LDS.128 of metadata and 8 bytes a row of W more, and 4 additions per product
                of fp8; wgmma.sp: the load of a second word of metadata and its move, and an addition per sum of fp8
 
+Since products stay in flight (decision 0050), a step of wgmma.sp is two groups. Written down before that kernel, from
+the counts above:
+
+    PART       the second group: fence, commit, wait, its address in shared memory (2 with W from there) and 2 for the
+               arrival at the stage before, whose number is kept
+    COPIED     what the second group reads and would be overwritten meanwhile is copied: a word of metadata; and of W
+               in registers its 4 words
+    fp8        each group is half of the sums and both products: 2 more of these, each with a descriptor of x (2) and of
+               W (1); both words of metadata and all 8 of W are copied: 1 and 4 more
+
+A share of K, where programs split it, changes nothing in the loop of mma.sp. FEW: blocks of 16 rows of x leave out rows
+that are not there, a predicate for each 16 bytes that a thread copies of x.
+
 plus the margin of ``budget``. A term of 2 for GELU, added when 45 instructions were seen where 43 were allowed, is
 taken back: it was for the erf beside 256 rows of x, which spills with triton 3.9 and is not offered any more.
 The compiler fills the loop with NOP on sm_100 and sm_120; they are allowed, PADDING of the products.
@@ -29,7 +42,12 @@ INSTRUCTION = {"sparse_mma_kernel": "MMA.SP", "sparse_wgmma_kernel": "GMMA.SP"}
 LETTER = {"int8": "I", "fp8": "Q"}
 BYTES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 WGMMA = {"True": 41, "False": 57}  # by whether W lies in shared memory
+PART = 7
+COPIED = {"True": 1, "False": 5}  # by whether W lies in shared memory
+FP8 = {"True": 2 * 4 + 1, "False": 2 * 3 + 5}
 MMA_FIXED = 36
+FEW_ROWS = 16  # rows of x in the smallest block
+FEW = 1  # instructions for each copy of them
 PADDING = {"sm_100": 0.8, "sm_120": 0.8}
 
 # of mma.sp; elsewhere ptxas converts fp8 to fp16 first
@@ -105,14 +123,19 @@ def budget(row: dict) -> int | None:
     eight = eight_bits(row["case"])
     if row["kernel"] == "sparse_wgmma_kernel":
         products = 2
-        step = WGMMA[re.search(r"W_SHARED=(\w+)", row["config"])[1]]
-        step += 2 * bool(eight) + size["BLOCK_M"] // 2 * (eight == "fp8")
+        shared = re.search(r"W_SHARED=(\w+)", row["config"])[1]
+        step = WGMMA[shared] + PART + COPIED[shared] + 2 * bool(eight)
+        if eight == "fp8":
+            products = 4
+            step += size["BLOCK_M"] // 2 + FP8[shared]
     else:
         products = size["BLOCK_M"] // size["WARPS_M"]  # 4 tiles of 16 rows, 2 halves of 32 columns, 8 rows of x each
         bytes_ = (80 if eight else 72) * size["BLOCK_N"] + 128 * size["BLOCK_M"]
         copies = math.ceil(bytes_ / (512 * size["WARPS_N"] * size["WARPS_M"]))
         step = products * (1.25 + PADDING.get(row["target"], 0)) + 9 + copies + MMA_FIXED
         step += K_TAIL * ("EVEN_K=False" in row["config"]) + bool(eight) + 4 * products * (eight == "fp8")
+        if size["BLOCK_M"] == FEW_ROWS:
+            step += FEW * math.ceil(FEW_ROWS * 128 / (512 * size["WARPS_N"] * size["WARPS_M"]))
     return math.floor(dense.MARGIN * step * max(1, row["tensor_core"] // products))
 
 
