@@ -30,6 +30,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from unittest import mock
 
 import torch
 
@@ -46,6 +47,8 @@ PART = 7
 COPIED = {"True": 1, "False": 5}  # by whether W lies in shared memory
 FP8 = {"True": 2 * 4 + 1, "False": 2 * 3 + 5}
 MMA_FIXED = 36
+PROCESSORS = 132  # of the GPU that the cases are for: few rows of x split K
+COUNTED = "smart_kernels.ops.tensor_core.launch._processors"
 FEW_ROWS = 16  # rows of x in the smallest block
 FEW = 1  # instructions for each copy of them
 PADDING = {"sm_100": 0.8, "sm_120": 0.8}
@@ -63,7 +66,8 @@ def _packed(kernel: str, dtype: torch.dtype, N: int, K: int) -> sparse_tensor_co
 
 def _matmul(kernel: str, dtype: torch.dtype, M: int = 4096, K: int = 1024, **epilogue) -> None:
     x = torch.zeros(M, K, dtype=dtype)
-    sparse_tensor_core.matmul(x, _packed(kernel, dtype, 1024, K), **epilogue)
+    with mock.patch(COUNTED, lambda device: PROCESSORS):
+        sparse_tensor_core.matmul(x, _packed(kernel, dtype, 1024, K), **epilogue)
 
 
 def _quantized(
@@ -73,7 +77,8 @@ def _quantized(
     bias = torch.zeros(N, dtype=torch.bfloat16)
     settings = {"scale": torch.ones(N), "dtype": out}
     x = torch.zeros(M, K).to(dtype)
-    sparse_tensor_core.matmul(x, _packed(kernel, dtype, N, K), bias, None, "relu", **settings)
+    with mock.patch(COUNTED, lambda device: PROCESSORS):
+        sparse_tensor_core.matmul(x, _packed(kernel, dtype, N, K), bias, None, "relu", **settings)
 
 
 def _cases() -> dict[str, Callable[[], None]]:
@@ -86,7 +91,10 @@ def _cases() -> dict[str, Callable[[], None]]:
         cases[f"{name} bf16 gelu"] = partial(_matmul, kernel, torch.bfloat16, bias=bias, activation="gelu")
         cases[f"{name} bf16 M=64"] = partial(_matmul, kernel, torch.bfloat16, M=64)
         cases[f"{name} bf16 K=1000"] = partial(_matmul, kernel, torch.bfloat16, K=1000)
+    cases["sparse mma bf16 M=1 K=8192"] = partial(_matmul, "mma", torch.bfloat16, M=1, K=8192, activation="gelu")
+    cases["sparse mma bf16 M=16 K=8184"] = partial(_matmul, "mma", torch.bfloat16, M=16, K=8184)
     for name, dtype in BYTES.items():
+        cases[f"sparse mma {name} M=1 K=8192"] = partial(_quantized, "mma", dtype, M=1, K=8192)
         cases[f"sparse mma {name}"] = partial(_quantized, "mma", dtype)
         cases[f"sparse mma {name} M=64"] = partial(_quantized, "mma", dtype, M=64)
         cases[f"sparse mma {name} K=2000"] = partial(_quantized, "mma", dtype, K=2000)
