@@ -13,10 +13,8 @@ the counts above:
 
     PART       the second group: fence, commit, wait, its address in shared memory (2 with W from there) and 2 for the
                arrival at the stage before, whose number is kept
-    COPIED     what the second group reads and would be overwritten meanwhile is copied: a word of metadata; and of W
-               in registers its 4 words
     fp8        each group is half of the sums and both products: 2 more of these, each with a descriptor of x (2) and of
-               W (1); both words of metadata and all 8 of W are copied: 1 and 4 more
+               W (1)
 
 A share of K, where programs split it, changes nothing in the loop of mma.sp. FEW: blocks of 16 rows of x leave out rows
 that are not there, a predicate for each 16 bytes that a thread copies of x.
@@ -44,8 +42,7 @@ LETTER = {"int8": "I", "fp8": "Q"}
 BYTES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 WGMMA = {"True": 41, "False": 57}  # by whether W lies in shared memory
 PART = 7
-COPIED = {"True": 1, "False": 5}  # by whether W lies in shared memory
-FP8 = {"True": 2 * 4 + 1, "False": 2 * 3 + 5}
+FP8 = {"True": 2 * 4, "False": 2 * 3}  # as WGMMA
 MMA_FIXED = 36
 PROCESSORS = 132  # of the GPU that the cases are for: few rows of x split K
 COUNTED = "smart_kernels.ops.tensor_core.launch._processors"
@@ -132,7 +129,7 @@ def budget(row: dict) -> int | None:
     if row["kernel"] == "sparse_wgmma_kernel":
         products = 2
         shared = re.search(r"W_SHARED=(\w+)", row["config"])[1]
-        step = WGMMA[shared] + PART + COPIED[shared] + 2 * bool(eight)
+        step = WGMMA[shared] + PART + 2 * bool(eight)
         if eight == "fp8":
             products = 4
             step += size["BLOCK_M"] // 2 + FP8[shared]
