@@ -371,12 +371,13 @@ MUTATIONS = {
     },
     "wgmma_ss": {
         "selector": nth(SP + r"%r\d+, )1(, 1, 1, 1)", r"\g<1>0\2"),
-        "step of x": nth(r"add\.s32 xs, xs, 4;", "add.s32 xs, xs, 2;"),
-        "step of W": nth(r"add\.s32 ws, ws, 2;", "add.s32 ws, ws, 4;"),
+        "second product of x": nth(r"add\.s32 xs, xs, 65600;", "add.s32 xs, xs, 65568;"),
+        "second product of W": nth(r"add\.s32 ws, ws, 32;", "add.s32 ws, ws, 64;"),
         "swizzle": every("0x40000040", "0x80000020"),
         "rows between": every("0x40000040", "0x40000020"),
         "offset of W": nth(r"add\.s32 ws, ws, (\d{4,});", "add.s32 ws, ws, 64;"),
-        "no wait": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "one group stays in flight": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "two groups in flight": every(r"wgmma\.wait_group\.sync\.aligned 1;", "wgmma.wait_group.sync.aligned 3;"),
         "no wgmma.fence": every(r"wgmma\.fence\.sync\.aligned;", ""),
         "no fence before TMA": every(r"fence\.proxy\.async[^;]*;", ""),
         "no arrival": nth(r"@%p\d+ mbarrier\.arrive\.shared::cta\.b64 _, \[[^\]]*\];", ""),
@@ -396,7 +397,9 @@ MUTATIONS = {
         "second product begins": nth(SP + r"%r\d+, 0, )1(, 1, 1)", r"\g<1>0\2"),
         "step of x": nth(r"add\.s32 xs, xs, 4;", "add.s32 xs, xs, 2;"),
         "step of W": nth(r"add\.s32 ws, ws, 2;", "add.s32 ws, ws, 4;"),
-        "no wait": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "one group stays in flight": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "two groups in flight": every(r"wgmma\.wait_group\.sync\.aligned 1;", "wgmma.wait_group.sync.aligned 2;"),
+        "the other half of x": nth(r"add\.s32 xs, xs, 66560;", "add.s32 xs, xs, 65536;"),
     },
     "wgmma_rs": {"registers of W": nth(SP + r"\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3")},
 }
@@ -409,7 +412,8 @@ FEW = {
     ("mma", "no wait"),
     ("mma", "swizzle"),
     ("wgmma_ss", "swizzle"),
-    ("wgmma_ss", "no wait"),
+    ("wgmma_ss", "one group stays in flight"),
+    ("fp8", "two groups in flight"),
 }
 FEW |= {("wgmma_ss", "no wgmma.fence"), ("wgmma_ss", "no fence before TMA")}
 

@@ -213,13 +213,12 @@ def sparse_mma_kernel(
     meta_p = meta_ptr + rows.to(gl.int64)[:, None] * (K_PACKED * 2 * HALVES) + words[None, :]
     COPY_X: gl.constexpr = copies(32, WARPS)
     # rows beyond M repeat the last one or, in small blocks, are left out; they are not stored
-    rows = m0 + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, COPY_X))
-    in_m = rows[:, None] < M
-    rows = gl.minimum(rows, M - 1)
+    all_rows = m0 + gl.arange(0, BLOCK_M, layout=gl.SliceLayout(1, COPY_X))
+    rows = gl.minimum(all_rows, M - 1)
     words = gl.arange(0, 32, layout=gl.SliceLayout(0, COPY_X))
     x_p = x_ptr + rows.to(gl.int64)[:, None] * stride_xm * 4 + words[None, :]
     chunk = (words // 4)[None, :] + rows[:, None] * 0                         # of 16 bytes
-    in_m = in_m & (chunk >= 0)
+    in_m = all_rows[:, None] + chunk * 0 < M
 
     PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     SWIZZLED: gl.constexpr = gl.SwizzledSharedLayout(4, 1, 8, [1, 0])
