@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import triton
 from torch.sparse import _semi_structured_conversions as conversions
 
+from bench.codegen import sparse
 from smart_kernels.kernels.tensor_core.mma import TRIED, worth_trying
 from smart_kernels.ops import tensor_core as sparse_tensor_core
 from smart_kernels.ops.tensor_core import launch, verify
@@ -579,3 +580,17 @@ def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
         for _ in range(2):
             tuned.check_disk_cache(("a shape",), tuned.configs, bench)
     assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs
+
+
+@pytest.mark.parametrize(
+    ("kernel", "case", "config", "expected"),
+    [
+        ("sparse_wgmma_kernel", "sparse wgmma_ss bf16", "TYPE=bf16 BLOCK_M=256 STAGES=4 w12 s3", 10.0),
+        ("sparse_wgmma_kernel", "sparse wgmma_rs fp8", "TYPE=e4m3 BLOCK_M=128 STAGES=6 w12 s3", 6.3),
+        ("sparse_mma_kernel", "sparse mma bf16", "BLOCK_N=256 BLOCK_M=64 WARPS_N=4 WARPS_M=1 STAGES=3 w4 s3", 12.7),
+    ],
+)
+def test_what_a_step_reads_is_counted(kernel, case, config, expected):
+    """In bytes for a thousand FLOP: at 864 TFLOP/s, 10 are 8.6 TB/s."""
+    assert sparse.traffic({"kernel": kernel, "case": case, "config": config}) == pytest.approx(expected, abs=0.06)
+    assert sparse.traffic({"kernel": "sum_pieces_kernel", "case": case, "config": ""}) is None

@@ -122,7 +122,7 @@ def eight_bits(case: str) -> str | None:
 
 def budget(row: dict) -> int | None:
     """Return the limit of instructions in the loop, which does several steps of 64 columns where it is unrolled."""
-    if row.get("loop") is None:
+    if row.get("loop") is None or row["kernel"] not in INSTRUCTION:
         return None
     size = {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", row["config"])}
     eight = eight_bits(row["case"])
@@ -144,8 +144,24 @@ def budget(row: dict) -> int | None:
     return math.floor(dense.MARGIN * step * max(1, row["tensor_core"] // products))
 
 
+def traffic(row: dict) -> float | None:
+    """Return the bytes that a step reads from L2 for a thousand FLOP of the dense product; None where it has none.
+
+    Values, metadata and x of one block, each once: nothing is shared between multiprocessors.
+    """
+    if row["kernel"] not in INSTRUCTION:
+        return None
+    size = {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", row["config"])}
+    eight = eight_bits(row["case"])
+    rows = size.get("BLOCK_N", 128)
+    bytes_ = (80 if eight else 72) * rows + 128 * size["BLOCK_M"]
+    return 1000 * bytes_ / (2 * rows * size["BLOCK_M"] * (128 if eight else 64))
+
+
 def faults(row: dict) -> list[str]:
     """Say what else is wrong with a row of these kernels."""
+    if row["kernel"] not in INSTRUCTION:
+        return []
     found: list[str] = []
     wanted = LETTER.get(eight_bits(row["case"]), "H") + INSTRUCTION[row["kernel"]]
     if not row["instruction"].startswith(wanted):
