@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import finish
 
 
 @triton.jit
@@ -17,8 +17,9 @@ def sum_pieces_kernel(
     # compile-time
     SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    """y = activation(scale * sum of pieces + bias + residual)."""
-    m, offs_n = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """Store y = activation(scale * sum of pieces + bias + residual)."""
+    m = tl.program_id(1).to(tl.int64)
+    offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = offs_n < N
     acc = tl.zeros((BLOCK_N,), pieces_ptr.dtype.element_ty)
     for piece in tl.static_range(SPLITS):
@@ -26,10 +27,4 @@ def sum_pieces_kernel(
     acc = acc.to(tl.float32)
     if scale_ptr is not None:
         acc *= tl.load(scale_ptr + offs_n * stride_s, mask=in_n, other=0.0)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    if residual_ptr is not None:
-        r_p = residual_ptr + m * stride_rm + offs_n.to(tl.int64) * stride_rn
-        acc += tl.load(r_p, mask=in_n, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + m * stride_ym + offs_n, acc.to(y_ptr.dtype.element_ty), mask=in_n)
+    finish(acc, bias_ptr, residual_ptr, y_ptr, m, offs_n, in_n, in_n, stride_rm, stride_rn, stride_ym, ACTIVATION, None)
