@@ -366,7 +366,6 @@ class Slots:
         lambda y: iter([None, "text", y]),
         lambda y: torch.distributions.Normal(y, 1.0),
         lambda y: y.sum(),
-        lambda y: y.numpy(),
         lambda y: torch.complex(y, y),
         lambda y: y.masked_fill(y > 0, -torch.inf),
         lambda y: y.argmax(-1),

@@ -2,11 +2,12 @@
 
 from .agree import agrees
 from .attention import split_attention_
+from .before import Outputs
 from .fast_path import switch_fast_paths_
 from .fold import Folded, fold_batchnorm_, fold_proven_, refold_, unfoldable
 from .followers import following_batchnorms
 from .graph import call, device_of, evaluating, inputs_of, users_of_weights
-from .outputs import Outputs, tensors_in
+from .outputs import tensors_in
 from .plain import BATCHNORMS, LAYERS, left_alone, plain_batchnorm, why_not_plain
 from .pruned import bake_torch_masks_
 from .swap import swap_

@@ -6,9 +6,9 @@ from itertools import chain
 import torch
 from torch import nn
 
+from .before import Outputs
 from .followers import following_batchnorms
 from .graph import users_of_weights
-from .outputs import Outputs
 from .plain import BATCHNORMS, LAYERS, plain_batchnorm, why_not_plain
 from .swap import swap_
 from .transaction import whole_or_not_at_all

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch.fx
 from torch import nn
 
+from .before import same_random_numbers
 from .graph import call, evaluating
-from .outputs import same_random_numbers
 from .plain import BATCHNORMS, plain_batchnorm
 from .readers import LOOKS, Readers
 from .twin import twin

@@ -1,118 +1,46 @@
-"""What a model returns: tensors wherever they hide, drawn from the same random numbers each time."""
+"""The tensors that a model returns, wherever they hide."""
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 
-import torch
+import numpy as np
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from .agree import agrees
-from .graph import call, evaluating
-
-NO_CONTAINERS = (str, bytes, int, float, complex, type, torch.dtype, torch.device, nn.Module, FunctionType, ModuleType)
+OPAQUE = (str, bytes, int, float, complex, type(None), type, nn.Module, np.ndarray)  # not looked into
 
 
-class Outputs:
-    """What a model returned for an example, to be held against what it returns later.
+def tensors_in(value) -> list[Tensor]:
+    """Return the tensors in a value, in order, each place once.
 
-    Args:
-        model: run twice in eval mode, without gradients, every random number drawn from the same seed.
-        example_input: tensor, tuple of positional or dict of keyword arguments.
-
-    Attributes:
-        example_input: a copy, into which nobody has written.
-        tensors: copies of what was returned.
-        unknown: why nothing can be compared, or None.
+    Looked into are mappings, sequences, sets, iterators (which are used up), dataclasses and the attributes of other
+    objects, at any depth. Modules, classes and functions hold no outputs.
     """
-
-    def __init__(self, model: nn.Module, example_input):
-        self.example_input = _copied(example_input)
-        self.tensors = _run(model, self.example_input)
-        self.unknown = None if self.tensors else "the output holds no tensor"
-        if difference := _difference(_run(model, self.example_input), self.tensors):
-            self.unknown = f"the output changes from run to run: {difference}"
-
-    def changed(self, model: nn.Module) -> str | None:
-        """Return how the output of the model differs now by more than rounding, or None."""
-        return None if self.unknown else _difference(_run(model, self.example_input), self.tensors)
-
-    def check(self, model: nn.Module, verb: str) -> None:
-        """Raise ``ValueError`` if the output differs; ``verb`` is what changes the model."""
-        if difference := self.changed(model):
-            raise ValueError(f"{verb} must not change the output, so the model stays as it was: {difference}")
+    found: list[Tensor] = []
+    _collect(value, found, set())
+    return found
 
 
-def tensors_in(output) -> Iterator[Tensor]:
-    """Yield the tensors of an output: in containers, mappings, iterators, attributes of objects."""
-    yield from _tensors_in(output, {})
-
-
-def _tensors_in(value, seen: dict) -> Iterator[Tensor]:
-    """Yield those that are not in ``seen``, which maps ids to what has them: a freed object would give its id away."""
-    if value is None or isinstance(value, NO_CONTAINERS) or id(value) in seen:
-        return
-    seen[id(value)] = value
+def _collect(value, found: list[Tensor], above: set[int]) -> None:
     if isinstance(value, Tensor):
-        yield from value.unbind() if value.is_nested else (value,)
-    elif hasattr(value, "__array_interface__"):  # numpy
-        yield torch.as_tensor(value)
-    else:
+        found.append(value)
+    elif not isinstance(value, OPAQUE) and id(value) not in above:
         for part in _parts(value):
-            yield from _tensors_in(part, seen)
+            _collect(part, found, above | {id(value)})
 
 
-def _parts(value) -> list:
-    """Return what an object holds: its values or elements, and its attributes."""
-    elements = value.values() if isinstance(value, Mapping) else value if hasattr(value, "__iter__") else ()
-    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
-    return [*elements, *(getattr(value, name, None) for name in slots), *getattr(value, "__dict__", {}).values()]
+def _parts(value) -> Iterable:
+    if isinstance(value, Mapping):
+        return value.values()
+    if is_dataclass(value):
+        return [getattr(value, field.name, None) for field in fields(value)]
+    if isinstance(value, Iterable):
+        return value
+    slots = [name for cls in type(value).__mro__ for name in _slots(cls)]
+    attributes = {} if callable(value) else getattr(value, "__dict__", {})
+    return [*attributes.values(), *(getattr(value, name, None) for name in slots)]
 
 
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Seed torch and ``random``; afterwards their states are as before."""
-    state = random.getstate()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(state)
-
-
-@torch.no_grad()
-def _run(model: nn.Module, example_input) -> list[Tensor]:
-    with evaluating(model), same_random_numbers():
-        return [tensor.detach().clone() for tensor in tensors_in(call(model, _copied(example_input)))]
-
-
-def _copied(example_input):
-    """Copy the tensors of an input, into which a model may write; what was one tensor stays one."""
-    copies: dict[int, Tensor] = {}
-
-    def copied(value):
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in copies:
-            copies[id(value)] = value.detach().clone()
-        return copies[id(value)]
-
-    return tree_map(copied, example_input)
-
-
-def _difference(got: list[Tensor], exact: list[Tensor]) -> str | None:
-    if len(got) != len(exact):
-        return f"{len(exact)} tensors were returned, and now {len(got)}"
-    for pair in zip(got, exact, strict=True):
-        one, other = (torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in pair)
-        if one.shape != other.shape or one.dtype != other.dtype:
-            return f"{other.dtype} {tuple(other.shape)} became {one.dtype} {tuple(one.shape)}"
-        alike = ((one == other) | (one.isnan() & other.isnan())) & ~other.isfinite()  # the -inf of a mask is no error
-        one, other = one.masked_fill(alike, 0), other.masked_fill(alike, 0)
-        if not agrees(one, other):
-            return f"a relative difference of {(one.double() - other.double()).norm() / other.double().norm():.1e}"
-    return None
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = cls.__dict__.get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return () if cls.__module__ == "builtins" else tuple(name for name in names if not name.startswith("__"))
