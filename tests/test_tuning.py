@@ -21,10 +21,9 @@ from triton.runtime.jit import JITFunction, KernelInterface
 from bench.codegen.compile import ClaimedDriver, launchers
 from bench.codegen.table import LIMITS
 from bench.gpu_check.check import TUNED
-from smart_kernels import Block, SparseLinear, kernels, soft_topk, warmup
+from smart_kernels import Block, SparseLinear, kernels, semi_structured_prune, soft_topk, warmup
 from smart_kernels.convert.compress.warmup import Uncomputed
 from smart_kernels.kernels.common import Tuned, compiling, tuner, tuning
-from smart_kernels.ops.common import decode_words
 from smart_kernels.ops.common.launch import TENSOR, Launch
 from smart_train import SmartPruner
 from tests.conftest import INTERPRETED
@@ -64,7 +63,7 @@ def problems():
                 args = {"x_ptr": x, "M": M, "M_CLASS": M, "N_PACKED": 384, "residual_ptr": x if residual else None}
                 args |= {"scale_ptr": None}
                 kwargs = {"BLOCK_N": n, "BLOCK_K": k, "PRECISION": precision, "TMA_FITS": tma, "BLOCK_M": min(M, 64)}
-                kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True}
+                kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True, "SPLIT": False}
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
 
@@ -422,5 +421,5 @@ def test_what_is_computed_all_the_same_is_kept():
     """The places of a weight, say, which layers keep once they have been made."""
     with Uncomputed(SimpleNamespace(submitted=0)):
         mask, _ = soft_topk(torch.randn(4, 8), 2.0, 0.1)
-        packed = decode_words(torch.full((2, 8), 0x44, dtype=torch.uint8), 32)
-    assert mask.sum() == pytest.approx(8, rel=1e-3) and packed.any()
+        values, indices = semi_structured_prune(torch.randn(8, 32, dtype=torch.float16))
+    assert mask.sum() == pytest.approx(8, rel=1e-3) and values.any() and indices.any()

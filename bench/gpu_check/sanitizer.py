@@ -23,7 +23,7 @@ KERNELS = (  # name, part, the checks of it that run: one dtype and configuratio
     ("block_sparse_conv2d", "conv", "^block_sparse_conv2d 3x3 24x40 bf16 config 0$"),
     ("masked_conv2d", "conv", "^masked_conv2d 3x3 24x40 bf16 config 0$"),
     ("nm portable", "nm", "^nm portable 2:4 .* bf16 config 0$"),
-    ("nm few rows", "nm", "^nm (few rows|transposable) 2:4 .* bf16 config 0$"),
+    ("nm transposable", "nm", "^nm transposable 2:4 .* bf16 config 0$"),
     ("nm packing", "nm", "^nm (pack kernels|soft mask .* bf16)"),
     ("nm conv", "nm", "^nm conv 2:4 3x3 ragged bf16 config 0$"),
     ("mma", "nm", "^mma exact bf16 config 0$"),

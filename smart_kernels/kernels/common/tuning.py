@@ -20,7 +20,8 @@ KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]  # what the choic
 
 TRIED = 3  # configurations per problem
 DEEP = ({"BLOCK_M": 64, "num_warps": 4}, {"BLOCK_M": 64, "num_warps": 8}, {"BLOCK_M": 32})
-# what won on an H200 in bf16, the most often first; block_grad_kernel and conv_grad_kernel follow weight_grad_kernel
+# what won on an H200 in bf16, the most often first; block_grad_kernel and conv_grad_kernel follow weight_grad_kernel;
+# kernels of sparse tensor cores have so few that fit a problem that they say so themselves
 WON = {
     "block_matmul_kernel": (
         {"BLOCK_M": 128, "TMA": True, "num_warps": 4},
@@ -37,8 +38,6 @@ WON = {
     "block_decode_kernel": ({"num_warps": 4, "num_stages": 6}, {"num_warps": 2, "num_stages": 4}),
     "semi_structured_kernel": ({"BLOCK_M": 64}, {"BLOCK_M": 128}, {"BLOCK_M": 16, "BLOCK_O": 64}),
     "semi_structured_conv_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128, "num_stages": 3}),
-    "sparse_mma_kernel": ({"BLOCK_N": 256, "BLOCK_M": 64}, {"BLOCK_N": 128, "BLOCK_M": 128, "WARPS_M": 2}),
-    "sparse_wgmma_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128}, {"BLOCK_M": 64}),
 }
 
 
