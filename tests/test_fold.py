@@ -225,6 +225,8 @@ class Choosing(nn.Module):
         y = self.body[1](between)
         if self.kind == "data" and x.sum() > 1e9:
             return y + between
+        if self.kind == "weight" and x.sum() > 1e9:
+            return x * self.body[0].weight.sum()
         if self.kind == "argument" and both:
             return y, between
         return y + between if self.kind == "none" and mask is None else y
@@ -232,7 +234,15 @@ class Choosing(nn.Module):
 
 @pytest.mark.parametrize(
     "kind, folds",
-    [("checks", True), ("scaled", True), ("many", False), ("data", False), ("argument", False), ("none", False)],
+    [
+        ("checks", True),
+        ("scaled", True),
+        ("many", False),
+        ("data", False),
+        ("weight", False),
+        ("argument", False),
+        ("none", False),
+    ],
 )
 def test_every_way_through_the_forward_counts(kind, folds):
     model, x = trained(Choosing(kind)), torch.randn(2, 4, 6, 6)

@@ -64,6 +64,8 @@ def _on_every_path(model: nn.Module, defaults: dict) -> Pairs | None:
         paths = [_Path(model, *graph_and_kept) for graph_and_kept in _graphs(model, defaults)]
     except Exception:  # tracing runs the user's forward, which may raise anything
         return None
+    if not paths:
+        return None
     pairs = {layer: norm for path in paths for layer, norm in path.pairs.items()}
     return {layer: norm for layer, norm in pairs.items() if all(path.allows(layer, norm) for path in paths)}
 
@@ -80,8 +82,8 @@ class _Path:
     def __init__(self, model: nn.Module, graph: torch.fx.Graph, kept: set[torch.fx.Node]):
         called = {node: model.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
         self._times = Counter(called.values())
-        read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-        self._opened = {module for node, module in called.items() if node.target in read}  # weights read directly
+        holders = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+        self._opened = {model.get_submodule(name) for name in holders}  # whose weights are read directly
         self._readers: dict[nn.Module, set] = {}  # None stands for whoever is no module
         self._sources: dict[nn.Module, nn.Module | None] = {}
         for node, module in called.items():
@@ -157,6 +159,8 @@ class _Tracer(torch.fx.Tracer):
         return {node for proxy, node in self._proxies if proxy() is not None}
 
     def to_bool(self, obj) -> bool:
+        if self._asked == PATHS:  # so many questions in a row have more answers than are followed
+            raise torch.fx.proxy.TraceError(f"a way through the forward must ask less than {PATHS} questions")
         if self._asked == len(self._decisions):
             self._decisions.append(False)
         self._asked += 1
