@@ -378,6 +378,15 @@ def test_writing_into_a_computed_weight_is_an_error(change):
         layer.weight = nn.Parameter(torch.zeros(16, 16))
 
 
+def test_so_is_the_bias_where_channels_are_dead():
+    layer = SparseLinear(16, 16, Channel(), 0.5)
+    with pytest.raises(RuntimeError, match="computed to be read"):
+        layer.bias.data.zero_()
+    layer._parameters["bias"].data.fill_(1)
+    assert layer.bias.sum() == 8 and layer(torch.zeros(2, 16)).sum() == 16
+    sparse().bias.data.zero_()  # a Parameter
+
+
 def test_a_computed_weight_reads_like_any_tensor():
     layer, x = sparse(), torch.randn(4, 16)
     weight = layer.weight

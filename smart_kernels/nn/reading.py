@@ -38,8 +38,8 @@ class Reading(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if _writes(function, kwargs) and any(isinstance(t, Reading) for t in tree_leaves(written)):
                 raise RuntimeError(
-                    f"weight of a sparse layer was computed to be read, and {function.__name__} would change a copy: "
-                    "change layer.format, or make the layer dense by to_dense()"
+                    f"this tensor of a sparse layer was computed to be read, and {function.__name__} would change "
+                    "a copy: change the Parameters of the layer and its format, or make it dense by to_dense()"
                 )
             memory = {t.untyped_storage()._cdata for t in readings}
             out = function(*args, **kwargs)

@@ -72,10 +72,10 @@ class SparseLinear(Sparse):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.is_nested:
-            return F.linear(input, self.dense_weight(), self.bias)
+            return F.linear(input, self.dense_weight(), self.live_bias())
         if input.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more would fit
             raise ValueError(f"x must be (..., {self.in_features}), got {tuple(input.shape)}")
-        return self.format.linear(input, self.bias)
+        return self.format.linear(input, self.live_bias())
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -148,7 +148,7 @@ class SparseConv2d(Sparse):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
             raise ValueError(f"x must be (B, {self.in_channels}, H, W) or without B, got {tuple(input.shape)}")
-        return self.format.conv2d(input, self.bias, self.conv)
+        return self.format.conv2d(input, self.live_bias(), self.conv)
 
     def extra_repr(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.conv._asdict().items())

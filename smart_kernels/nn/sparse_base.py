@@ -49,7 +49,12 @@ class Sparse(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """Return (N,) or None; 0 where a pruned channel is dead."""
+        """Return (N,) or None; 0 where a pruned channel is dead, and then to be read only."""
+        bias = self.live_bias()
+        return bias if self.live is None or bias is None else Reading.of(bias)
+
+    def live_bias(self) -> Tensor | None:
+        """Return what is added: the Parameter, or where channels may be dead, what is left of it."""
         bias = self._parameters["bias"]
         return bias if bias is None or self.live is None else bias * self.live
 
@@ -100,5 +105,5 @@ def plain_layer(module: nn.Module, sparse: Sparse) -> nn.Module:
     if sparse.bias is not None:
         module.bias = sparse._parameters["bias"]
         if sparse.live is not None:
-            module.bias = nn.Parameter(sparse.bias.detach().clone(), module.bias.requires_grad)
+            module.bias = nn.Parameter(sparse.live_bias().detach().clone(), module.bias.requires_grad)
     return module.train(sparse.training)
