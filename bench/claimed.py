@@ -62,7 +62,7 @@ class CountingDriver(ClaimedDriver):
 
 
 class NotCompiled(CompiledKernel):
-    """What compiling returns, without the code."""
+    """The result of compiling, without the code."""
 
     def __init__(self, src, target, options):
         tensors = [_descriptor(t) for t in src.signature.values() if str(t).startswith("tensordesc")]

@@ -1,4 +1,4 @@
-"""What families share; its face is for the floors above, the families import its modules."""
+"""Everything that families share; its face is for the floors above, the families import its modules."""
 
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
