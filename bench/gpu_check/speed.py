@@ -76,7 +76,9 @@ def compile_ahead(make: Cases, config: int, context: Context) -> dict:
 def _try(case: Case) -> None:
     try:
         case.run()
-    except RuntimeError as error:  # a configuration that this device cannot hold is none that it would choose
+    except Exception as error:  # a configuration that this device cannot hold is none that it would choose
+        if "CUDA error" in str(error):
+            raise
         print(f"    {case}: {type(error).__name__}: {str(error)[:100]}", flush=True)
 
 

@@ -11,6 +11,8 @@ from functools import partial
 
 from triton.runtime.autotuner import Autotuner
 
+from smart_kernels.kernels.common import on_this_device
+
 from .. import on_gpu, rows, semi_structured_linear, soft_topk
 from ..case import NAMES, Case, shapes
 from ..conv2d import GPU_LAYERS, cases_of
@@ -42,11 +44,16 @@ def tune(make: speed.Cases, context: Context) -> dict:
         p = case.problem
         if p.pass_ != "bwd" and not case.provider.startswith(THEIRS) and p.sparsity in (SPARSITY, 0.5):
             chosen[case.provider, p.block, p.pass_] = case  # the last: of two sparsities that of blocks
-    found = []
+    winners: list[str] = []
+    wrong: list[str] = []
     for case in chosen.values():
-        for kernel in launched(case.run, TUNED):
-            found.append(_line(case, kernel, times(case.run, kernel), context))
-    return {"ok": True, "cases": len(chosen), "winners": [f"{r['kernel']}: {r['winner']}" for r in found]}
+        try:
+            for kernel in launched(case.run, TUNED):
+                line = _line(case, kernel, times(case.run, kernel), context)
+                winners.append(f"{line['kernel']}: {line['winner']}")
+        except Exception as error:  # what raises must not end its group
+            wrong.append(f"{case}: {type(error).__name__}: {error}"[:300])
+    return {"ok": not wrong, "cases": len(chosen), "winners": winners, "wrong": wrong}
 
 
 def launched(run: Callable[[], object], kernels: Sequence[Autotuner]) -> list[Autotuner]:
@@ -85,7 +92,7 @@ def times(
     found: dict[str, float | None] = {}
     try:
         for config in configs:
-            kernel.configs = [config]
+            kernel.configs = [on_this_device(config)]
             try:
                 found[str(config)] = clock(run)
             except Exception:  # too large for the device, or not for this problem
