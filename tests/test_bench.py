@@ -23,6 +23,7 @@ from bench.gpu_check import check, listing, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots, tables
 from bench.rows import Row
 from smart_kernels import kernels
+from smart_kernels.ops.common.plan import Planned
 
 SHAPE = Shape("tiny", 2, 3, 4, "for tests")
 SLOW_WHEN_INTERPRETED = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="minutes in the interpreter")
@@ -145,7 +146,7 @@ class Kernel:
 def test_tuning_times_every_configuration_and_names_the_winner_and_its_margin():
     kernel = Kernel()
     other = Kernel()
-    assert tuning.launched(lambda: kernel.run(), [kernel, other]) == [kernel]
+    assert tuning.launched(lambda: kernel.run(), [kernel, other]) == [(kernel, (), {})]
     times = tuning.times(lambda: kernel.run(), kernel, clock=lambda run: {"slow": 3.0, "fast": 2.0}[run()])
     assert times == {"slow": 3.0, "fast": 2.0, "huge": None}
     assert tuning.winner(times) == ("fast", 1.5)
@@ -193,6 +194,16 @@ def test_gpu_check_forces_the_configurations_of_every_tuned_kernel():
     with check.configuration(1):
         assert all(len(kernel.configs) == 1 for kernel in check.TUNED)
     assert [kernel.configs for kernel in check.TUNED] == before
+
+
+def test_a_forced_configuration_is_not_passed_by_with_kept_launches():
+    """Launches are kept with the configuration that they were first made with."""
+    planned = Planned(lambda tensor: lambda tensor: check.TUNED[0].configs)
+    one = torch.ones(1)
+    before = planned((one,), ())
+    with check.configuration(1):
+        assert planned((one,), ()) == [before[1]]
+    assert planned((one,), ()) == before and len(before) > 1
 
 
 def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):

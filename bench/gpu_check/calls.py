@@ -46,11 +46,10 @@ class Call:
 
 
 def cases(context: Context) -> Iterator[Check]:
-    """Yield one check, and what compiles for it ahead, a check per configuration."""
+    """Yield one check: its rows belong together; and what compiles for it ahead."""
     yield Check("time of calls on the host", partial(time, context), "host")
-    for config in speed.configs(context):
-        check = partial(speed.compile_ahead, partial(_cases, context), config, context)
-        yield Check(f"compile calls config {config}", check, "compile", f"calls {config}")
+    compiles = partial(speed.compile_ahead, partial(_cases, context), context)
+    yield Check("compile calls", compiles, "compile", "calls")
 
 
 def _cases(context: Context) -> Iterator[Case]:
