@@ -19,6 +19,7 @@ from smart_kernels.patterns import Pattern, check_pattern
 
 from .channels import Group, coupled
 from .modules import (
+    check_whole,
     following_batchnorms,
     split_attention_,
     switch_fast_paths_,
@@ -68,6 +69,7 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
 
 def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_input) -> dict[str, Masked]:
     check_pattern(pattern)
+    check_whole(model, "mask_")
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     before = masked_layers(model)
@@ -130,12 +132,16 @@ def unmask_(model: nn.Module) -> nn.Module:
     """Bake the hard masks into the weights as exact zeros and leave plain layers, in place.
 
     Raises:
-        ValueError: a layer still has a soft mask.
+        ValueError: a layer still has a soft mask, or parameters are in shards. The model is as it was then.
     """
+    check_whole(model, "unmask_")
+    layers = masked_layers(model)
+    for layer in layers.values():
+        layer.check_hard()
     for module in list(model.modules()):
         if isinstance(module, MaskedBatchNorm):
             module.detach()
-    for layer in masked_layers(model).values():
+    for layer in layers.values():
         layer.detach()
     return model
 

@@ -5,7 +5,7 @@ A soft mask in front of a BatchNorm is divided out by the normalisation, so it h
 
 from torch import Tensor, nn
 
-from .masked import Masked, indexed
+from .masked import Masked, indexed, is_shard
 
 
 class MaskedBatchNorm:
@@ -48,7 +48,7 @@ class MaskedBatchNorm:
 
     def _masked(self, name: str) -> Tensor:
         raw = self._parameters[name]
-        mask = self._mask()
+        mask = None if is_shard(raw) else self._mask()
         return raw if mask is None else (raw * mask).to(raw.dtype)
 
     def _mask(self) -> Tensor | None:

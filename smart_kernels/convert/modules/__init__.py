@@ -4,6 +4,7 @@ from .attention import split_attention_
 from .fast_path import switch_fast_paths_
 from .fold import Folded, fold_batchnorm_, refold_
 from .graph import BATCHNORMS, call, device_of, evaluating, following_batchnorms, inputs_of, users_of_weights
+from .shards import check_whole
 from .swap import swap_
 from .transaction import remember, whole_or_not_at_all
 
@@ -11,6 +12,7 @@ __all__ = [
     "BATCHNORMS",
     "Folded",
     "call",
+    "check_whole",
     "device_of",
     "evaluating",
     "fold_batchnorm_",
