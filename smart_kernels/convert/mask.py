@@ -17,7 +17,7 @@ from smart_kernels.nn import (
 )
 from smart_kernels.patterns import Pattern, check_pattern
 
-from .channels import Group, coupled
+from .channels import Group, rehearsed
 from .modules import (
     following_batchnorms,
     split_attention_,
@@ -73,7 +73,10 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
     before = masked_layers(model)
     layers = _chosen(model, filter_fn or _default_filter(model, pattern))
     if layers and example_input is not None:
-        _mask_coupled(coupled(model, layers, example_input), pattern)
+        groups, notes = rehearsed(model, layers, example_input)
+        for note in notes:
+            logger.warning(note)
+        _mask_coupled(groups, pattern)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
     elif layers:
         _mask_each(layers, pattern, following_batchnorms(model) if pattern.whole_channels else {})

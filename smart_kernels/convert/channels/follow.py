@@ -9,20 +9,27 @@ Nothing is traced, so any Python may happen in ``forward``; tied weights and fun
     conv b  5 6 7 8 --'
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from smart_kernels.convert.modules import call, evaluating
+from smart_kernels.convert.modules import call, evaluating, some_tensor
 
-from .rules import RULES
+from .operands import plain_name, tensors_of, written
+from .places import Place, Places
+from .rules import READERS, RULES
 from .ties import STAYS, Channels, Ties
 
 
 class Follower(TorchFunctionMode):
     """A recorder of what one forward does to the channels of a model.
+
+    Args:
+        model: what is run; it stays as it is.
+        held: calls of operators, or inputs of modules, that need their channels in full number.
 
     Attributes:
         ties: which numbers are tied.
@@ -30,43 +37,113 @@ class Follower(TorchFunctionMode):
         read: numbers whose value changes something that is not tied to them.
         dense, grouped, transposed: ids of the weights of layers that mix all channels, of grouped convolutions, and of
             those among the former with input channels first.
-        place: name of the module that runs.
+        notes: why channels stay that another model might lose, a line each; the keys of a dict, which has an order.
+        failed: the call that raised the error which ended the forward, if an operator did.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, held: Collection[Place] = ()):
         super().__init__()
         self.ties = Ties()
         self.axes: dict[int, dict[int, Tensor]] = {}
         self.read: set[int] = set()
-        self.place = ""
         self.dense: set[int] = set()
         self.grouped: set[int] = set()
         self.transposed: set[int] = set()
+        self.notes: dict[str, None] = {}
+        self.failed: Place | None = None
         self.tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        self._channels, self._uses, self._makers = (WeakTensorKeyDictionary() for _ in range(3))
+        self._model, self._held = (model, held)
+        self._places = Places()
+        self._channels, self._uses, self._makers, self._calls = (WeakTensorKeyDictionary() for _ in range(4))
         self._normalised: list[tuple[Tensor, int]] = []
+        self._made: list[Tensor] = [torch.tensor([STAYS])]
+        self._unread: dict[Place, list[Channels]] = {}
+
+    @torch.no_grad()
+    def run(self, example_input) -> "Follower":
+        """Run the model in eval mode and conclude.
+
+        Raises:
+            ValueError: the output shows no tensor.
+            Exception: whatever the model raises; ``trouble`` says where then.
+        """
+        with evaluating(self._model), self._places.watching(self._model, self._enter), self:
+            outputs = some_tensor(call(self._model, example_input))
+        self.stay(*outputs)
+        for channels in self._unread.values():  # only something that is not seen here can have read them
+            for each in channels:
+                self.ties.stay(each.numbers)
+        self._note_own_axes()
+        return self
+
+    @property
+    def trouble(self) -> Place:
+        """Return where the forward ended with an error."""
+        return self.failed or Place(self._places.module)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = function(*args, **kwargs)
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if not outputs or not any(t in self._channels or id(t) in self.tensors for t in inputs):
-            return out
-        for t in inputs:
-            self._uses[t] = self._uses.get(t, 0) + 1
-        name = function.__name__.strip("_")
-        rule = RULES.get(name)
-        if rule is None and any(t in self._channels and self._removable(self._channels[t]) for t in inputs):
-            raise ValueError(f"channels can be followed through known operators only, got {name} in {self.place}")
-        found = rule(self, function, args, kwargs, outputs) if rule else [None] * len(outputs)
-        for y, channels in zip(outputs, found, strict=True):
-            self._channels[y] = channels or constant(y)
+        place = self._places.next(plain_name(function))
+        try:
+            out = function(*args, **kwargs)
+        except Exception:
+            self.failed = place
+            raise
+        self.failed = None
+        inputs = tensors_of((args, kwargs))
+        if any(t in self._channels or self.known(t) for t in inputs):
+            self._follow(place, function, args, kwargs, inputs, out)
         return out
 
+    def _follow(self, place: Place, function, args, kwargs, inputs: list[Tensor], out) -> None:
+        outputs = tensors_of(out)
+        changed = written(function, args, inputs, outputs)
+        if not outputs and place.operator in READERS:
+            self.stay(*inputs)
+        if not outputs and not changed:
+            return
+        for t in inputs:
+            self._uses[t] = self._uses.get(t, 0) + 1
+            self._unread.pop(self._calls.get(t), None)
+        found = self._rule(place, inputs)(self, function, args, kwargs, outputs or changed)
+        self._forget_zeros(changed)
+        self._unread[place] = [channels for channels in found if channels and self._removable(channels)]
+        for y, channels in zip(outputs or changed, found, strict=True):
+            self._channels[y] = channels or constant(y)
+            self._calls[y] = place
+
+    def _rule(self, place: Place, inputs: list[Tensor]):
+        """Return the rule for a call; where there is none, or it must not be used, or fails, the channels stay."""
+
+        def stay(follower, function, args, kwargs, outputs):
+            self._note(place, inputs, why)
+            self.stay(*inputs)
+            return [None] * len(outputs)
+
+        def attempt(*call):
+            try:
+                return RULES[place.operator](*call)
+            except Exception:  # arguments that the rule was not made for; what it tied so far does no harm
+                return stay(*call)
+
+        why = "the model does not run with fewer" if place in self._held else "it is not known what becomes of them"
+        return stay if place in self._held or place.operator not in RULES else attempt
+
+    def _note(self, place: Place, inputs: list[Tensor], why: str) -> None:
+        if any(t in self._channels and self._removable(self._channels[t]) for t in inputs):
+            self.notes[f"channels stay that reach {place}: {why}"] = None
+
+    def _enter(self, place: Place, inputs) -> None:
+        if place in self._held:
+            self._note(place, tensors_of(inputs), "the model does not run with fewer")
+            self.stay(*tensors_of(inputs))
+
     def channels(self, tensor: Tensor) -> Channels:
-        """Return the channels of any tensor: as found, or one for each element of a parameter, or constant."""
-        if tensor not in self._channels and id(tensor) in self.tensors:
+        """Return the channels of any tensor: as found, or one for each element of a parameter, or constant.
+
+        Integers are indices, so they are no channels, even where there are as many.
+        """
+        if tensor not in self._channels and self.known(tensor) and tensor.is_floating_point():
             numbers = self.ties.new(tensor.numel()).view(tensor.shape)
             self._channels[tensor] = Channels(numbers, (tensor.detach() == 0).cpu())
         return self._channels[tensor] if tensor in self._channels else constant(tensor)
@@ -75,10 +152,19 @@ class Follower(TorchFunctionMode):
         """Return whether it is a parameter or buffer of the model."""
         return id(tensor) in self.tensors
 
+    def new(self, count: int) -> Tensor:
+        """Return the numbers of channels that a layer makes."""
+        self._made.append(self.ties.new(count))
+        return self._made[-1]
+
     def axis(self, tensor: Tensor | None, dim: int, numbers: Tensor) -> None:
-        """Note that dimension ``dim`` of a parameter or buffer holds these channels."""
-        if tensor is not None:
+        """Note that dimension ``dim`` of a tensor holds these channels."""
+        if self.known(tensor):
             self.ties.tie(self.axes.setdefault(id(tensor), {}).setdefault(dim, numbers), numbers)
+        elif tensor is not None:
+            found = self.channels(tensor).vector(dim, tensor.shape[dim])
+            self.stay(*(() if found else (tensor,)))
+            self.ties.tie(numbers, found[0] if found else STAYS)
 
     def stay(self, *tensors: Tensor) -> None:
         """Note that the channels of these cannot be removed."""
@@ -98,48 +184,35 @@ class Follower(TorchFunctionMode):
         """Map the id of a layer's weight to that of the BatchNorm which alone reads its output."""
         return {self._makers[x]: norm for x, norm in self._normalised if self._uses[x] == 1}
 
-    def finish(self, outputs) -> "Follower":
-        """Conclude after the forward: what the model returns stays, parameters used as they are get their axes."""
-        self.stay(*(t for t in tree_leaves(outputs) if isinstance(t, Tensor)))
-        for tensor in self.tensors.values():
-            if tensor in self._channels:
-                self._own_axis(tensor, self._channels[tensor])
-        return self
+    def _forget_zeros(self, changed: list[Tensor]) -> None:
+        """Note that what lies in the memory of these was written: other views of it are no longer 0."""
+        places = {t.untyped_storage().data_ptr() for t in changed}
+        for tensor, (numbers, zero) in list(self._channels.items()) if places else ():
+            if tensor.untyped_storage().data_ptr() in places:
+                self._channels[tensor] = Channels(numbers, torch.zeros_like(zero))
 
-    def _own_axis(self, tensor: Tensor, channels: Channels) -> None:
-        thin = Channels.thin(self.ties.roots(channels.numbers), channels.zero.new_zeros(()).expand(tensor.shape))
-        dims = [dim for dim, size in enumerate(thin.numbers.shape) if size > 1]
-        if len(dims) == 1:
-            self.axis(tensor, dims[0], thin.numbers.flatten())
-        else:
-            self.ties.stay(channels.numbers)
+    def _note_own_axes(self) -> None:
+        """Note the axes of parameters and buffers that are used as they are; those that meet no layer's channels stay."""
+        used = [tensor for tensor in self.tensors.values() if tensor in self._channels]
+        made = self.ties.roots(torch.cat(self._made))
+        for tensor in used:
+            numbers = self._channels[tensor].numbers
+            if not torch.isin(self.ties.roots(numbers), made).all():
+                self.ties.stay(numbers)
+        for tensor in used:
+            roots = self.ties.roots(self._channels[tensor].numbers)
+            thin = Channels.thin(roots, torch.zeros_like(roots, dtype=torch.bool)).numbers
+            dims = [dim for dim, size in enumerate(thin.shape) if size > 1]
+            if len(dims) == 1:
+                self.axis(tensor, dims[0], thin.flatten())
+            else:
+                self.ties.stay(thin)
 
     def _removable(self, channels: Channels) -> bool:
-        return bool((self.ties.roots(channels.numbers.unique()) != STAYS).any())
+        return bool((self.ties.roots(channels.numbers) != STAYS).any())
 
 
 def constant(tensor: Tensor) -> Channels:
     """Return the channels of a tensor that does not follow from the model's layers: they stay."""
     size = [1] * tensor.dim()
     return Channels(torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool))
-
-
-@torch.no_grad()
-def follow(model: nn.Module, example_input) -> Follower:
-    """Run the model once, in eval mode, and say which of its channels belong together.
-
-    Raises:
-        ValueError: channels reach an operator without a rule; the message names it and the module that calls it.
-    """
-    follower = Follower(model)
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(
-            module.register_forward_pre_hook(lambda _, __, name=name: setattr(follower, "place", name), prepend=True)
-        )
-    try:
-        with evaluating(model), follower:
-            return follower.finish(call(model, example_input))
-    finally:
-        for hook in hooks:
-            hook.remove()
