@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from smart_kernels.nn import (
-    MASKED_BATCHNORMS,
     Masked,
     MaskedBatchNorm,
     MaskedConv2d,
     MaskedLinear,
+    masked_batchnorm,
     start_scores_,
     weight_shape,
 )
@@ -108,7 +108,7 @@ def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[n
         scores[id(layer.raw_weight)] = layer.scores
         if layer in followers and followers[layer].affine:
             batchnorm = followers[layer]
-            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
             batchnorm.follow(layer)
 
 
@@ -123,7 +123,7 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
             layer.attach(pattern, scores, index)
         start_scores_([layer for layer, _ in group.layers], lambda importance: importance)
         for (batchnorm, index), before in group.batchnorms:
-            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
             batchnorm.follow_scores(first, index)
             if before is not None:
                 before.__dict__["batchnorm"] = batchnorm

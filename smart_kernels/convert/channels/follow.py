@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from smart_kernels.convert.modules import call, evaluating, some_tensor
+from smart_kernels.convert.modules import call, evaluating
 
 from .operands import plain_name, tensors_of, written
+from .output import some_tensor
 from .places import Place, Places
 from .rules import READERS, RULES
 from .ties import STAYS, Channels, Ties

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels.convert.measure import agrees
-from smart_kernels.convert.modules import outputs_of, whole_or_not_at_all
+from smart_kernels.convert.modules import whole_or_not_at_all
 
 from .follow import Follower
+from .output import outputs_of
 from .places import Place
 from .resize import resize_, select_
 from .ties import STAYS

@@ -4,7 +4,7 @@ from .attention import split_attention_
 from .fast_path import switch_fast_paths_
 from .fold import Folded, fold_batchnorm_, refold_
 from .graph import BATCHNORMS, call, device_of, evaluating, following_batchnorms, inputs_of, users_of_weights
-from .outputs import outputs_of, some_tensor, tensors_in
+from .outputs import tensors_in
 from .swap import swap_
 from .transaction import whole_or_not_at_all
 
@@ -17,9 +17,7 @@ __all__ = [
     "fold_batchnorm_",
     "following_batchnorms",
     "inputs_of",
-    "outputs_of",
     "refold_",
-    "some_tensor",
     "split_attention_",
     "swap_",
     "switch_fast_paths_",

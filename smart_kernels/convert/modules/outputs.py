@@ -4,10 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-
-from .graph import call, evaluating
 
 OPAQUE = (str, bytes, int, float, complex, type(None), type, nn.Module, np.ndarray)  # not looked into
 
@@ -47,35 +44,3 @@ def _slots(cls: type) -> tuple[str, ...]:
     slots = cls.__dict__.get("__slots__", ())
     names = (slots,) if isinstance(slots, str) else tuple(slots)
     return () if cls.__module__ == "builtins" else tuple(name for name in names if not name.startswith("__"))
-
-
-@torch.no_grad()
-def outputs_of(model: nn.Module, example_input) -> list[Tensor]:
-    """Run the model in eval mode and return copies of the tensors that it gives.
-
-    Random numbers are the same at every call, so that a model that samples agrees with itself.
-
-    Raises:
-        ValueError: its output shows no tensor, so nothing of it could be compared.
-    """
-    devices = {t.device.index or 0 for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
-    with torch.random.fork_rng(sorted(devices)), evaluating(model):
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
-            generator.manual_seed(0)
-        return [t.clone() for t in some_tensor(call(model, example_input))]
-
-
-def some_tensor(output) -> list[Tensor]:
-    """Return ``tensors_in`` the output of a model.
-
-    Raises:
-        ValueError: there is none.
-    """
-    tensors = tensors_in(output)
-    if not tensors:
-        raise ValueError(f"the model's output must show a tensor, for its value to be compared, got {_named(output)}")
-    return tensors
-
-
-def _named(output) -> str:
-    return "None" if output is None else f"an object of {type(output).__module__}.{type(output).__qualname__}"
