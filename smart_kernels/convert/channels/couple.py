@@ -11,6 +11,7 @@ from smart_kernels.convert.modules import BATCHNORMS
 from .follow import Follower
 from .ties import STAYS
 
+
 class Member(NamedTuple):
     """A module and the place of each of its channels among the scores of its group; -1 for a channel that stays."""
 

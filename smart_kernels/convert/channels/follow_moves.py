@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .follow_places import mix
 from .operands import first, replaced, tensors_of
@@ -57,24 +58,35 @@ def write(follower, function, args, kwargs, outputs):
     In other memory all channels of a place must be written, and those of the value are tied to them.
     """
     x, index, value = args
+    follower.stay(*tensors_of(index))
+    index = tree_map(lambda i: i.cpu() if isinstance(i, Tensor) else i, index)
     before = follower.channels(x)
     numbers, zero = before.full(x.shape)
     place = numbers[index]
-    new = follower.channels(value) if isinstance(value, Tensor) else None
-    if new and not follower.known(x) and (place == STAYS).all():
-        numbers[index], zero[index] = new.full(value.shape)
-        return [Channels.thin(numbers, zero)]
+    if not isinstance(value, Tensor):
+        zero[index] = bool(value == 0)
+    else:
+        new = follower.channels(value).full(value.shape)
+        zero[index] = new.zero
+        if not follower.known(x) and (place == STAYS).all():
+            numbers[index] = new.numbers
+            return [Channels.thin(numbers, zero)]
     if not _in_order(before.numbers, Channels.thin(place, torch.zeros_like(place, dtype=torch.bool)).numbers):
         return mix(follower, function, args, kwargs, outputs)
-    if new:
-        follower.ties.tie(place, new.full(value.shape).numbers)
-    return [Channels(before.numbers, torch.zeros_like(before.zero))]
+    if isinstance(value, Tensor):
+        follower.ties.tie(place, new.numbers)
+    return [Channels.thin(numbers, zero)]
+
+
+def fresh(follower, function, args, kwargs, outputs):
+    """Start memory that takes its type from a tensor, and nothing of its values."""
+    return [None] * len(outputs)
 
 
 def _in_order(before: Tensor, after: Tensor) -> bool:
-    """Return whether all numbers came out along one dimension, in order, each or all of them several times."""
-    times, rest = divmod(after.numel(), before.numel())
-    if rest or sum(size > 1 for size in after.shape) > 1:
-        return False
-    before, after = before.flatten(), after.flatten()
-    return after.equal(before.repeat_interleave(times)) or after.equal(before.repeat(times))
+    """Return whether all numbers came out along one dimension, in order, each or all of them several times; or back."""
+    if any(sum(size > 1 for size in part.shape) > 1 for part in (before, after)):
+        return before.equal(after)
+    few, many = sorted((before.flatten(), after.flatten()), key=len)
+    times, rest = divmod(len(many), len(few))
+    return not rest and (many.equal(few.repeat_interleave(times)) or many.equal(few.repeat(times)))

@@ -9,7 +9,7 @@ from .follow_values import elementwise
 from .operands import first, replaced, tensors_of
 from .ties import Channels
 
-TO_ZERO = "mean sum nansum nanmean amax amin max min prod var std var_mean std_mean norm vector_norm median any all".split()
+NOT_TO_ZERO = ("logsumexp",)  # reductions that do not give 0 for zeros
 NORMS = ("norm", "vector_norm", "linalg_vector_norm")  # their second argument is the power
 
 
@@ -57,7 +57,7 @@ def reduce(follower, function, args, kwargs, outputs):
         return mix(follower, function, args, kwargs, outputs)
     if outputs[0].dim() < numbers.dim():
         numbers, zero = (part.squeeze(tuple(dims)) for part in (numbers, zero))
-    return [Channels(numbers, zero & (name in TO_ZERO)) for _ in outputs]
+    return [Channels(numbers, zero & (name not in NOT_TO_ZERO)) for _ in outputs]
 
 
 def along(follower, function, args, kwargs, outputs):

@@ -5,10 +5,23 @@ import inspect
 import torch
 from torch import Tensor
 
+from .follow_places import mix
+from .operands import first
+from .ties import Channels
+
 PADDED = inspect.signature(
     lambda input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first: None
 )
 PACKED = inspect.signature(lambda input, sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional: None)
+
+
+def pack(follower, function, args, kwargs, outputs):
+    """Pass the last dimension on; sequences lie behind each other in the first."""
+    x = first(args, kwargs)
+    found = follower.channels(x).vector(-1, x.shape[-1])
+    if found is None:
+        return mix(follower, function, args, kwargs, outputs)
+    return [Channels(*(part[None] for part in found)), None]
 
 
 def recurrent(follower, function, args, kwargs, outputs):

@@ -41,6 +41,12 @@ class Channels(NamedTuple):
         return Channels(*(part.expand(shape).contiguous() for part in self))
 
 
+def constant(tensor: Tensor) -> Channels:
+    """Return the channels of a tensor that does not follow from the model's layers: they stay."""
+    size = [1] * tensor.dim()
+    return Channels(torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool))
+
+
 class Ties:
     """Union-find over numbers; the smallest of those that are tied is their root."""
 
