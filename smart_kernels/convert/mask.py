@@ -51,14 +51,15 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
             ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
             and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
-            Layers with a channel that cannot be removed are left out. Default: every layer has its own scores.
+            Layers with a channel that cannot be removed are left out, with one line in the log: half of the channels
+            are pruned and slimmed on a copy to find out. Default: every layer has its own scores.
 
     Returns:
         The newly masked layers by name.
 
     Raises:
-        ValueError: ``pattern`` is none, no layer was chosen, or channels reach an operator that they cannot be followed
-            through. The model is as it was then, as after any other error.
+        ValueError: ``pattern`` is none, no layer was chosen, or ``slim_`` could not remove what is pruned: the output
+            shows no tensor to compare, or changes. The model is as it was then, as after any other error.
     """
     with whole_or_not_at_all(model):
         layers = _mask(model, pattern, filter_fn, example_input)
