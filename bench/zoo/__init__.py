@@ -7,15 +7,14 @@ run again, so the command can be stopped and goes on. ``docs/zoo.md`` is written
 
 import argparse
 import re
+from contextlib import closing
 from functools import partial
-from multiprocessing import TimeoutError as Late
-from multiprocessing import get_context
-from multiprocessing.pool import Pool
 
 from . import page
-from .families import LARGEST, Family, families, smallest
+from .library import LARGEST, Family, families, smallest
 from .table import Result, add, read
 from .trial import attempt
+from .worker import Worker
 
 SECONDS = 1200  # for sizing a family, and again for its model
 
@@ -27,43 +26,35 @@ def main(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"bench zoo needs timm and torchvision, which `make zoo` installs, got: {error}")
         return 2
-    path = args.out or page.TABLE
-    known = {} if args.dry_run else read(path)
-    results = {}
-    for family in asked[:1] if args.dry_run else asked:
-        results[str(family)] = known.get(str(family)) or in_a_process(family, args.threads)
-        if str(family) not in known and not args.dry_run:
-            add(results[str(family)], path)
-        print(page.line(results[str(family)]), flush=True)
-    if not (args.dry_run or args.out):
-        page.write(read(path))
     if not asked:
         print(f"--filter must match a family, got {args.filter!r}, which none contains")
         return 2
-    return int(any(result.verdict == "fails" for result in results.values()))
+    path = args.out or page.TABLE
+    known = {} if args.dry_run else read(path)
+    failed = 0
+    with closing(Worker(SECONDS)) as worker:
+        for family in asked[:1] if args.dry_run else asked:
+            result = known.get(str(family)) or tried(family, worker, args.threads)
+            failed += result.verdict == "fails"
+            print(page.line(result), flush=True)
+            if not args.dry_run and str(family) not in known:
+                add(result, path)
+    if not (args.dry_run or args.out):
+        page.write(read(path))
+    return int(failed > 0)
 
 
-def in_a_process(family: Family, threads: int) -> Result:
-    """Size the members of a family and try the smallest, in a process that is ended when it takes too long."""
-    give_up = partial(Result, family=str(family), model="", size=0, left=0, input="", seconds=0)
-    with get_context("spawn").Pool(1) as pool:
-        found = _answer(pool, smallest, family)
-        if found is None:
-            return give_up(verdict="fails", reason=f"no answer within {SECONDS} s")
-        name, count, error = found
-        if error:
-            return give_up(verdict="fails", reason=error)
-        if count > LARGEST:
-            why = f"the smallest has {count / 1e6:.0f} million parameters"
-            return give_up(model=name, size=count, verdict="left out", reason=why)
-        result = _answer(pool, attempt, family, name, threads)
-        late = f"no answer within {SECONDS} s"
-        return result or give_up(model=name, size=count, verdict="fails", reason=late)
-
-
-def _answer(pool: Pool, function, *args):
-    """Return what a process returns, or None if it takes too long or ends without an answer."""
+def tried(family: Family, worker: Worker, threads: int) -> Result:
+    """Size the members of a family and try the smallest."""
+    result = partial(Result, family=str(family), left=0, input="", seconds=0)
+    name, size = "", 0
     try:
-        return pool.apply_async(function, args).get(SECONDS)
-    except Late:
-        return None
+        name, size, error = worker(smallest, family)
+        if error:
+            return result(model=name, size=size, verdict="fails", reason=error)
+        if size >= LARGEST:
+            why = f"the smallest has {size / 1e6:.0f} million parameters"
+            return result(model=name, size=size, verdict="left out", reason=why)
+        return worker(attempt, family, name, threads)
+    except TimeoutError as error:
+        return result(model=name, size=size, verdict="fails", reason=str(error))

@@ -12,7 +12,7 @@ from smart_kernels import Channel, slim_
 from smart_train import SmartPruner
 
 from ..rows import device_name
-from .families import Family, build
+from .library import Family, build
 from .table import Result
 
 SIDES = (64, 96, 128, 192, 224, 256)  # of a picture; the first that a model takes is used
@@ -52,6 +52,8 @@ def attempt(family: Family, name: str, threads: int) -> Result:
         verdict = "stays" if nothing else "fails"
         reason = _why(notes.lines) if nothing else f"{type(error).__name__}: {error}".splitlines()[0][:200]
         left = left or size
+    finally:
+        logging.getLogger("smart_kernels").removeHandler(notes)
     seconds = round(time.thread_time() - begin, 1)
     return Result(str(family), name, size, left, shape, verdict, reason, seconds, _made_with(threads))
 

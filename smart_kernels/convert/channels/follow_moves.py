@@ -8,6 +8,7 @@ from .follow_places import mix
 from .operands import first, replaced, tensors_of
 from .ties import STAYS, Channels
 
+VIEWS = ("view", "view_as", "unflatten")  # of memory, which numbers that are only expanded do not have
 ONLY_SHAPE = ("expand_as", "view_as", "reshape_as")  # take the shape of their second tensor and nothing else
 
 
@@ -19,7 +20,10 @@ def move(follower, function, args, kwargs, outputs):
 
     def on(part: int) -> list[Tensor]:
         def stand_in(t):
-            return follower.channels(t).full(t.shape)[part] if id(t) in movers else t.cpu()
+            if id(t) not in movers:
+                return t.cpu()
+            channels = follower.channels(t)
+            return (channels.full(t.shape) if function.__name__ in VIEWS else channels.expand(t.shape))[part]
 
         args_, kwargs_ = replaced(args, kwargs, stand_in)
         return tensors_of(function(*args_, **kwargs_))

@@ -36,9 +36,13 @@ class Channels(NamedTuple):
             return None
         return tuple(part.flatten().expand(size) for part in self)
 
+    def expand(self, shape: torch.Size) -> "Channels":
+        """Return a number and a zero for every element of a tensor of this shape."""
+        return Channels(*(part.expand(shape) for part in self))
+
     def full(self, shape: torch.Size) -> "Channels":
-        """Return a number and a zero for every element of a tensor of this shape, in memory of their own."""
-        return Channels(*(part.expand(shape).contiguous() for part in self))
+        """Return ``expand(shape)`` in memory of its own."""
+        return Channels(*(part.expand(shape).clone(memory_format=torch.contiguous_format) for part in self))
 
 
 def constant(tensor: Tensor) -> Channels:
