@@ -286,6 +286,15 @@ def test_an_output_that_changes_is_seen(monkeypatch):
     assert model[0].weight.data_ptr() == photo[0][0][2]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_only_a_compiled_function_reads_stays(caplog):
+    compiled = torch.jit.trace(lambda x: x.relu() * 2, torch.ones(2, 8, 6, 6))
+    model = Small(compiled)
+    slim_(model, X)
+    assert model.a.out_channels == 8
+    assert [r.message for r in caplog.records if "leave conv2d in a: it is not seen what reads them" in r.message]
+
+
 class Counting(nn.Module):
     """Its output depends on how many channels there are, which nobody can see from outside."""
 

@@ -23,7 +23,7 @@ from .output import some_tensor
 from .places import Place, Places
 from .record import Record
 from .rules import READERS, RULES
-from .ties import Channels, constant
+from .ties import STAYS, Channels, constant
 
 NOT_FEWER = "the model does not run with fewer"
 NOT_KNOWN = "it is not known what becomes of them"
@@ -57,8 +57,7 @@ class Follower(Record, TorchFunctionMode):
         with evaluating(self._model), self._places.watching(self._model, self._enter), self:
             outputs = some_tensor(call(self._model, example_input))
         self.stay(*outputs)
-        for numbers in [n for each in self._unread.values() for n in each]:
-            self.ties.stay(numbers)  # only something that is not seen here can have read them
+        self._hold_unread()
         self.note_own_axes()
         return self
 
@@ -116,6 +115,14 @@ class Follower(Record, TorchFunctionMode):
         if self.removable(inputs):
             self.notes[f"channels stay that reach {place}: {why}"] = None
         self.stay(*inputs)
+
+    def _hold_unread(self) -> None:
+        """Let channels stay that only something which is not seen here can have read."""
+        for place, each in self._unread.items():
+            if any((self.ties.roots(numbers) != STAYS).any() for numbers in each):
+                self.notes[f"channels stay that leave {place}: it is not seen what reads them"] = None
+            for numbers in each:
+                self.ties.stay(numbers)
 
     def _enter(self, place: Place, inputs) -> None:
         if place in self._held:
