@@ -90,9 +90,9 @@ def _slimmed(model: nn.Module, x: Tensor) -> int:
     pruner.finalize()
     before = model(x)
     slim_(model, x)
-    difference = ((model(x) - before).norm() / before.norm()).item()
-    if not difference <= TOLERANCE:
-        raise ValueError(f"the output must agree to {TOLERANCE}, got a relative difference of {difference:.1e}")
+    difference = (model(x) - before).norm()
+    if not difference <= TOLERANCE * before.norm():  # some heads start at 0
+        raise ValueError(f"the output must agree to {TOLERANCE}, got a difference of {difference:.1e}")
     return sum(p.numel() for p in model.parameters())
 
 

@@ -66,7 +66,9 @@ def _free(found: Follower, writers: dict, roots: dict, chosen: dict[str, nn.Modu
     """Find the chosen layers whose channels can all be removed, by name."""
     free = {name: writers[name] for name in chosen if name in writers}
     for name in chosen.keys() - free.keys():
-        found.notes[f"{name} stays dense: it does not run on the example"] = None
+        runs = id(chosen[name].weight) in found.axes
+        why = "its channels cannot be removed" if runs else "it does not run on the example"
+        found.notes[f"{name} stays dense: {why}"] = None
     while stuck := _stuck(found, writers, roots, free):
         for name in stuck:
             found.notes[f"{name} stays dense: its channels cannot be removed"] = None
