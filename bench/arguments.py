@@ -28,7 +28,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     codegen.add_argument("--target", action="append", choices=LIMITS, help=part)
     _command(commands, "host", "count what a call costs the host of a GPU, without one")
     check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast")
-    check.add_argument("--minutes", type=_positive, default=20.0, help="start no case after this long")
+    check.add_argument("--minutes", type=_positive, help="ends after this long, what is worth most first; default: 8")
+    cores = "default: as many as there are cores; 1 in a dry run, and then everything runs in this one"
+    check.add_argument("--processes", type=int, choices=range(1, 257), metavar="N", help=cores)
     check.add_argument("--small", action="store_true", help="small shapes, as under compute-sanitizer")
     check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
     for part in PARTS:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from smart_kernels import NM, Block, HardGate, SoftGate, SparseConv2d, SparseLinear, mask_, ops
 from smart_kernels.ops.block_sparse import block_index
-from smart_kernels.ops.common import decode_words
 from smart_kernels.ops.tensor_core import matmul as tensor_core_matmul
 from smart_kernels.ops.tensor_core import pack
 from smart_train import SmartPruner
@@ -60,7 +59,6 @@ def _ops() -> Iterator[HostCase]:
     yield HostCase("soft_topk, large", partial(_topk, 8192))
     yield HostCase("smart_weight", _weight)
     yield HostCase("semi_structured_linear", _semi)
-    yield HostCase("semi_structured_linear, 1 row", _semi_decode, ("fwd",))
     yield HostCase("semi_structured_conv2d", _semi_conv, ("fwd",))
     yield HostCase("semi_structured_prune", _prune, ("fwd",))
     yield HostCase("quantized_semi_structured_linear", _quantized, ("fwd",))
@@ -155,11 +153,6 @@ def _semi():
     values, indices = _half(N, K)
     x, values = _leaf(M, K), values.requires_grad_()
     return partial(ops.semi_structured_linear, x, values, indices), [x, values]
-
-
-def _semi_decode():
-    values, indices = _half(N, K)
-    return partial(ops.semi_structured_linear, torch.zeros(1, K, dtype=DTYPE), values, decode_words(indices, K)), []
 
 
 def _semi_conv():

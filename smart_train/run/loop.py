@@ -27,6 +27,8 @@ def fit(training: Training, folder: Path, *, resume=False, every=50, title="trai
     else:
         training.prepare()
     with history.append_to(folder / "history.jsonl", training.step) as file, _bar(training, title) as bar:
+        if training.cold:
+            bar.set_postfix_str("compiling kernels")
         while training.step < training.steps:
             loss = training.advance()
             bar.update()

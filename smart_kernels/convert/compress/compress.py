@@ -9,7 +9,9 @@ from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import device_of, fold_batchnorm_, inputs_of, swap_, users_of_weights
 from smart_kernels.nn import Masked, Sparse
 
+from .alike import Memory
 from .explain import zeros_of
+from .original import Original
 from .report import Report
 from .select import Selected, lacking, select
 from .settings import Settings
@@ -33,9 +35,14 @@ def compress_(
 
     Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts. Candidates are
     timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
-    In the end the whole model is timed beside the dense ones, and is a dense one where that is faster.
-    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with. What is free both
-    get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into channels_last.
+    Of layers that are alike, in sizes, input and zeros, one is measured, unless its choice was a close one.
+    What is free all get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into
+    channels_last. In the end the whole model is timed beside the dense ones and beside itself as it came, and is one of
+    those where that is faster: then nothing is folded and each tensor is where it was.
+    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with.
+
+    Needs memory for the candidates of one layer at a time, and until the end for the winners and for the old form of
+    what was folded or put into channels_last.
 
     Args:
         model: on the device it will run on. Layers compressed before are chosen again.
@@ -57,14 +64,15 @@ def compress_(
     _check(model)
     device = device_of(model)
     settings.check_device(device)
+    original = Original(model)
     _prepare(model)
     selected, absent = _select(model, example_input, settings)
-    rows, before, after = settle_(model, selected, example_input, settings)
+    rows, before, after = settle_(model, original, selected, example_input, settings)
     return Report(rows, device_name(device), absent=absent, settings=settings.to_dict(), before=before, after=after)
 
 
 def _prepare(model: nn.Module) -> None:
-    """Make it a plain model with all that is free for a dense one, too."""
+    """Make it a plain model with all that may be faster for a dense one, too. Tensors are replaced, not written to."""
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})
     fold_batchnorm_(model)
@@ -85,11 +93,12 @@ def _select(
     inputs = inputs_of(model, [layers[0] for layers in groups.values()], example_input)
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
+    memory = Memory()
     for names, layers in groups.items():
         zeros = zeros_of(layers[0], settings.pattern)
         absent |= dict.fromkeys(lacking(zeros, settings.tried))
         shared = dict(zip(names, layers, strict=True))
-        selected[names] = select(shared, zeros, inputs.get(layers[0]), settings)
+        selected[names] = select(shared, zeros, inputs.get(layers[0]), settings, memory)
     return selected, tuple(absent)
 
 

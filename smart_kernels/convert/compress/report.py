@@ -63,7 +63,8 @@ class Report:
         absent: a line for each backend that could not be tried there.
         settings: arguments of ``compress_``, to choose again in the same way.
         before, after: what the whole model cost, dense, and costs now. ``before.ms`` is the time of the best dense
-            model, with plain layers or each as its own ``baseline``: BatchNorms folded, channels_last; timed in turns.
+            model: as it came, or with BatchNorms folded, in channels_last, with plain layers or each as its own
+            ``baseline``; timed in turns.
     """
 
     rows: tuple[LayerReport, ...]

@@ -6,7 +6,7 @@ from .fold import Folded, fold_batchnorm_, refold_
 from .graph import BATCHNORMS, call, device_of, evaluating, following_batchnorms, inputs_of, users_of_weights
 from .outputs import tensors_in
 from .swap import swap_
-from .transaction import whole_or_not_at_all
+from .transaction import remember, whole_or_not_at_all
 
 __all__ = [
     "BATCHNORMS",
@@ -18,6 +18,7 @@ __all__ = [
     "following_batchnorms",
     "inputs_of",
     "refold_",
+    "remember",
     "split_attention_",
     "swap_",
     "switch_fast_paths_",

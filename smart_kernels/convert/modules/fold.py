@@ -60,7 +60,7 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     if layer.bias is not None:
         shift = shift + layer.bias.double() * scale
     weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight.copy_(weight)
+    layer.weight.data = weight.to(layer.weight.dtype)  # in other memory: who shares the old one keeps what it has
     layer.bias = nn.Parameter(shift.to(layer.weight.dtype), layer.weight.requires_grad)
 
 

@@ -106,23 +106,3 @@ def block_decode_kernel(
         m = offs_m[None, :]
         y_ptr += pid_s.to(tl.int64) * M * stride_ym
         tl.store(y_ptr + m * stride_ym + offs_n[:, None], acc, mask=in_y)
-
-
-@triton.jit
-def sum_pieces_kernel(
-    # tensors; bias and residual may be None
-    pieces_ptr, bias_ptr, residual_ptr, y_ptr,
-    # sizes
-    M, N,
-    # strides
-    stride_rm, stride_rn,
-    # compile-time
-    SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
-):
-    m = tl.program_id(1).to(tl.int64)
-    offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    in_n = offs_n < N
-    acc = tl.zeros((BLOCK_N,), tl.float32)
-    for piece in tl.static_range(SPLITS):
-        acc += tl.load(pieces_ptr + (piece * M + m) * N + offs_n, mask=in_n, other=0.0)
-    finish(acc, bias_ptr, residual_ptr, y_ptr, m, offs_n, in_n, in_n, stride_rm, stride_rn, N, ACTIVATION, None)

@@ -7,8 +7,6 @@
 import triton
 import triton.language as tl
 
-WORDS = tl.constexpr(8)  # words of indices in a tile of the form for few rows
-
 
 @triton.jit
 def stored(
@@ -86,32 +84,6 @@ def tile(
     PLACES: tl.constexpr = min(64 // SIZE, GROUP)
     bits = spread(words_of(code, values, KEEP, GROUP, BITS, PLACES), SIZE, PLACES, GROUP, 0, 1)
     return tl.reshape(bits, (ROWS, GROUPS * GROUP)).to(values[0].dtype, bitcast=True)
-
-
-@triton.jit
-def decode_words_kernel(
-    # tensors
-    indices_ptr, words_ptr,
-    # sizes: all words, words and groups of a row
-    SIZE, width, groups,
-    # strides
-    stride_in,
-    # compile-time
-    BLOCK: tl.constexpr,
-):
-    """Turn 2:4 indices into a bit per place, eight groups that lie 32 columns apart in each word."""
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = offs < SIZE
-    row, column = offs // width, offs % width
-    word = tl.zeros((BLOCK,), tl.int32)
-    for h in tl.static_range(8):
-        group = column // WORDS * (8 * WORDS) + h * WORDS + column % WORDS
-        there = inside & (group < groups)
-        byte = tl.load(indices_ptr + row * stride_in + group // 2, mask=there, other=0).to(tl.int32)
-        pair = byte >> ((group % 2) * 4).to(tl.int32)
-        occupied = (1 << (pair & 3)) | (1 << ((pair >> 2) & 3))
-        word |= tl.where(there, occupied, 0) << (4 * h)
-    tl.store(words_ptr + offs, word, mask=inside)
 
 
 @triton.jit

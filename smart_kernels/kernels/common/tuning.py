@@ -1,28 +1,80 @@
-"""Which launch configurations are searched, when, and where the result is kept."""
+"""Which launch configurations are tried, when, and where the result is kept.
+
+A kernel has ``CONFIGS``, the first of which is valid for every shape, and a rule ``worth_trying`` that leaves out what
+cannot run a problem. Of what remains ``few`` takes at most three: the first, and what has won elsewhere.
+"""
 
 import copy
+import inspect
+from functools import partial
 
 import triton
 from triton.compiler.compiler import max_shared_mem
 from triton.runtime import driver
 
+from .tuner import Tuned
+
 PRODUCT = 16 * 8 * 16  # multiply-adds of one mma.sync
 PRODUCTS = 128  # how many of them a warp does in one step
 KEY = ["M_CLASS", "N", "K", "BLOCK_N", "BLOCK_K", "PRECISION"]  # what the choice for a product with blocks depends on
 
+TRIED = 3  # configurations per problem
+DEEP = ({"BLOCK_M": 64, "num_warps": 4}, {"BLOCK_M": 64, "num_warps": 8}, {"BLOCK_M": 32})
+# what won on an H200 in bf16, the most often first; block_grad_kernel and conv_grad_kernel follow weight_grad_kernel;
+# kernels of sparse tensor cores have so few that fit a problem that they say so themselves
+WON = {
+    "block_matmul_kernel": (
+        {"BLOCK_M": 128, "TMA": True, "num_warps": 4},
+        {"BLOCK_M": 128, "TMA": False, "num_warps": 4},
+        {"BLOCK_M": 128, "TMA": False, "num_warps": 8},
+        {"BLOCK_M": 64},
+        {"BLOCK_M": 32},
+    ),
+    "block_grad_kernel": ({"BLOCK_M": 64}, {"BLOCK_M": 32}),
+    "weight_grad_kernel": DEEP,
+    "conv_grad_kernel": DEEP,
+    "conv_matmul_kernel": ({"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 64}, {"BLOCK_M": 128, "num_stages": 2}),
+    "block_gather_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 128}, {"BLOCK_M": 64}),
+    "block_decode_kernel": ({"num_warps": 4, "num_stages": 6}, {"num_warps": 2, "num_stages": 4}),
+    "semi_structured_kernel": ({"BLOCK_M": 64}, {"BLOCK_M": 128}, {"BLOCK_M": 16, "BLOCK_O": 64}),
+    "semi_structured_conv_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128, "num_stages": 3}),
+}
+
 
 def autotune(configs, key, worth_trying):
-    """Apply ``triton.autotune`` to what ``worth_trying`` returns; the choice is kept in Triton's disk cache.
+    """Tune a kernel over a few of what ``worth_trying`` returns; the choice is kept in Triton's disk cache.
 
-    The interpreter takes the first config, untimed.
+    They are compiled side by side and timed in CUDA graphs. The interpreter takes the first config, untimed.
     """
+    configs = configs[:1] if triton.knobs.runtime.interpret else configs
 
-    def prune(configs, args, **kwargs):
+    def runnable(configs, args, **kwargs):
         return [on_this_device(config) for config in worth_trying(configs, args, **kwargs)]
 
-    if triton.knobs.runtime.interpret:
-        configs = configs[:1]
-    return triton.autotune(configs=configs, key=key, cache_results=True, prune_configs_by={"early_config_prune": prune})
+    def tuned(kernel):
+        return Tuned(kernel, configs, key, runnable, partial(few, name_of(kernel)))
+
+    return tuned
+
+
+def name_of(kernel) -> str:
+    """Return the name of the function below all decorators."""
+    while not inspect.isfunction(kernel):
+        kernel = kernel.fn
+    return kernel.__name__
+
+
+def few(name: str, configs):
+    """Return the first, which runs where others do not fit, and those that won most often, or else the tallest."""
+    first, *others = configs
+    won = WON.get(name, ())
+
+    def rank(config):
+        settings = config.all_kwargs()
+        place = next((i for i, one in enumerate(won) if one.items() <= settings.items()), len(won))
+        return place, -settings.get("BLOCK_M", 0), config.num_warps
+
+    return [first, *sorted(others, key=rank)[: TRIED - 1]]
 
 
 def on_this_device(config):

@@ -89,7 +89,7 @@ def prune_kernel(
 
     b01, b02, b03 = (s0 >= s1).to(tl.int32), (s0 >= s2).to(tl.int32), (s0 >= s3).to(tl.int32)
     b12, b13, b23 = (s1 >= s2).to(tl.int32), (s1 >= s3).to(tl.int32), (s2 >= s3).to(tl.int32)
-    # kept is who loses at most once
+    # each pair is compared once, b12: 1 beats 2; a weight that is beaten at most once is kept
     first, second, code = pick(
         quarters(weight), b01 + b02 + b03 >= 2, b12 + b13 >= 1 + b01, b23 >= b02 + b12, b03 + b13 + b23 <= 1)
     store_row(values_ptr, indices_ptr, first, second, code, rows, group, N, G, stride_v, stride_i)

@@ -17,8 +17,9 @@ import torch
 import triton
 from torch import Tensor
 
-from smart_kernels.kernels.block_sparse.decode import block_decode_kernel, sum_pieces_kernel
+from smart_kernels.kernels.block_sparse.decode import block_decode_kernel
 from smart_kernels.kernels.block_sparse.gather import block_gather_kernel
+from smart_kernels.kernels.common.pieces import sum_pieces_kernel
 from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import BlockRows
@@ -115,9 +116,9 @@ def _decode(x: Tensor, tiles: _Tiles, epilogue: Epilogue, y: Tensor) -> None:
     )  # fmt: skip
     if pieces > 1:
         sum_pieces_kernel[(triton.cdiv(N, 256), M)](
-            out, *epilogue.tensors, y,
+            out, None, *epilogue.tensors, y,
             M, N,
-            *epilogue.strides,
+            0, *epilogue.strides, N,
             SPLITS=pieces, ACTIVATION=epilogue.activation, BLOCK_N=256,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
-from .nm import check_places, decode_words, transpose
+from .nm import check_places, transpose
 from .quantize import quantize_fp8, quantize_int8
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "autocast",
     "autocast_dtype",
     "check_places",
-    "decode_words",
     "flat",
     "quantize_fp8",
     "quantize_int8",

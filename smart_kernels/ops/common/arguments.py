@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .launch import NOTHING, Nothing
+
 
 def m_class(M: int) -> int:
     """Round M up to 16, 64, 256, 1024 or 4096: configurations are tuned once per class."""
@@ -14,6 +16,6 @@ def precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def strides(matrix: Tensor | None) -> tuple[int, int]:
+def strides(matrix: Tensor | Nothing | None) -> tuple[int, int]:
     """Return the strides of a matrix, zeros where there is none."""
-    return (0, 0) if matrix is None else (matrix.stride(0), matrix.stride(1))
+    return (0, 0) if matrix is None or matrix is NOTHING else (matrix.stride(0), matrix.stride(1))

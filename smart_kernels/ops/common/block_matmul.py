@@ -1,5 +1,10 @@
 """Products with a matrix of which only some blocks exist."""
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
 import triton
 from torch import Tensor
 from triton.runtime import driver
@@ -7,10 +12,32 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
 
-from .arguments import m_class, precision
-from .axis import constants
-from .blocks import BlockMatrix, BlockPlaces
+from .arguments import m_class, precision, strides
+from .axis import Axis, constants
+from .blocks import BlockMatrix, BlockPlaces, block_strides
 from .epilogue import Epilogue
+from .launch import NOTHING, TENSOR, Descriptor, Launch, aligned, given, slot
+from .plan import Planned
+
+
+@dataclass(frozen=True)
+class Product:
+    """All that a product with stored blocks follows from, but for its tensors.
+
+    Attributes:
+        n, k: the axes of W.
+        aligned: whether x and the blocks lie at multiples of 16 bytes.
+        activation: a key of ``reference.common.epilogue.ACTIVATIONS`` or None.
+        dtype: of the result; None: that of x.
+        precision: of ``tl.dot`` in fp32.
+    """
+
+    n: Axis
+    k: Axis
+    aligned: bool
+    activation: str | None
+    dtype: torch.dtype | None
+    precision: str
 
 
 def block_matmul(x: Tensor, w: BlockMatrix, epilogue: Epilogue, scale: Tensor | None = None) -> Tensor:
@@ -25,39 +52,65 @@ def block_matmul(x: Tensor, w: BlockMatrix, epilogue: Epilogue, scale: Tensor | 
     Returns:
         (M, N).
     """
-    y = x.new_empty(len(x), w.n.size, dtype=epilogue.dtype)
-    if y.numel():
-        _launch(x, w, epilogue, scale, y)
-    return y
+    tensors = (x, w.values, *w.rows.lists, w.rows.order, scale, *epilogue.tensors)
+    product = Product(w.n, w.k, aligned(x, w.values), epilogue.activation, epilogue.dtype, precision())
+    return _matmul(tuple(map(given, tensors)), (product,))
 
 
-def _launch(x: Tensor, w: BlockMatrix, epilogue: Epilogue, scale: Tensor | None, y: Tensor) -> None:
-    x_tma, w_tma = descriptors(x, w)
-    block_matmul_kernel[lambda meta: (triton.cdiv(len(x), meta["BLOCK_M"]) * w.n.blocks,)](
-        x, w.values, *w.rows.lists, w.rows.order, scale, *epilogue.tensors, y,
-        x_tma, w_tma,
-        len(x), w.n.size, w.k.size,
-        *x.stride(), 0 if scale is None else scale.stride(0), *epilogue.strides, y.stride(0),
-        m_class(len(x)), w.n.blocks,
-        **w.constants, EVEN_K=w.k.even, TMA_FITS=x_tma is not None,
-        ACTIVATION=epilogue.activation, PRECISION=precision(),
+def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual, product: Product) -> Callable:
+    """Plan ``block_matmul`` for tensors like these, of which those of W may be on the meta device.
+
+    Returns:
+        A function that takes x, values, start, end, cols, slots, order, scale, bias and residual, ``NOTHING`` where
+        there is none, and returns the product.
+    """
+    M, N = x.shape[0], product.n.size
+    new = functools.partial(torch.empty, (M, N), dtype=product.dtype or x.dtype, device=x.device)
+    if not M * N:
+        return lambda *tensors: new()
+    tensors = (x, values, start, end, cols, slots, order, scale, bias, residual)
+    tma = product.aligned and fits_tma(x, values, product.k)
+    launch = _matmul_launch(tensors, product, tma)
+
+    def run(x, values, *others):
+        y = new()
+        if tma:
+            launch(x, values, *others, y, x, values)
+        else:
+            launch(x, values, *others, y)
+        return y
+
+    return run
+
+
+_matmul = Planned(plan_matmul)
+
+
+def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
+    x, values, *_, scale, _, residual = tensors
+    n, k = product.n, product.k
+    of_x = Descriptor(lambda x: TensorDescriptor.from_tensor(x, [TMA_ROWS, k.block])) if tma else None
+    of_w = Descriptor(lambda w: TensorDescriptor.from_tensor(w.flatten(0, 1), [n.block, k.block])) if tma else None
+    M, blocks = x.shape[0], n.blocks
+    return Launch(
+        block_matmul_kernel, lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * blocks,),
+        *map(slot, tensors), TENSOR,
+        of_x, of_w,
+        M, n.size, k.size,
+        *x.stride(), 0 if scale is NOTHING else scale.stride(0), *strides(residual), n.size,
+        m_class(M), blocks,
+        **block_strides(values), **constants(n, k), EVEN_K=k.even, TMA_FITS=tma,
+        ACTIVATION=product.activation, PRECISION=product.precision,
     )  # fmt: skip
 
 
-def descriptors(x: Tensor, w: BlockMatrix) -> tuple[TensorDescriptor | None, TensorDescriptor | None]:
-    """Return tensor-memory copies of ``x`` and of the values, or twice None without a Hopper or where they do not fit.
+def fits_tma(x: Tensor, values: Tensor, k: Axis) -> bool:
+    """Return whether the tensor memory accelerator copies blocks of aligned ``x`` and of the values.
 
-    A copy needs rows of 16-byte multiples from a 16-byte address, and cannot mask what a ragged block leaves out.
+    A copy needs rows of 16-byte multiples, and cannot mask what a ragged block leaves out.
     """
-    values = w.values
-    rows = values.flatten(0, 1) if values.is_contiguous() else None
-    fits = has_tma() and rows is not None and w.k.even and x.element_size() == 2 and x.numel() and values.numel()
-    if not fits or x.stride(1) != 1 or x.stride(0) % 8 or x.stride(0) < x.shape[1]:
-        return None, None
-    if x.data_ptr() % 16 or values.data_ptr() % 16:
-        return None, None
-    of_x = TensorDescriptor.from_tensor(x, [TMA_ROWS, w.k.block])
-    return of_x, TensorDescriptor.from_tensor(rows, [w.n.block, w.k.block])
+    fits = has_tma() and values.is_contiguous() and k.even and x.element_size() == 2 and x.numel() and values.numel()
+    return bool(fits) and x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.stride(0) >= x.shape[1]
 
 
 def has_tma() -> bool:
@@ -89,15 +142,28 @@ def block_grad(dy: Tensor, x: Tensor, places: BlockPlaces, dtype) -> Tensor:
     Returns:
         (L, n.block, k.block), zero beyond the width of a block.
     """
-    n, k = places.n, places.k
-    new = x.new_empty if len(x) else x.new_zeros
-    grad = new(len(places.rows), n.block, k.block, dtype=dtype)
-    if len(x) and grad.numel():
-        block_grad_kernel[(len(grad),)](
-            dy, x, places.rows, places.cols, grad,
-            len(x), n.size, k.size,
-            *dy.stride(), *x.stride(),
-            m_class(len(x)),
-            **constants(n, k), EVEN=n.even and k.even, PRECISION=precision(),
-        )  # fmt: skip
-    return grad
+    tensors = (dy, x, places.rows, places.cols)
+    return _grad(tensors, (places.n, places.k, dtype, precision()))
+
+
+@Planned
+def _grad(dy, x, rows, cols, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
+    M, count = x.shape[0], rows.shape[0]
+    new = torch.empty if M else torch.zeros
+    grad = functools.partial(new, (count, n.block, k.block), dtype=dtype, device=x.device)
+    if not M * count:
+        return lambda *tensors: grad()
+    launch = Launch(
+        block_grad_kernel, (count,), TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
+        M, n.size, k.size,
+        *dy.stride(), *x.stride(),
+        m_class(M),
+        **constants(n, k), EVEN=n.even and k.even, PRECISION=precision,
+    )  # fmt: skip
+
+    def run(*tensors):
+        dvalues = grad()
+        launch(*tensors, dvalues)
+        return dvalues
+
+    return run

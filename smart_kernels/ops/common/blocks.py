@@ -58,8 +58,7 @@ class BlockMatrix:
     @property
     def constants(self) -> dict[str, int]:
         """The compile-time arguments that say how the values lie in memory and in W."""
-        strides = zip(("STRIDE_WS", "STRIDE_WN", "STRIDE_WK"), self.values.stride(), strict=True)
-        return dict(strides) | constants(self.n, self.k)
+        return block_strides(self.values) | constants(self.n, self.k)
 
 
 @dataclass(frozen=True)
@@ -75,3 +74,8 @@ class BlockPlaces:
     cols: Tensor
     n: Axis
     k: Axis
+
+
+def block_strides(values: Tensor) -> dict[str, int]:
+    """Return the compile-time arguments that say how (S, n.block, k.block) blocks lie in memory."""
+    return dict(zip(("STRIDE_WS", "STRIDE_WN", "STRIDE_WK"), values.stride(), strict=True))

@@ -1,11 +1,15 @@
-"""What ops ask of their inputs, and do with them, before they launch."""
+"""Questions to the inputs of ops, and the forms they are brought into before a launch."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
+KINDS = ("cpu", "cuda", "xpu", "hpu", "mps")
+AUTOCASTS = frozenset(kind for kind in KINDS if torch.amp.is_autocast_available(kind))  # Dynamo of 2.11 cannot ask
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # what products take
+ALREADY = nullcontext()
 
 
 def autocast(x: Tensor) -> Tensor:
@@ -23,23 +27,25 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def autocasts(x: Tensor) -> bool:
+    """Return whether autocast is on for the device of ``x``; the meta device has none."""
+    kind = x.device.type
+    return kind in AUTOCASTS and torch.is_autocast_enabled(kind)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that autocast gives ``x``; its own without autocast."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x) and x.dtype != torch.float64 else x.dtype
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager:
-    """Return a context with autocast switched off on the device of ``x``; the meta device has none to switch off."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    """Return a context without autocast on the device of ``x``."""
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else ALREADY
 
 
 def flat(x: Tensor) -> Tensor:
     """View (..., K) as (M, K), also if K = 0."""
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # numel() of a Size would make a dynamic batch a number
 
 
 def unsuited(x: Tensor, weight: Tensor, mask: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What Triton hands to the driver for one launch, written down so that it can be handed over again.
+"""The arguments that Triton hands to the driver for one launch, kept so that they can be handed over again.
 
 The last step before the driver is a function in C. Its arguments differ from one Triton to the next, so they are not
 spelled out here: a launch is made once more with a recorder in its place, and what is not recognised is not kept.
@@ -8,7 +8,8 @@ import copy
 import inspect
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import triton
@@ -22,7 +23,25 @@ STREAM, FUNCTION, METADATA, ENTER, EXIT = 3, 4, 6, 7, 8  # places in what Triton
 PER_LAUNCH = {"global_scratch_size", "profile_scratch_size", "gsan_enabled"}  # memory or numbers of each launch
 KNOWN = PER_LAUNCH | {"launch", "num_ctas", "launch_cooperative_grid", "launch_pdl", "arg_annotations"}
 KNOWN |= {"kernel_signature", "global_scratch_align", "profile_scratch_align"}  # what launchers that we know consist of
+FILLS = ("fill_tma_descriptor", "fill_tma_descriptor_tiled")  # from an address and settings to a tensor map
 RUNTIME = triton.knobs.runtime
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """A tensor map among the arguments, made anew for the address of each call.
+
+    Attributes:
+        place: in the arguments of the kernel.
+        slot: which tensor of the call it describes.
+        fill: from an address and ``settings`` to the map.
+        settings: the same for every call.
+    """
+
+    place: int
+    slot: int
+    fill: Callable
+    settings: tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,7 @@ class Kept:
         nested: its place in ``args``; None where there is none.
         stream: the place of the stream in ``args``.
         places: (place, i): where the address of tensor i goes, in ``kernel_args`` if there are, else in ``args``.
+        maps: the tensor maps among the kernel's arguments.
         current: from a device to its current stream.
         device: the device that it was compiled for.
         compiled: the kernel, whose code Triton unloads with it.
@@ -47,13 +67,14 @@ class Kept:
     nested: int | None
     stream: int
     places: tuple[tuple[int, int], ...]
+    maps: tuple[TensorMap, ...]
     current: Callable[[int], int]
     device: int
     compiled: CompiledKernel
 
 
 def prepares(kernel) -> bool:
-    """Whether the kernel has functions that Triton calls before each launch."""
+    """Return whether the kernel has functions that Triton calls before each launch."""
     while not isinstance(kernel, JITFunction):
         config = getattr(kernel, "best_config", None)
         if config is not None and config.pre_hook is not None:
@@ -64,25 +85,28 @@ def prepares(kernel) -> bool:
     return bool(kernel.pre_run_hooks)
 
 
-def understood(compiled, again: Callable[[], object], tensors: list[Tensor]) -> Kept | None:
-    """What ``again`` hands to the driver; None where Triton launches in a way that we do not know.
+def understood(
+    compiled, again: Callable[[], object], tensors: list[Tensor], described: Sequence[int] = ()
+) -> Kept | None:
+    """Return what ``again`` hands to the driver; None where Triton launches in a way that we do not know.
 
     Args:
         compiled: what the same call of ``kernel[grid]`` returned.
         again: the call; it is made once more, but not launched.
         tensors: its tensors, each an object of its own.
+        described: which of them are handed over as descriptors, in the order of the arguments.
     """
     if RUNTIME.interpret or not isinstance(compiled, CompiledKernel):
         return None
     if driver.active.get_current_target().backend != "cuda":
         return None  # AMD compiles for the size of what a tensor lies in, too
     try:
-        return _understood(compiled, again, tensors)
+        return _understood(compiled, again, tensors, described)
     except (AttributeError, LookupError, TypeError, ValueError):  # another Triton
         return None
 
 
-def _understood(compiled, again, tensors) -> Kept | None:
+def _understood(compiled, again, tensors, described) -> Kept | None:
     launcher = compiled.run
     if not set(vars(launcher)) <= KNOWN or any(getattr(launcher, name, False) for name in PER_LAUNCH):
         return None
@@ -95,13 +119,17 @@ def _understood(compiled, again, tensors) -> Kept | None:
         return None
     stream = object()
     args[STREAM], args[METADATA], args[ENTER], args[EXIT] = stream, None, None, None  # only hooks read the metadata
-    launch, last = _last(launcher, args)
-    return _kept(compiled, launch, last, stream, tensors)
+    launch, last, filled = _last(launcher, args)
+    if len(filled) != len(described):
+        return None
+    return _kept(compiled, launch, last, stream, tensors, list(zip(described, filled, strict=True)))
 
 
 def _recorded(compiled, again) -> list:
-    """What Triton calls the launcher with."""
-    seen, launcher, me = [], compiled._run, threading.get_ident()
+    """Return what Triton calls the launcher with."""
+    seen = []
+    launcher = compiled._run
+    me = threading.get_ident()
 
     def record(*args):
         if threading.get_ident() == me:
@@ -118,9 +146,10 @@ def _recorded(compiled, again) -> list:
     return args
 
 
-def _last(launcher, args: list) -> tuple[Callable, list]:
-    """The function in C behind a launcher, and what a launch with ``args`` calls it with."""
-    seen, probe = [], copy.copy(launcher)
+def _last(launcher, args: list) -> tuple[Callable, list, list]:
+    """Return the function in C behind a launcher, what a launch with ``args`` calls it with, and the maps it fills."""
+    seen = []
+    probe = copy.copy(launcher)
     launch = launcher.launch
 
     def record(*args):
@@ -136,22 +165,49 @@ def _last(launcher, args: list) -> tuple[Callable, list]:
             launch.__code__, launch.__globals__, launch.__name__, launch.__defaults__, closure
         )
         launch = through
-    probe(*args)
+    with _filling() as filled:
+        probe(*args)
     (last,) = seen
-    return launch, last
+    return launch, last, filled
 
 
-def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor]) -> Kept:
-    """``args`` with the places of the stream and of the tensors in them."""
+@contextmanager
+def _filling() -> Iterator[list]:
+    """Note how tensor maps are filled: (function, arguments, map)."""
+    filled = []
+    utils = driver.active.utils
+    before = {name: getattr(utils, name) for name in FILLS if hasattr(utils, name)}
+
+    def noting(fill: Callable) -> Callable:
+        def note(*args):
+            filled.append((fill, args, fill(*args)))
+            return filled[-1][2]
+
+        return note
+
+    try:
+        for name, fill in before.items():
+            setattr(utils, name, noting(fill))
+        yield filled
+    finally:
+        for name, fill in before.items():
+            setattr(utils, name, fill)
+
+
+def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor], filled: list) -> Kept | None:
+    """Return ``args`` with the places of the stream, the tensors and their maps; None where one is not found."""
     nested = len(args) - 1 if isinstance(args[-1], (tuple, list)) else None
     inner = args if nested is None else list(args[-1])
     where = {id(arg): place for place, arg in enumerate(inner)}
+    maps = tuple(TensorMap(where[id(made)], i, fill, given[1:]) for i, (fill, given, made) in filled)
+    if any(given[0] != tensors[i].data_ptr() for i, (_, given, _) in filled):
+        return None
     places = tuple((where[id(t)], i) for i, t in enumerate(tensors) if id(t) in where)
-    for place, _ in places:
+    for place in (*(place for place, _ in places), *(each.place for each in maps)):
         inner[place] = 0  # no tensor is kept alive
     (at,) = [place for place, arg in enumerate(args) if arg is stream]
     args[at] = 0
     kernel_args = None if nested is None else inner
     active = driver.active
     device = active.get_current_device()
-    return Kept(launch, args, kernel_args, nested, at, places, active.get_current_stream, device, compiled)
+    return Kept(launch, args, kernel_args, nested, at, places, maps, active.get_current_stream, device, compiled)

@@ -20,9 +20,21 @@ from triton.runtime.autotuner import Autotuner
 from .kept import RUNTIME, Kept, prepares, understood
 
 ALIGNMENT = 16  # bytes: Triton compiles other loads for addresses that are a multiple
-MOST = 1024  # launches kept by address, where descriptors hold it
 TENSOR = type("Slot", (), {"__repr__": lambda self: "TENSOR"})()  # where an argument is a tensor of the call
+ABSENT = type("Slot", (), {"__repr__": lambda self: "ABSENT"})()  # where a call brings NOTHING, None for the kernel
 ADDRESS = Tensor.data_ptr
+
+
+class Nothing:
+    """The stand-in for a tensor that is not given."""
+
+    dtype = shape = device = None
+
+    def stride(self):
+        return None
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True)
@@ -42,21 +54,28 @@ class Launch:
     Args:
         kernel: a Triton function, tuned or not.
         grid: as in ``kernel[grid]``; only read once.
-        args, constants: its arguments, with ``TENSOR`` or a ``Descriptor`` in place of the tensors.
+        args, constants: its arguments, with ``TENSOR``, ``ABSENT`` or a ``Descriptor`` in place of the tensors.
 
-    A call takes the tensors, in order. They may lie anywhere; dtypes, and what ``args`` was computed from, are those of
-    the first call: whoever keeps a ``Launch`` keeps it under these.
+    A call takes the tensors, in order, ``NOTHING`` for those that are absent. They may lie anywhere; dtypes, and what
+    ``args`` was computed from, are those of the first call: whoever keeps a ``Launch`` keeps it under these.
     """
 
     def __init__(self, kernel, grid, *args, **constants):
-        self.kernel, self.grid, self.args, self.constants = kernel, grid, args, constants
+        self.kernel = kernel
+        self.grid = grid
+        self.args = [None if arg is ABSENT else arg for arg in args]
+        self.constants = constants
         self.kept: dict[object, Kept | None] = {}
         self.copied: tuple[int, ...] = ()
-        slots = [arg for arg in (*args, *constants.values()) if arg is TENSOR or isinstance(arg, Descriptor)]
-        described = [i for i, slot in enumerate(slots) if slot is not TENSOR]
-        self.held = operator.itemgetter(*described) if described else None  # addresses that a kept launch holds
+        called = [arg for arg in (*args, *constants.values()) if _is_slot(arg)]
+        present = [i for i, slot in enumerate(called) if slot is not ABSENT]
+        self.given = _picker(present) if len(present) < len(called) else None
+        slots = [called[i] for i in present]
+        self.described = [i for i, slot in enumerate(slots) if slot is not TENSOR]
 
     def __call__(self, *tensors: Tensor) -> None:
+        if self.given is not None:
+            tensors = self.given(tensors)
         if STATE.tracing:
             self._into_graph(tensors)
             return
@@ -64,8 +83,6 @@ class Launch:
         key = None
         if functools.reduce(operator.or_, addresses, 0) % ALIGNMENT:
             key = tuple([address % ALIGNMENT == 0 for address in addresses])
-        if self.held is not None:
-            key = (key, self.held(addresses))
         kept = self.kept.get(key)
         if kept is None or RUNTIME.launch_enter_hook.calls or RUNTIME.launch_exit_hook.calls:
             self._by_triton(key, tensors)
@@ -77,6 +94,8 @@ class Launch:
             args[kept.nested] = inner = kept.kernel_args[:]
         for place, i in kept.places:
             inner[place] = addresses[i]
+        for each in kept.maps:
+            inner[each.place] = each.fill(addresses[each.slot], *each.settings)
         args[kept.stream] = kept.current(kept.device)
         kept.launch(*args)
 
@@ -99,12 +118,10 @@ class Launch:
         stands = [tensor.detach() for tensor in tensors]  # one object for each slot, though a tensor be given twice
         args, constants = self._filled(stands)
         compiled = self.kernel[self.grid](*args, **constants)
-        if key in self.kept or prepares(self.kernel):
+        if key in self.kept or compiled is None or prepares(self.kernel):  # None: not launched, see ``compiling``
             return
-        if len(self.kept) >= MOST:
-            self.kept.clear()
         again = functools.partial(self.kernel[self.grid], *args, **constants)
-        self.kept[key] = understood(compiled, again, stands)
+        self.kept[key] = understood(compiled, again, stands, self.described)
 
     def _filled(self, tensors: list[Tensor]) -> tuple[list, dict]:
         left = iter(tensors)
@@ -115,6 +132,32 @@ class Launch:
             return arg.make(next(left)) if isinstance(arg, Descriptor) else arg
 
         return [fill(arg) for arg in self.args], {name: fill(arg) for name, arg in self.constants.items()}
+
+
+def _is_slot(arg: object) -> bool:
+    return arg is TENSOR or arg is ABSENT or isinstance(arg, Descriptor)
+
+
+def slot(tensor: Tensor | Nothing) -> object:
+    """Return what stands in the place of a tensor, or of none, among the arguments of a ``Launch``."""
+    return ABSENT if tensor is NOTHING else TENSOR
+
+
+def given(tensor: Tensor | None) -> Tensor | Nothing:
+    """Return the tensor, or ``NOTHING`` in place of None."""
+    return NOTHING if tensor is None else tensor
+
+
+def aligned(*tensors: Tensor) -> bool:
+    """Return whether all lie at multiples of 16 bytes; nobody knows where those of a graph will."""
+    return not STATE.tracing and not any(tensor.data_ptr() % ALIGNMENT for tensor in tensors)
+
+
+def _picker(present: list[int]) -> Callable[[tuple], tuple]:
+    """Return what takes the entries at these places out of a tuple."""
+    if len(present) > 1:
+        return operator.itemgetter(*present)
+    return lambda tensors: tuple(tensors[i] for i in present)
 
 
 class State(threading.local):

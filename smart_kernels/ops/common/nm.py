@@ -1,4 +1,4 @@
-"""Weights that store n of every m: their saved form, its indices for few rows, and those of a transpose."""
+"""Weights that store n of every m: their saved form, and the indices of a transpose."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,11 @@ import torch
 import triton
 from torch import Tensor
 
-from smart_kernels.kernels.common.nm import decode_words_kernel, transpose_kernel
+from smart_kernels.kernels.common.nm import transpose_kernel
 from smart_kernels.reference.common import nm as reference
 from smart_kernels.shapes import groups_of, index_bits
 
 from .library import define
-
-WORDS = 1024  # of a program that rearranges indices
-TILE = 256  # columns whose indices lie in eight words
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,6 @@ class NMWeight:
         return {"KEEP": self.n, "GROUP": self.m, "BITS": index_bits(self.m), "SPAN": span}
 
 
-def decode_words(indices: Tensor, K: int) -> Tensor:
-    """Turn 2:4 indices as saved into what the kernel for few rows reads: (N, 8 * ceil(K / 256)) int32, in one pass."""
-    return _decode_words(indices, K)
-
-
 def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """Turn 2:4 values and indices of W into those of W.T, which is 2:4, too, in one pass. 4 divides N and K."""
     return _transpose(values, indices, K)
@@ -66,11 +58,6 @@ def check_places(indices: Tensor, n: int, m: int, K: int, transposable: bool = F
         raise ValueError("indices must name each column twice in every four rows for transposable, got others")
 
 
-@define("semi_structured_words", reference=reference.decode_words)
-def _decode_words(indices: Tensor, K: int) -> Tensor:
-    return launch_words(indices, K)
-
-
 def _fake_transpose(values, indices, K):
     N = values.shape[0]
     return values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
@@ -81,18 +68,6 @@ def _transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]
     if values.dtype == torch.float64:
         return reference.transpose(values, indices, K)
     return launch_transpose(values, indices, K)
-
-
-def launch_words(indices: Tensor, K: int) -> Tensor:
-    """Launch what ``decode_words`` registers."""
-    indices = indices.contiguous()
-    width = 8 * -(-K // TILE)
-    words = indices.new_empty(len(indices), width, dtype=torch.int32)
-    if words.numel():
-        decode_words_kernel[(triton.cdiv(words.numel(), WORDS),)](
-            indices, words, words.numel(), width, groups_of(K, 4), indices.stride(0), BLOCK=WORDS
-        )
-    return words
 
 
 def launch_transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:

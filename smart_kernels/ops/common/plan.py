@@ -1,4 +1,4 @@
-"""What a call decides, kept for the next call with tensors alike."""
+"""Decisions of a call, kept for the next call with tensors alike."""
 
 import functools
 import operator
@@ -12,18 +12,6 @@ from .launch import ALIGNMENT, STATE
 MOST = 4096  # plans that a function keeps, such as one per shape; then all are made anew
 ALIKE = operator.attrgetter("dtype", "shape", "device")
 STRIDE = operator.methodcaller("stride")
-
-
-class Nothing:
-    """What takes the place of a tensor that is not given."""
-
-    dtype = shape = device = None
-
-    def stride(self):
-        return None
-
-
-NOTHING = Nothing()
 
 
 class Planned:
@@ -65,7 +53,9 @@ def forget() -> None:
 
 
 def buffers(sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[], Sequence[Tensor]]:
-    """What makes empty vectors of these sizes, each at a multiple of 16 bytes, in one piece of memory.
+    """Return what makes empty vectors of these sizes, each at a multiple of 16 bytes, in one piece of memory.
+
+    They may be longer, up to such a multiple.
 
     In a graph each is a tensor of its own: torch would copy what is written through a view.
     """

@@ -1,8 +1,13 @@
 """Checks of the arguments of ``masked_linear``, ``smart_linear`` and ``masked_conv2d``."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import check_geometry
+from smart_kernels.ops.common.launch import NOTHING, given
+from smart_kernels.ops.common.plan import Planned
 from smart_kernels.shapes import Conv
 from smart_kernels.shapes.tiles import grid
 
@@ -10,7 +15,29 @@ from smart_kernels.shapes.tiles import grid
 def check_linear(
     x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, name: str, tile: tuple[int, int], eps: float
 ) -> None:
-    """Raise ``ValueError`` unless the arguments fit; ``name`` is what the caller calls its mask."""
+    """Raise ``ValueError`` unless the arguments fit; ``name`` is what the caller calls its mask.
+
+    What has fitted once fits again: tensors alike are not looked at twice, but by a compiler.
+    """
+    if torch.compiler.is_compiling():
+        _check_linear(x, weight, mask, bias, name, tile, eps)
+    else:
+        _fits((x, weight, mask, given(bias)), (name, tuple(tile), eps))
+
+
+@Planned
+def _fits(x, weight, mask, bias, name: str, tile: tuple[int, int], eps: float) -> Callable:
+    _check_linear(x, weight, mask, None if bias is NOTHING else bias, name, tile, eps)
+    return _nothing
+
+
+def _nothing(*tensors: Tensor) -> None:
+    pass
+
+
+def _check_linear(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, name: str, tile: tuple[int, int], eps: float
+) -> None:
     if weight.dim() != 2:
         raise ValueError(f"weight must be (N, K), got {tuple(weight.shape)}")
     N, K = weight.shape

@@ -3,6 +3,7 @@
 The weight is a matrix (N, taps * W), W >= C so that each kernel position has blocks of its own, all of one cut.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,13 +15,15 @@ from smart_kernels.ops.common.blocks import BlockMatrix, BlockPlaces, BlockRows
 from smart_kernels.ops.common.conv_matmul import conv_grad_parts, conv_matmul, transposed
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import unsuited
+from smart_kernels.ops.common.launch import ABSENT, TENSOR, Launch, slot
 from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.plan import Planned
 from smart_kernels.ops.common.walk import Walk
 from smart_kernels.reference.masked import conv2d as reference
 from smart_kernels.shapes import Conv
 
-from .live_blocks import TileMask, cut, live_blocks
-from .matmul import Wanted, finished, new_gradients, pack
+from .live_blocks import Settings, TileMask, cut, live_blocks
+from .matmul import Wanted, pack, plan_finish, plan_gradients
 
 
 @define("masked_conv2d", reference=reference.masked_conv2d)
@@ -92,17 +95,36 @@ def _gradients(
     n, k, columns = _axes(tiles, weight, x.shape[3])
     rows = live_blocks(tiles, n, columns, wanted.all_blocks)
     g = conv_grad_parts(dy, x, _places(rows, n, k), conv, torch.float32, gaps=True)
-    dweight, dmask = new_gradients(weight, tiles, n, columns, wanted)
-    masked_grad_kernel[(len(rows.cols),)](
-        g, weight, *tiles.tensors, rows.end, rows.cols, dweight, dmask,
+    return _reduced((g, weight, *tiles.given, rows.end, rows.cols), (tiles.settings, n, columns, wanted))
+
+
+@Planned
+def _reduced(
+    g, weight, values, threshold, temperature, end, cols, settings: Settings, n: Axis, columns: Axis, wanted: Wanted
+) -> Callable:
+    """Plan the gradients of weight and mask from those of the blocks, (parts, L, n.block, k.block)."""
+    tiles = TileMask.of(values, threshold, temperature, settings)
+    count = n.blocks * columns.blocks
+    launch = Launch(
+        masked_grad_kernel, (count,),
+        TENSOR, TENSOR, *map(slot, tiles.given), TENSOR, TENSOR,
+        TENSOR if wanted.dweight else ABSENT, TENSOR if wanted.dmask else ABSENT,
         *weight.shape, columns.blocks, *tiles.groups,
         *weight.stride(), *tiles.strides,
-        len(rows.cols), len(g), tiles.eps,
+        count, len(g), tiles.eps,
         **cut(n, columns), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=columns.blocks_per_tile,
         EVEN_N=n.even, EVEN_K=columns.even, DEAD_GRAD=wanted.dead_grad,
-        num_warps=8 if n.block * k.block > 64 * 64 else 4,
+        num_warps=8 if n.block * columns.block > 64 * 64 else 4,
     )  # fmt: skip
-    return finished(dweight, dmask, weight, tiles)
+    zeros = plan_gradients(weight, tiles, n, columns, wanted)
+    finish = plan_finish(weight, tiles, n, columns, wanted)
+
+    def run(*tensors):
+        dweight, dmask = zeros()
+        launch(*tensors, dweight, dmask)
+        return finish(dweight, dmask)
+
+    return run
 
 
 def _packed(weight: Tensor, tiles: TileMask, channels: int, dtype: torch.dtype) -> BlockMatrix:

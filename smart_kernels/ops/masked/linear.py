@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
-from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.masked import linear as reference
 
 from .checks import check_linear
@@ -48,7 +48,7 @@ def masked_linear(
     return y.view(*x.shape[:-1], len(weight))
 
 
-@define("masked_linear", reference=reference.masked_linear)
+@define("masked_linear", reference=reference.masked_linear, visible=always)
 def _masked_linear(
     x: Tensor,
     weight: Tensor,
@@ -64,7 +64,7 @@ def _masked_linear(
     return matmul(x, weight, TileMask(mask, (tile_n, tile_k), eps), bias)
 
 
-@define("masked_linear_backward", reference=reference.masked_linear_backward)
+@define("masked_linear_backward", reference=reference.masked_linear_backward, visible=always)
 def _masked_linear_backward(
     dy: Tensor,
     x: Tensor,

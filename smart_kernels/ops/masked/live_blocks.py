@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +14,10 @@ from torch import Tensor
 from smart_kernels.kernels.masked.live_blocks import live_blocks_kernel
 from smart_kernels.ops.common.axis import SMALL_TILES, Axis, constants
 from smart_kernels.ops.common.blocks import BlockRows
+from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, Nothing, given, slot
+from smart_kernels.ops.common.plan import Planned
 
+Settings = tuple[tuple[int, int], float, tuple[int, int]]  # tile, eps, group
 CHUNK = 4096  # mask values that a program of live_blocks_kernel looks at together
 
 
@@ -53,6 +58,26 @@ class TileMask:
         return self.values, self.threshold, self.temperature
 
     @property
+    def given(self) -> tuple[Tensor | Nothing, ...]:
+        """The tensors as a plan takes them."""
+        return self.values, given(self.threshold), given(self.temperature)
+
+    @property
+    def settings(self) -> Settings:
+        """All else that a plan follows from."""
+        return self.tile, self.eps, self.group
+
+    @classmethod
+    def of(
+        cls, values: Tensor, threshold: Tensor | Nothing, temperature: Tensor | Nothing, settings: Settings
+    ) -> TileMask:
+        """Return the mask of ``given`` and ``settings``."""
+        tile, eps, group = settings
+        if threshold is NOTHING:
+            return cls(values, tile, eps)
+        return cls(values, tile, eps, threshold, temperature, group)
+
+    @property
     def groups(self) -> tuple[int | None, int | None]:
         """The kernel arguments group_n, group_k; None where one threshold serves all."""
         return self.group if self.threshold is not None and self.threshold.numel() > 1 else (None, None)
@@ -88,16 +113,30 @@ def live_blocks(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> B
     Returns:
         Row ``r`` owns the entries from ``r * k.blocks``; there is room for all blocks.
     """
-    options = {"dtype": torch.int32, "device": mask.values.device}
-    rows = BlockRows(
-        torch.empty(n.blocks, **options), torch.empty(n.blocks, **options), torch.empty(n.blocks * k.blocks, **options)
-    )
+    return BlockRows(*_listed(mask.given, (mask.settings, n, k, all_blocks)))
+
+
+@Planned
+def _listed(values, threshold, temperature, settings: Settings, n: Axis, k: Axis, all_blocks: bool) -> Callable:
+    lists = lists_launch(TileMask.of(values, threshold, temperature, settings), n, k, all_blocks)
+    new = functools.partial(torch.empty, dtype=torch.int32, device=values.device)
+
+    def run(*mask):
+        rows = new(n.blocks), new(n.blocks), new(n.blocks * k.blocks)
+        lists(*mask, *rows)
+        return rows
+
+    return run
+
+
+def lists_launch(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> Launch:
+    """Return the launch that fills start, end and cols, given mask, threshold and temperature before them."""
     tiles = n.tiles_per_block * k.tiles_per_block
-    live_blocks_kernel[(n.blocks,)](
-        *mask.tensors, rows.start, rows.end, rows.cols,
+    return Launch(
+        live_blocks_kernel, (n.blocks,),
+        *map(slot, mask.given), TENSOR, TENSOR, TENSOR,
         n.size, k.size, k.blocks, *mask.groups,
         *mask.strides,
         -math.inf if all_blocks else mask.eps,
         **cut(n, k), CHUNK=max(1, min(CHUNK // tiles, triton.next_power_of_2(k.blocks))),
-    )  # fmt: skip
-    return rows
+    ).reading(0)  # fmt: skip

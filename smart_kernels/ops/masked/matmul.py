@@ -1,6 +1,8 @@
 """Launches that ``masked_linear``, ``smart_linear`` and ``masked_conv2d`` share."""
 
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -9,42 +11,79 @@ from torch import Tensor
 from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
 from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.block_matmul import block_matmul
-from smart_kernels.ops.common.blocks import BlockMatrix, BlockRows
-from smart_kernels.ops.common.epilogue import Epilogue
+from smart_kernels.ops.common.block_matmul import Product, plan_matmul
+from smart_kernels.ops.common.blocks import BlockRows
+from smart_kernels.ops.common.launch import ABSENT, NOTHING, TENSOR, Launch, aligned, slot
+from smart_kernels.ops.common.plan import Planned, buffers
 
-from .live_blocks import TileMask, cut, live_blocks
+from .live_blocks import Settings, TileMask, cut, lists_launch
 
 
 def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Tensor:
     """Return ``x @ (weight * mask).T + bias``: list the live blocks, pack them and order their rows, multiply."""
+    tensors = (x, weight, *mask.given, NOTHING if bias is None else bias.contiguous())
+    return _product(tensors, (mask.settings, aligned(x), precision()))
+
+
+@Planned
+def _product(
+    x, weight, values, threshold, temperature, bias, settings: Settings, x_aligned: bool, precision: str
+) -> Callable:
+    mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
-    rows = live_blocks(mask, n, k)
-    order = torch.empty_like(rows.end)
-    packed = pack(weight, mask, rows, n, k, x.dtype, order)
-    return block_matmul(x, BlockMatrix(packed, replace(rows, order=order), n, k), Epilogue(bias))
+    lists = lists_launch(mask, n, k)
+    pack = _pack_launch(weight, mask, n, k)
+    blocks = torch.empty(n.blocks * k.blocks, n.block, k.block, dtype=x.dtype, device="meta")
+    product = Product(n, k, x_aligned, None, None, precision)
+    index = torch.empty(0, dtype=torch.int32, device="meta")
+    multiply = plan_matmul(x, blocks, index, index, index, NOTHING, index, NOTHING, bias, NOTHING, product)
+    new = functools.partial(torch.empty, blocks.shape, dtype=x.dtype, device=x.device)
+    empty = buffers([n.blocks] * 3 + [n.blocks * k.blocks], torch.int32, x.device)
+
+    def run(x, weight, values, threshold, temperature, bias):
+        start, end, order, cols = empty()
+        packed = new()
+        lists(values, threshold, temperature, start, end, cols)
+        pack(weight, values, threshold, temperature, end, cols, packed, order)
+        return multiply(x, packed, start, end, cols, NOTHING, order, NOTHING, bias, NOTHING)
+
+    return run
 
 
-def pack(
-    weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype, order: Tensor | None = None
-) -> Tensor:
+def pack(weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:
     """Store ``weight * mask`` of the listed blocks, each where its entry is.
-
-    Args:
-        order: (n.blocks,) int32, gets the rows by falling length; None where nobody wants them.
 
     Returns:
         (n.blocks * k.blocks, n.block, k.block).
     """
-    packed = weight.new_empty(n.blocks * k.blocks, n.block, k.block, dtype=dtype)
-    pack_kernel[(len(packed),)](
-        weight, *mask.tensors, rows.end, rows.cols, packed, order,
+    return _packed((weight, *mask.given, rows.end, rows.cols), (mask.settings, n, k, dtype))
+
+
+@Planned
+def _packed(
+    weight, values, threshold, temperature, end, cols, settings: Settings, n: Axis, k: Axis, dtype: torch.dtype
+) -> Callable:
+    launch = _pack_launch(weight, TileMask.of(values, threshold, temperature, settings), n, k, ABSENT)
+    new = functools.partial(torch.empty, (n.blocks * k.blocks, n.block, k.block), dtype=dtype, device=weight.device)
+
+    def run(*tensors):
+        packed = new()
+        launch(*tensors, packed, NOTHING)
+        return packed
+
+    return run
+
+
+def _pack_launch(weight: Tensor, mask: TileMask, n: Axis, k: Axis, order: object = TENSOR) -> Launch:
+    """Return the launch that fills packed and order, given weight, the mask's tensors, end and cols before them."""
+    return Launch(
+        pack_kernel, (n.blocks * k.blocks,),
+        TENSOR, *map(slot, mask.given), TENSOR, TENSOR, TENSOR, order,
         *weight.shape, n.blocks, k.blocks, *mask.groups,
         *weight.stride(), *mask.strides,
         mask.eps,
         **cut(n, k), EVEN_N=n.even, EVEN_K=k.even, ROWS=min(1024, triton.next_power_of_2(n.blocks)),
     )  # fmt: skip
-    return packed
 
 
 @dataclass(frozen=True)
@@ -68,34 +107,63 @@ class Wanted:
 
 def weight_grad(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor]:
     """Return dweight and dmask, which is dscores if the mask is soft."""
+    return _weight_grad((dy, x, weight, *mask.given), (mask.settings, wanted, precision()))
+
+
+@Planned
+def _weight_grad(
+    dy, x, weight, values, threshold, temperature, settings: Settings, wanted: Wanted, precision: str
+) -> Callable:
+    mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
-    rows = live_blocks(mask, n, k, wanted.all_blocks)
-    dweight, dmask = new_gradients(weight, mask, n, k, wanted)
-    weight_grad_kernel[(len(rows.cols),)](
-        dy, x, weight, *mask.tensors, rows.end, rows.cols, dweight, dmask,
+    lists = lists_launch(mask, n, k, wanted.all_blocks)
+    launch = Launch(
+        weight_grad_kernel, (n.blocks * k.blocks,),
+        TENSOR, TENSOR, TENSOR, *map(slot, mask.given), TENSOR, TENSOR,
+        TENSOR if wanted.dweight else ABSENT, TENSOR if wanted.dmask else ABSENT,
         len(x), *weight.shape, k.blocks, *mask.groups,
         *dy.stride(), *x.stride(), *weight.stride(), *mask.strides,
         mask.eps, m_class(len(x)),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile,
-        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.dead_grad, PRECISION=precision(),
+        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.dead_grad, PRECISION=precision,
     )  # fmt: skip
-    return finished(dweight, dmask, weight, mask)
+    zeros = plan_gradients(weight, mask, n, k, wanted)
+    finish = plan_finish(weight, mask, n, k, wanted)
+    empty = buffers((n.blocks, n.blocks, n.blocks * k.blocks), torch.int32, x.device)
+
+    def run(dy, x, weight, values, threshold, temperature):
+        start, end, cols = empty()
+        dweight, dmask = zeros()
+        lists(values, threshold, temperature, start, end, cols)
+        launch(dy, x, weight, values, threshold, temperature, end, cols, dweight, dmask)
+        return finish(dweight, dmask)
+
+    return run
 
 
-def new_gradients(
-    weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wanted
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return zeros for dweight, and for dmask in one part per block of a tile; None where not wanted."""
+def plan_gradients(weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wanted) -> Callable:
+    """Return what makes zeros for dweight, and for dmask in one part per block of a tile; ``NOTHING`` where not wanted.
+
+    Dead tiles are not visited, so zeros they stay.
+    """
     parts = n.blocks_per_tile * k.blocks_per_tile
-    dmask = mask.values.new_zeros(*mask.values.shape, parts, dtype=torch.float32) if wanted.dmask else None
-    return weight.new_zeros(weight.shape) if wanted.dweight else None, dmask
+    device = weight.device
+    dweight = functools.partial(torch.zeros, weight.shape, dtype=weight.dtype, device=device)
+    dmask = functools.partial(torch.zeros, (*mask.values.shape, parts), dtype=torch.float32, device=device)
+    return lambda: (dweight() if wanted.dweight else NOTHING, dmask() if wanted.dmask else NOTHING)
 
 
-def finished(dweight: Tensor | None, dmask: Tensor | None, weight: Tensor, mask: TileMask) -> tuple[Tensor, Tensor]:
-    """Sum the parts of a tile in order, in the dtype of the mask; empty for None, as an operator must return it."""
-    if dweight is None:
-        dweight = weight.new_empty(0)
-    if dmask is None:
-        return dweight, mask.values.new_empty(0)
-    dmask = dmask.sum(2) if dmask.shape[2] > 1 else dmask.squeeze(2)
-    return dweight, dmask.to(mask.values.dtype)
+def plan_finish(weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wanted) -> Callable:
+    """Return what sums the parts of a tile in order, in the dtype of the mask; what is not wanted comes back empty."""
+    dtypes = (weight.dtype, mask.values.dtype)
+    summed = n.blocks_per_tile * k.blocks_per_tile > 1
+    empty = functools.partial(torch.empty, 0, device=weight.device)
+
+    def run(dweight, dmask):
+        if not wanted.dweight:
+            dweight = empty(dtype=dtypes[0])
+        if not wanted.dmask:
+            return dweight, empty(dtype=dtypes[1])
+        return dweight, (dmask.sum(2) if summed else dmask.squeeze(2)).to(dtypes[1])
+
+    return run

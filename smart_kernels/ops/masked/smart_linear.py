@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
-from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.masked import smart_linear as reference
 from smart_kernels.shapes.tiles import grid, reduce_sum
 
@@ -88,7 +88,7 @@ def _temperature(temperature: float | Tensor, scores: Tensor) -> Tensor:
     return torch.full((), temperature, dtype=torch.float64, device=scores.device)
 
 
-@define("smart_linear", reference=reference.smart_linear)
+@define("smart_linear", reference=reference.smart_linear, visible=always)
 def _smart_linear(
     x: Tensor,
     weight: Tensor,
@@ -111,7 +111,7 @@ def _smart_linear(
     return matmul(x, weight, mask, bias)
 
 
-@define("smart_linear_backward", reference=reference.smart_linear_backward)
+@define("smart_linear_backward", reference=reference.smart_linear_backward, visible=always)
 def _smart_linear_backward(
     dy: Tensor,
     x: Tensor,

@@ -20,10 +20,9 @@ def check(x: Tensor, w: NMWeight, bias: Tensor | None, residual: Tensor | None, 
     stored = groups_of(K, m) * n
     if w.values.shape[1] != stored:
         raise ValueError(f"values must be (N, {stored}) for x (..., {K}) at {n}:{m}, got {tuple(w.values.shape)}")
-    saved = (N, -(-stored * index_bits(m) // 8)), torch.uint8
-    forms = [saved, ((N, 8 * -(-K // 256)), torch.int32)] if (n, m) == (2, 4) else [saved]
-    if (tuple(w.indices.shape), w.indices.dtype) not in forms:
-        raise ValueError(f"indices must be one of {forms}, got {tuple(w.indices.shape)} {w.indices.dtype}")
+    saved = N, -(-stored * index_bits(m) // 8)
+    if w.indices.shape != saved or w.indices.dtype != torch.uint8:
+        raise ValueError(f"indices must be {saved} uint8, got {tuple(w.indices.shape)} {w.indices.dtype}")
     if transposable and ((n, m) != (2, 4) or N % 4 or K % 4):
         raise ValueError(f"transposable needs 2:4 with N and K divisible by 4, got {n}:{m} with N={N}, K={K}")
     _check_bias(bias, N)

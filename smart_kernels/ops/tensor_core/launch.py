@@ -7,10 +7,15 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from smart_kernels.kernels.common.pieces import sum_pieces_kernel
 from smart_kernels.ops.common.arguments import m_class
 from smart_kernels.ops.common.epilogue import Epilogue
 
-from .packing import BYTES, TYPES, PackedWeight
+from .packing import BYTES, TYPES, PackedWeight, step
+
+SMALL = (128, 16)  # rows of W and of x in the smallest block of mma.sp
+SHARE = 8  # steps that a program has at least, where several share the columns of a block
+SUMMED = 128  # columns of y that a program adds up
 
 
 def matmul(
@@ -51,21 +56,52 @@ def like(x: Tensor, N: int, kernel: str, dtype: torch.dtype | None = None) -> Te
 
 
 def _mma(x: Tensor, packed: PackedWeight, epilogue: Epilogue, scale: Tensor | None, y: Tensor) -> None:
+    count = splits(len(x), packed, _processors(x.device))
+    if count == 1:
+        _launch_mma(x, packed, epilogue, scale, y, 1)
+        return
+    M, N = y.shape
+    pieces = x.new_empty(count * M, N, dtype=torch.int32 if x.dtype == torch.int8 else torch.float32)
+    _launch_mma(x, packed, Epilogue(None, None, None), None, pieces, count)
+    sum_pieces_kernel[(triton.cdiv(N, SUMMED), M)](
+        pieces, scale, *epilogue.tensors, y, M, N, _stride(scale), *epilogue.strides, y.stride(0),
+        SPLITS=count, ACTIVATION=epilogue.activation, BLOCK_N=SUMMED, num_warps=1,
+    )  # fmt: skip
+
+
+def _launch_mma(
+    x: Tensor, packed: PackedWeight, epilogue: Epilogue, scale: Tensor | None, y: Tensor, count: int
+) -> None:
+    """Write the product to y, or where ``count`` programs share the columns of a block, the sums of each."""
     from smart_kernels.kernels.tensor_core.mma import sparse_mma_kernel
 
     (M, K), N = x.shape, packed.out_features
     rows, columns = packed.shape
     chunk = 16 // x.itemsize
     pairs = chunk // 8  # columns of two bytes
-    grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * (rows // meta["BLOCK_N"]),)  # noqa: E731
+    grid = lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * (rows // meta["BLOCK_N"]), count)  # noqa: E731
     sparse_mma_kernel[grid](
         x.view(torch.int32), packed.weight.view(torch.int32), packed.metadata, scale, *epilogue.tensors, y,
         M, N, K // pairs, rows, columns // pairs,
-        x.stride(0) // chunk, scale.stride(0) if scale is not None and scale.dim() else 0, *epilogue.strides,
-        y.stride(0),
+        x.stride(0) // chunk, _stride(scale), *epilogue.strides, y.stride(0),
         m_class(M),
-        EVEN_K=columns == K, TYPE=(TYPES | BYTES)[x.dtype], ACTIVATION=epilogue.activation,
+        EVEN_K=columns == K, TYPE=(TYPES | BYTES)[x.dtype], ACTIVATION=epilogue.activation, SPLIT=count > 1,
     )  # fmt: skip
+
+
+def splits(M: int, packed: PackedWeight, processors: int) -> int:
+    """Return how many programs share the columns of a block.
+
+    Where blocks are fewer than multiprocessors, two per multiprocessor in all. Each has ``SHARE`` steps of 128 bytes of
+    x at least, and writing and reading their sums again is at most a quarter of reading the weight, which is what few
+    rows of x wait for.
+    """
+    rows, columns = packed.shape
+    blocks = rows // SMALL[0] * triton.cdiv(M, SMALL[1])
+    if blocks >= processors:
+        return 1
+    affordable = (packed.weight.nbytes + packed.metadata.nbytes) // (4 * 8 * M * packed.out_features)
+    return max(1, min(2 * processors // blocks, columns // step(packed.dtype) // SHARE, affordable))
 
 
 def _wgmma(x: Tensor, packed: PackedWeight, epilogue: Epilogue, scale: Tensor | None, y: Tensor) -> None:
@@ -101,6 +137,10 @@ def _descriptors(x: Tensor, packed: PackedWeight, y: Tensor) -> tuple:
     w_desc = TensorDescriptor.from_tensor(weight, [128, 32], narrow) if packed.kernel == "wgmma_ss" else None
     x_desc = TensorDescriptor(x, list(x.shape), [x.stride(0), 1], [16, 64], wide)
     return x_desc, w_desc, TensorDescriptor(y, list(y.shape), [y.stride(0), 1], [16, 64], result)
+
+
+def _stride(scale: Tensor | None) -> int:
+    return scale.stride(0) if scale is not None and scale.dim() else 0
 
 
 @functools.cache

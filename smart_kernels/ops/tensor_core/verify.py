@@ -19,14 +19,15 @@ from .tuning import forced, offered
 
 _exact: set[tuple[torch.device, str, torch.dtype]] = set()
 TRIALS = (200, 256, 640), (300, 500, 1092)  # M, N, K: no edges along N and K; edges everywhere
+SHARED = (5, 130, 2500)  # programs of mma.sp share the columns of a block, in the configuration that is for this
 
 
 @functools.cache
 def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype = torch.bfloat16) -> str | None:
     """Return why ``kernel`` must not be used on ``device``; None after it has proved right.
 
-    All its configurations then have computed random integers exactly, with edges and without. Remembered per process;
-    compiles much and synchronises.
+    All its configurations then have computed random integers exactly, with edges and without, columns shared or not.
+    Remembered per process; compiles much and synchronises.
     """
     if (reason := supported(device, kernel)) is not None:
         return reason
@@ -37,8 +38,9 @@ def verified(device: torch.device | str, kernel: str = "mma", dtype: torch.dtype
     device = torch.device(device)
     version = f"triton {triton.__version__}"
     try:
-        for config in offered(kernel, dtype):
-            for shape in TRIALS:
+        configs = offered(kernel, dtype)
+        for config in configs:
+            for shape in (*TRIALS, SHARED) if kernel == "mma" and config is configs[0] else TRIALS:
                 if not _right(device, kernel, config, shape, dtype):
                     return f"{kernel} is wrong with {version}, {dtype} at M, N, K = {shape}: {config}"
     except Exception as error:  # whatever a triton to come may raise

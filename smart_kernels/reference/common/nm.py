@@ -57,37 +57,11 @@ def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
     return (ones.unflatten(1, (length, bits)) << _counting(bits, packed)).sum(-1, dtype=torch.uint8)
 
 
-def decode_words(indices: Tensor, K: int) -> Tensor:
-    """Turn 2:4 indices into what the kernel for few rows reads, (N, 8 * ceil(K / 256)) int32.
-
-    Nibble h of word 8 t + g has a bit for each of the columns 256 t + 32 h + 4 g .. + 3 that is stored.
-    """
-    groups = groups_of(K, 4)
-    places = unpack(indices, 2, 2 * groups).unflatten(1, (groups, 2)).long()
-    nibbles = F.pad((1 << places).sum(-1), (0, -groups % 64)).unflatten(1, (-1, 8, 8))
-    words = (nibbles << (4 * torch.arange(8, device=indices.device))[:, None]).sum(2)
-    return words.flatten(1).to(torch.int32)
-
-
-def from_decode_words(words: Tensor, K: int) -> Tensor:
-    """Invert ``decode_words``."""
-    groups = groups_of(K, 4)
-    nibbles = words.unflatten(1, (-1, 1, 8)) >> (4 * torch.arange(8, device=words.device))[:, None]
-    nibbles = (nibbles & 15).flatten(1)[:, :groups]
-    ones = (nibbles[..., None] >> torch.arange(4, device=words.device)) & 1
-    return pack(ones.argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values.flatten(1), 2)
-
-
 def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """Turn 2:4 values and indices of W (N, K) into those of W.T, which is 2:4 as well; 4 divides N and K."""
     columns = columns_of(indices, 2, 4, K)
     keep = torch.zeros(len(values), K, dtype=torch.bool, device=values.device).scatter_(1, columns, True)
     return compress(expand(values, indices, 2, 4, K).T, keep.T, 2, 4)
-
-
-def saved_indices(indices: Tensor, K: int) -> Tensor:
-    """Return indices as they are saved, from these or from ``decode_words``."""
-    return indices if indices.dtype == torch.uint8 else from_decode_words(indices, K)
 
 
 def _counting(count: int, like: Tensor) -> Tensor:

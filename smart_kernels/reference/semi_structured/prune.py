@@ -32,7 +32,7 @@ def semi_structured_prune_both_ways(weight: Tensor, scores: Tensor | None) -> tu
     N, K = weight.shape
     scores = importance(weight, scores).clamp(-PINNED, PINNED)
     blocks = scores.view(N // 4, 4, K // 4, 4).permute(0, 2, 1, 3).reshape(-1, 16)
-    keep = transposable_masks().to(weight.device)[best_masks(blocks)].bool()
+    keep = transposable_masks(weight.device)[best_masks(blocks)].bool()
     keep = keep.view(N // 4, K // 4, 4, 4).permute(0, 2, 1, 3).reshape(N, K)
     return *compress(weight, keep, 2, 4), *compress(weight.T, keep.T, 2, 4)
 
@@ -45,14 +45,17 @@ def importance(weight: Tensor, scores: Tensor | None) -> Tensor:
 
 
 @functools.cache
-def transposable_masks() -> Tensor:
-    """Return all 4x4 masks with two in every row and column, (90, 16) float32."""
+def transposable_masks(device: torch.device) -> Tensor:
+    """Return all 4x4 masks with two in every row and column, (90, 16) float32.
+
+    They are brought to the device once: a CUDA graph cannot hold a copy from the host.
+    """
     rows = [torch.zeros(4).index_fill_(0, torch.tensor(pair), 1) for pair in PAIRS]
     masks = torch.stack([torch.stack(mask) for mask in product(rows, repeat=4)])
-    return masks[(masks.sum(1) == 2).all(1)].flatten(1)
+    return masks[(masks.sum(1) == 2).all(1)].flatten(1).to(device)
 
 
 def best_masks(blocks: Tensor) -> Tensor:
     """Return which of the masks keeps most of (B, 16) finite scores: (B,), the first of equals."""
-    masks = transposable_masks().to(blocks.device).double().T
+    masks = transposable_masks(blocks.device).double().T
     return torch.cat([(part.double() @ masks).argmax(1) for part in blocks.split(CHUNK)])

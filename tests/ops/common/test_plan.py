@@ -2,8 +2,8 @@
 
 import torch
 
-from smart_kernels.ops.common.launch import traced
-from smart_kernels.ops.common.plan import MOST, NOTHING, Planned, buffers, forget
+from smart_kernels.ops.common.launch import NOTHING, traced
+from smart_kernels.ops.common.plan import MOST, Planned, buffers, forget
 
 
 def planned():
