@@ -35,6 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
     for part in PARTS:
         check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
+    _command(commands, "zoo", "half of the channels of timm's and torchvision's models pruned and removed")
     _command(commands, "report", "docs/results.md and its plots, from the committed rows")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():

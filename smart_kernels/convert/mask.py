@@ -15,7 +15,7 @@ from smart_kernels.nn import (
 )
 from smart_kernels.patterns import Pattern, check_pattern
 
-from .channels import Group, coupled
+from .channels import Group, rehearsed
 from .maskable import Filter, layers_to_mask
 from .modules import (
     Outputs,
@@ -49,15 +49,15 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
             ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
             and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
-            Layers with a channel that cannot be removed are left out. The output is compared with that before.
-            Default: every layer has its own scores.
+            Layers with a channel that cannot be removed are left out, with one line in the log: half of the channels
+            are pruned and slimmed on a copy to find out. Default: every layer has its own scores.
 
     Returns:
         The newly masked layers by name.
 
     Raises:
-        ValueError: ``pattern`` is none, no layer was chosen, channels reach an operator that they cannot be followed
-            through, or the output has changed. The model is as it was then, as after any other error.
+        ValueError: ``pattern`` is none, no layer was chosen, ``slim_`` could not remove what is pruned, the output
+            shows no tensor to compare, or it has changed. The model is as it was then, as after any other error.
     """
     check_pattern(pattern)
     check_whole(model, "mask_")
@@ -76,7 +76,10 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
     before = masked_layers(model)
     layers = layers_to_mask(model, pattern, filter_fn)
     if layers and example_input is not None:
-        _mask_coupled(coupled(model, layers, example_input), pattern)
+        groups, notes = rehearsed(model, layers, example_input)
+        for note in notes:
+            logger.warning(note)
+        _mask_coupled(groups, pattern)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
     elif layers:
         _mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
