@@ -13,7 +13,6 @@ from triton.runtime.autotuner import Autotuner
 
 from smart_kernels import kernels
 from smart_kernels.kernels.common import on_this_device
-from smart_kernels.ops.common import forget
 
 from ..case import DTYPES, TOLERANCE
 from ..floor import Limits
@@ -99,23 +98,14 @@ class Check:
 @contextlib.contextmanager
 def configuration(index: int) -> Iterator[None]:
     """Launch every tuned kernel with its ``index``-th configuration (its last where it has fewer)."""
-    with contextlib.ExitStack() as stack:
-        for tuned in TUNED:
-            stack.enter_context(forced(tuned, tuned.configs[min(index, len(tuned.configs) - 1)]))
-        yield
-
-
-@contextlib.contextmanager
-def forced(kernel: Autotuner, config: triton.Config) -> Iterator[None]:
-    """Launch a kernel with one of its configurations; launches that were kept with another one are forgotten."""
-    before = kernel.configs
-    kernel.configs = [on_this_device(config)]
-    forget()
+    before = [tuned.configs for tuned in TUNED]
     try:
+        for tuned in TUNED:
+            tuned.configs = [on_this_device(tuned.configs[min(index, len(tuned.configs) - 1)])]
         yield
     finally:
-        kernel.configs = before
-        forget()
+        for tuned, configs in zip(TUNED, before, strict=True):
+            tuned.configs = configs
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from smart_kernels.convert.measure import agrees
-from smart_kernels.convert.modules import call, evaluating
+from smart_kernels.convert.modules import call, check_whole, evaluating
 from smart_kernels.nn import Masked, Sparse
 
 from .follow import Follower, follow
@@ -58,6 +58,7 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
     """
     if any(isinstance(module, Masked | Sparse) for module in model.modules()):
         raise ValueError("slim_ needs plain layers: call finalize() or unmask_(model) before, and compress_ after it")
+    check_whole(model, "slim_")
     before = {id(t): t.data for t in (*model.parameters(), *model.buffers())}
     old_sizes = sizes(model)
     expected = _run(model, example_input)
