@@ -83,8 +83,9 @@ class CSR(Format):
             return torch.sparse_csr_tensor(*stored, self.shape, check_invariants=True)
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
-        if len(col) != len(self.values):
-            raise ValueError(f"col_indices must be one per weight, got {len(col)} for {len(self.values)} weights")
+        if self.values.dim() != 1 or col.shape != self.values.shape:
+            got = f"{tuple(col.shape)} for {tuple(self.values.shape)}"
+            raise ValueError(f"values must be a list and col_indices one per weight, got {got}")
         check_indices(crow, col, self.shape)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

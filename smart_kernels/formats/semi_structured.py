@@ -11,7 +11,7 @@ from .base import Candidate, Format
 from .prepared import state
 from .resident import LAYOUTS, resident, saved
 from .whole_groups import cropped, filled_both_ways, padded
-from .zeros import GROUP_SIZES, Zeros
+from .zeros import Zeros, check_groups, read_groups
 
 
 class SemiStructured(Format):
@@ -51,7 +51,7 @@ class SemiStructured(Format):
         transposable: bool = False,
     ):
         super().__init__(shape, taps)
-        self.n, self.m = kept.tolist()
+        self.n, self.m = read_groups(kept)
         self.layout = layout
         self.transposable = transposable
         self._check(indices, values)
@@ -64,8 +64,7 @@ class SemiStructured(Format):
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
-        if m not in GROUP_SIZES or not 0 < n < m:
-            raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUP_SIZES}, got {n}:{m}")
+        check_groups(n, m)
         keep = padded(weight != 0 if keep is None else keep, taps, m)
         matrix = padded(weight.detach(), taps, m)
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
