@@ -7,8 +7,8 @@ from smart_kernels.ops.common import TRITON_DEVICES
 from smart_kernels.shapes import tiles
 
 from .base import Candidate, Format
-from .indexed import Indexed
-from .prepared import eager_inference
+from .indexed import Indexed, rows_of
+from .prepared import eager_inference, to_onnx
 from .union import COUNTS, unite, worth_uniting
 from .zeros import Zeros
 
@@ -116,8 +116,7 @@ class BSR(Indexed, Format):
         """Return (block rows, taps, block columns per tap, tile_n, tile_c), dead blocks 0; differentiable."""
         rows, taps, cols = self.grid
         nnz = self.values.shape[0]
-        start = torch.arange(rows, device=self.values.device) * (taps * cols)
-        index = start.repeat_interleave(self.crow_indices.diff(), output_size=nnz) + self.col_indices
+        index = rows_of(self.crow_indices, nnz) * (taps * cols) + self.col_indices
         blocks = self.values.new_zeros(rows * taps * cols, *self.tile).index_copy(0, index, self.values)
         return blocks.view(rows, taps, cols, *self.tile)
 
@@ -126,10 +125,12 @@ class BSR(Indexed, Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
+        if to_onnx():
+            return F.linear(x, self.to_dense(), bias)
         stored = self.values, self.crow_indices, self.col_indices
         index = self._index()
-        many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
-        if self.union > 1 and many and eager_inference(x, self.values, bias):
+        # fewer rows cost what is read of W; not asked of a dynamic batch, which the answer would limit
+        if self.union > 1 and eager_inference(x, self.values, bias) and x.numel() > FEW_ROWS * self.shape[1]:
             stored = self.prepared(self._unite)
             index = None
         return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index)

@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import tensor_core
@@ -8,9 +9,9 @@ from smart_kernels.reference.common import compress, expand
 from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Candidate, Format
-from .prepared import state
+from .prepared import state, to_onnx
 from .resident import LAYOUTS, resident, saved
-from .whole_groups import cropped, filled_both_ways, padded
+from .whole_groups import cropped, expand_for_onnx, filled_both_ways, padded
 from .zeros import Zeros, check_groups, read_groups
 
 
@@ -106,9 +107,12 @@ class SemiStructured(Format):
 
     def to_dense(self):
         values, indices = self.saved()
-        return cropped(expand(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
+        spread = expand_for_onnx if to_onnx() else expand
+        return cropped(spread(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
 
     def linear(self, x, bias=None):
+        if to_onnx():
+            return F.linear(x, self.to_dense(), bias)
         if self._arranged and self._on_tensor_cores(x, bias):
             N = self.shape[0]
             groups = self.columns // 4

@@ -1,5 +1,6 @@
 """What ops ask of their inputs, and do with them, before they launch."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,7 +40,7 @@ def no_autocast(x: Tensor) -> AbstractContextManager:
 
 def flat(x: Tensor) -> Tensor:
     """(..., K) -> (M, K), also if K = 0."""
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # numel() of a Size would make a dynamic batch a number
 
 
 def unsuited(x: Tensor, weight: Tensor, mask: Tensor) -> bool:
