@@ -8,7 +8,7 @@ from smart_kernels.shapes import tiles
 
 from .base import Candidate, Format
 from .indexed import Indexed, rows_of
-from .prepared import eager_inference, to_onnx
+from .prepared import eager_inference, plain_operators
 from .union import COUNTS, unite, worth_uniting
 from .zeros import Zeros
 
@@ -125,7 +125,7 @@ class BSR(Indexed, Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
-        if to_onnx():
+        if plain_operators():
             return F.linear(x, self.to_dense(), bias)
         stored = self.values, self.crow_indices, self.col_indices
         index = self._index()

@@ -61,7 +61,9 @@ def _watched() -> bool:
     )
 
 
-def to_onnx() -> bool:
-    """Return whether torch exports to ONNX now, which has no operators of ours."""
+def plain_operators() -> bool:
+    """Return whether operators of ours will not do: in an export to ONNX, and for derivatives taken forward."""
+    if forward_ad._current_level >= 0:
+        return True
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     return traced and torch.onnx.is_in_onnx_export()

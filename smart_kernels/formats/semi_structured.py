@@ -9,7 +9,7 @@ from smart_kernels.reference.common import compress, expand
 from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Candidate, Format
-from .prepared import state, to_onnx
+from .prepared import plain_operators, state
 from .resident import LAYOUTS, resident, saved
 from .whole_groups import cropped, expand_for_onnx, filled_both_ways, padded
 from .zeros import Zeros, check_groups, read_groups
@@ -107,11 +107,11 @@ class SemiStructured(Format):
 
     def to_dense(self):
         values, indices = self.saved()
-        spread = expand_for_onnx if to_onnx() else expand
+        spread = expand_for_onnx if plain_operators() else expand
         return cropped(spread(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
 
     def linear(self, x, bias=None):
-        if to_onnx():
+        if plain_operators():
             return F.linear(x, self.to_dense(), bias)
         if self._arranged and self._on_tensor_cores(x, bias):
             N = self.shape[0]
