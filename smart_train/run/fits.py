@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import checkpoint
 
 if TYPE_CHECKING:
     from .training import Training
 
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
+MOMENTS = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: {"momentum_buffer"}}
 STAGES = ("dense", "search", "finetune")
 
 
@@ -26,45 +28,37 @@ def check_state(state: Any, training: "Training") -> None:
     _check(isinstance(state["optimizers"], list), "optimizers must be a list")
     _check(len(state["optimizers"]) == len(training.optimizers), f"there must be {len(training.optimizers)} optimizers")
     for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], training.optimizers, strict=True):
-        _check_optimizer(saved, like, [p for group in optimizer.param_groups for p in group["params"]])
+        _check_optimizer(saved, like, optimizer)
     _check((state["pruner"] is None) == (training.pruner is None), "there must be a pruner in both or in none")
     if training.pruner:
         _check_pruner(state["pruner"], own["pruner"], training)
     _check_random(state["random"])
 
 
-def _check_optimizer(saved: Any, own: dict, parameters: list[nn.Parameter]) -> None:
+def _check_optimizer(saved: Any, own: dict, optimizer: torch.optim.Optimizer) -> None:
     _keys("an optimizer", saved, own)
     groups = saved["param_groups"]
     _check(isinstance(groups, list) and len(groups) == len(own["param_groups"]), "an optimizer must have its groups")
     for group, like in zip(groups, own["param_groups"], strict=True):
         _keys("a group of an optimizer", group, like)
         for name, value in like.items():
-            same = (
-                group[name] == value
-                if name == "params" and isinstance(group[name], list)
-                else _alike(group[name], value)
-            )
-            _check(same, f"{name} of an optimizer must be like {value!r}"[:200])
+            _check(_alike(group[name], value), f"{name} of an optimizer must be like {value!r}"[:200])
+        _check(group["params"] == like["params"], "an optimizer must have its parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     _check(isinstance(saved["state"], dict), "the state of an optimizer must be a table")
     for index, entries in saved["state"].items():
         _check(type(index) is int and 0 <= index < len(parameters), "an optimizer must have states of its parameters")
-        _check(isinstance(entries, dict), "the state of a parameter must be a table")
+        _check(isinstance(entries, dict) and entries.keys() == MOMENTS[type(optimizer)], "a state must be complete")
         for name, value in entries.items():
-            _check_moment(name, value, parameters[index])
-
-
-def _check_moment(name: Any, value: Any, parameter: nn.Parameter) -> None:
-    if isinstance(value, Tensor):
-        fits = value.shape in ((), parameter.shape) and value.is_floating_point()
-    else:
-        fits = value is None or type(value) in (int, float)
-    _check(isinstance(name, str) and fits, f"{name} of an optimizer must have the shape of its parameter")
+            shape = () if name == "step" else parameters[index].shape
+            fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point()
+            _check(fits, f"{name} of an optimizer must be {tuple(shape)} numbers")
 
 
 def _check_pruner(saved: Any, own: dict, training: "Training") -> None:
     pruner = training.pruner
     _keys("the pruner", saved, own)
+    _check(saved["pools"] == own["pools"], f"the pruner must have the pools {own['pools']}"[:2000])
     _number("the pruner's step", saved["step"], 2**62)
     _check(saved["stage"] in STAGES, f"the pruner's stage must be one of {STAGES}")
     masks, thresholds = saved["masks"], saved["thresholds"]

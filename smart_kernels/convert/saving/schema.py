@@ -144,7 +144,7 @@ REPORT = Table(
 CONFIG = Table(
     {
         "version": count,
-        "layers": anything,  # checked with the row that it belongs to
+        "layers": mapping(anything),  # each LAYER, checked with the row that it belongs to
         "tied": mapping(text),
         "slimmed": mapping(sequence(count)),
         "split_attention": sequence(text),
