@@ -1,7 +1,7 @@
 """A pruning run that is killed at random points, and the one that continues it.
 
-The points are counted, not timed: every call that the trainings, ``torch.save`` and ``json`` make is one. So a kill falls
-into a step, into the writing of a file, or between two files, and into the same whenever it is repeated.
+The points are counted, not timed: every call that the trainings, ``torch.save`` and ``json`` make is one. So a kill
+falls into a step, into the writing of a file, or between two files, and into the same whenever it is repeated.
 """
 
 import os
