@@ -1,6 +1,11 @@
 """save and load: the same outputs from fewer bytes, and clear errors for damaged files."""
 
+import contextlib
+import copy
+import hashlib
 import json
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +16,7 @@ from torch import nn
 from smart_kernels import Block, compress_, load, mask_, save, unmask_
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.modules.fold import Folded
+from smart_kernels.convert.saving import files
 from smart_kernels.formats import simd
 from smart_kernels.nn import SplitAttention
 from tests.test_compress import CNN, encoder, mlp, prune
@@ -185,8 +191,16 @@ def damage_tensors(change):
         tensors = load_file(path / "model.safetensors")
         change(tensors)
         save_file(tensors, path / "model.safetensors")
+        seal(path)
 
     return apply
+
+
+def seal(path):
+    """Give ``config.json`` the digest of the tensors beside it, as one who forges both files can."""
+    content = (path / "model.safetensors").read_bytes()
+    digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    damage_config(lambda config: config.update(tensors=digest))(path)
 
 
 def damage_config(change):
@@ -194,6 +208,20 @@ def damage_config(change):
         config = json.loads((path / "config.json").read_text())
         change(config)
         (path / "config.json").write_text(json.dumps(config))
+
+    return apply
+
+
+def wrapping(col):
+    """Row starts whose differences are positive only because they overflow."""
+    return torch.tensor([0, 2**62, -(2**63), -(2**62), len(col)])
+
+
+def flip(name, place):
+    def apply(path):
+        content = bytearray((path / name).read_bytes())
+        content[place] ^= 1
+        (path / name).write_bytes(content)
 
     return apply
 
@@ -221,13 +249,111 @@ def damage_config(change):
         (damage_tensors(lambda t: t["0.col_indices"].fill_(99)), "layer 0 is damaged: col_indices"),
         (damage_tensors(lambda t: t.pop("4.bias")), "4.bias"),
         (damage_tensors(lambda t: t.update(extra=torch.ones(1))), "extra"),
+        (damage_tensors(lambda t: t.update({"0.bias": torch.ones(64, dtype=torch.int32)})), "0.bias must be like"),
+        (damage_tensors(lambda t: t.update({"0.values": t["0.values"].flatten()})), "values must be .blocks, tile_n"),
+        (damage_tensors(lambda t: t.update({"0.values": torch.ones(0, 2**20, 2**20)})), "much larger than the weight"),
+        (damage_tensors(lambda t: t.update({"0.crow_indices": t["0.crow_indices"].double()})), "int32 or int64"),
+        (
+            damage_tensors(lambda t: t.update({"0.crow_indices": wrapping(t["0.col_indices"])})),
+            "crow_indices must rise",
+        ),
+        (flip("model.safetensors", -1), "damaged one or that of another save"),
+        (lambda path: (path / "config.json").write_text("[" * 10**6), "nested so deeply"),
+        (lambda path: (path / "config.json").write_text(" " * 2**24), "at most .* bytes"),
+        (lambda path: (path / "config.json").write_text('{"version": 1, "version": 1}'), "'version' twice"),
+        (lambda path: os.truncate(path / "model.safetensors", 500), "must hold config.json"),
+        (damage_config(lambda c: c.update(more=1)), "got also"),
+        (damage_config(lambda c: c.update(tied={"2.bias": "0.bias"})), "2.bias must be tied to a tensor"),
+        (damage_config(lambda c: c.update(tied={"2.bias": ["0.bias"]})), "config.json.tied.2.bias must be a text"),
+        (damage_config(lambda c: c.update(slimmed={"0.bias": [-4]})), "config.json.slimmed.0.bias must be a whole"),
+        (damage_config(lambda c: c.update(split_attention=["1"])), "1 must be an attention"),
+        (damage_config(lambda c: c["layers"].update({"../0": c["layers"]["0"]})), "its line in the report"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(name="../0")), "needs an entry"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(tile=[0, 16])), "rows.tile must be a whole number"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(shape=[64, 48])), "rows.shape must be a list of 3"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(options={"size": 3})), "with options that it has"),
+        (damage_config(lambda c: c["report"]["rows"][0].update(shared=["1"])), "layer 0 needs an entry"),
+        (damage_config(lambda c: c["report"]["settings"].update(pattern="block:8")), "must hold a report as save"),
     ],
 )
 def test_damaged_files_are_refused(damage, message, tmp_path):
     saved(mlp, (6, 48), tmp_path)
     damage(tmp_path)
+    fresh = mlp()
+    before = {key: tensor.clone() for key, tensor in fresh.state_dict().items()}
+    modules = list(fresh.modules())
     with pytest.raises(ValueError, match=message):
-        load(mlp(), tmp_path)
+        load(fresh, tmp_path)
+    assert list(fresh.modules()) == modules
+    assert all(torch.equal(tensor, before[key]) for key, tensor in fresh.state_dict().items())
+
+
+def test_half_of_another_save_is_refused(tmp_path):
+    saved(mlp, (6, 48), tmp_path / "a")
+    saved(mlp, (6, 48), tmp_path / "b")
+    os.replace(tmp_path / "a/model.safetensors", tmp_path / "b/model.safetensors")
+    with pytest.raises(ValueError, match="damaged one or that of another save"):
+        load(mlp(), tmp_path / "b")
+
+
+@pytest.mark.parametrize("calls", range(5), ids="after {} calls".format)
+def test_a_kill_while_saving_leaves_one_of_both_models(calls, tmp_path, monkeypatch):
+    """``fsync`` and ``replace`` are the moments at which something changes on the disk."""
+    old, _, _ = saved(mlp, (6, 48), tmp_path)
+    first = mlp()
+    load(first, tmp_path)
+    second, x = mlp().eval(), old
+    report = compress_(second, x)
+    left = [calls]
+
+    def dying(function):
+        def call(*args):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return function(*args)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(files.os, name, dying(getattr(os, name)))
+    with contextlib.suppress(Killed):
+        save(second, tmp_path, report)
+    monkeypatch.undo()
+    fresh = mlp()
+    load(fresh, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(fresh(x), (first if calls < 3 else second)(x))
+    save(second, tmp_path, report)  # what a kill left is no obstacle
+    load(mlp(), tmp_path)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("name, content", [("config.json", b'{"model_type": "bert"}'), ("model.safetensors", None)])
+def test_files_of_others_are_not_replaced(name, content, tmp_path):
+    if content is None:
+        save_file({"weight": torch.ones(2)}, tmp_path / name, {"format": "pt"})
+    else:
+        (tmp_path / name).write_bytes(content)
+    before = (tmp_path / name).read_bytes()
+    model, x = mlp().eval(), torch.randn(6, 48)
+    with pytest.raises(ValueError, match=f"must not replace a file that it did not write, got .*{name}"):
+        save(model, tmp_path, compress_(model, x))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == before
+
+
+def test_loading_that_fails_at_the_end_leaves_the_model_alone(tmp_path, monkeypatch):
+    saved(mlp, (6, 48), tmp_path)
+    fresh = mlp()
+    before, modules = copy.deepcopy(fresh.state_dict()), list(fresh.modules())
+    monkeypatch.setattr(sys.modules["smart_kernels.convert.saving.load"], "swap_", lambda *args: exec("raise OSError"))
+    with pytest.raises(OSError):
+        load(fresh, tmp_path)
+    assert list(fresh.modules()) == modules
+    assert all(torch.equal(tensor, before[key]) for key, tensor in fresh.state_dict().items())
 
 
 def test_the_report_of_another_model_is_refused(tmp_path):

@@ -7,10 +7,12 @@ from smart_kernels.ops.common import TRITON_DEVICES
 from smart_kernels.shapes import tiles
 
 from .base import Candidate, Format
-from .indexed import Indexed
-from .prepared import eager_inference
-from .union import unite, worth_uniting
+from .indexed import Indexed, rows_of
+from .prepared import eager_inference, plain_operators
+from .union import COUNTS, unite, worth_uniting
 from .zeros import Zeros
+
+PADDING = 2**24  # weights that may be filled up to whole tiles, if the weight itself is smaller than that
 
 
 class BSR(Indexed, Format):
@@ -43,9 +45,16 @@ class BSR(Indexed, Format):
         self._remember(None)
 
     @classmethod
+    def from_saved(cls, tensors, shape, taps):
+        if tensors[0].dim() != 3:
+            raise ValueError(f"values must be (blocks, tile_n, tile_c), got {tuple(tensors[0].shape)}")
+        _check_tile(tuple(tensors[0].shape[1:]), shape, taps)
+        return cls(*tensors, shape, taps)
+
+    @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, union=1):
-        if union < 1:
-            raise ValueError(f"union must count rows of tiles, at least 1, got {union}")
+        _check_union(union)
+        _check_tile(tile, weight.shape, taps)
         blocks = _blocks(weight.detach(), tile, taps)
         live = blocks.ne(0) if keep is None else _blocks(keep.to(torch.uint8), tile, taps).bool()
         live = live.any(-1).any(-1)
@@ -84,6 +93,7 @@ class BSR(Indexed, Format):
 
     def united(self, union: int) -> "BSR":
         """Return a format of the same stored tensors that reads ``union`` rows of tiles as one."""
+        _check_union(union)
         other = BSR(self.values, self.crow_indices, self.col_indices, self.shape, self.taps)
         other.union = union
         return other
@@ -106,8 +116,7 @@ class BSR(Indexed, Format):
         """Return (block rows, taps, block columns per tap, tile_n, tile_c), dead blocks 0; differentiable."""
         rows, taps, cols = self.grid
         nnz = self.values.shape[0]
-        start = torch.arange(rows, device=self.values.device) * (taps * cols)
-        index = start.repeat_interleave(self.crow_indices.diff(), output_size=nnz) + self.col_indices
+        index = rows_of(self.crow_indices, nnz) * (taps * cols) + self.col_indices
         blocks = self.values.new_zeros(rows * taps * cols, *self.tile).index_copy(0, index, self.values)
         return blocks.view(rows, taps, cols, *self.tile)
 
@@ -116,10 +125,12 @@ class BSR(Indexed, Format):
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
     def linear(self, x, bias=None):
+        if plain_operators():
+            return F.linear(x, self.to_dense(), bias)
         stored = self.values, self.crow_indices, self.col_indices
         index = self._index()
-        many = x.numel() > FEW_ROWS * self.shape[1]  # fewer rows cost what is read of W
-        if self.union > 1 and many and eager_inference(x, self.values, bias):
+        # fewer rows cost what is read of W; not asked of a dynamic batch, which the answer would limit
+        if self.union > 1 and eager_inference(x, self.values, bias) and x.numel() > FEW_ROWS * self.shape[1]:
             stored = self.prepared(self._unite)
             index = None
         return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index)
@@ -137,8 +148,10 @@ class BSR(Indexed, Format):
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid
-        if len(col) != self.values.shape[0]:
-            raise ValueError(f"col_indices must be one per block, got {len(col)} for {self.values.shape[0]} blocks")
+        if col.shape != self.values.shape[:1]:
+            raise ValueError(
+                f"col_indices must be one per block, got {tuple(col.shape)} for {self.values.shape[0]} blocks"
+            )
         check_indices(crow, col, (rows, taps * cols))
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -152,6 +165,20 @@ class BSR(Indexed, Format):
     def extra_repr(self) -> str:
         tile_n, tile_c = self.tile
         return f"{super().extra_repr()}, {self.values.shape[0]} tiles of {tile_n}x{tile_c}"
+
+
+def _check_union(union: int) -> None:
+    if not 1 <= union <= COUNTS[-1]:
+        raise ValueError(f"union must count rows of tiles, from 1 to {COUNTS[-1]}, got {union}")
+
+
+def _check_tile(tile: tuple[int, int], shape: tuple[int, int], taps: int) -> None:
+    """Raise ValueError for tiles that are none, or so large that filling them up takes memory out of all proportion."""
+    if min(tile) < 1:
+        raise ValueError(f"tiles must have at least one row and one column, got {tile}")
+    rows, cols = tiles.grid((shape[0], shape[1] // taps), tile)
+    if rows * tile[0] * taps * cols * tile[1] > 4 * shape[0] * shape[1] + PADDING:
+        raise ValueError(f"tiles must not be that much larger than the weight, got {tile} for {tuple(shape)}")
 
 
 def _blocks(matrix: Tensor, tile: tuple[int, int], taps: int) -> Tensor:

@@ -89,7 +89,10 @@ class Compact(Format):
 
     def _check(self, rows: Tensor, cols: Tensor) -> None:
         for name, index, size in (("rows", rows, self.shape[0]), ("cols", cols, self.shape[1] // self.taps)):
-            if index.numel() and (index.diff() <= 0).any() | (index[0] < 0) | (index[-1] >= size):
+            if index.dtype != torch.int64 or index.dim() != 1:
+                raise ValueError(f"{name} must be a list of int64, got {tuple(index.shape)} {index.dtype}")
+            # smallest and largest first: differences of numbers beyond them may overflow
+            if index.numel() and (index.min() < 0 or index.max() >= size or (index.diff() <= 0).any()):
                 raise ValueError(f"{name} must be ascending and within [0, {size}), got {index.tolist()}")
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

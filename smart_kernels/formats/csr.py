@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from smart_kernels.ops.block_sparse import check_indices
 
 from .base import Candidate, Format
+from .indexed import rows_of
 
 DTYPES = (torch.float32, torch.float64)
 MOST = 0.1  # density up to which it is tried: there it was measured to win from 16 rows of x on, at 0.05 from 1 on
@@ -59,9 +60,7 @@ class CSR(Format):
         return "csr needs a torch with MKL"
 
     def to_dense(self):
-        rows = torch.arange(self.shape[0], device=self.values.device)
-        rows = rows.repeat_interleave(self.crow_indices.diff(), output_size=len(self.values))
-        place = rows * self.shape[1] + self.col_indices
+        place = rows_of(self.crow_indices, len(self.values)) * self.shape[1] + self.col_indices
         return self.values.new_zeros(self.shape[0] * self.shape[1]).index_copy(0, place, self.values).view(self.shape)
 
     def linear(self, x, bias=None):
@@ -83,8 +82,9 @@ class CSR(Format):
             return torch.sparse_csr_tensor(*stored, self.shape, check_invariants=True)
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
-        if len(col) != len(self.values):
-            raise ValueError(f"col_indices must be one per weight, got {len(col)} for {len(self.values)} weights")
+        if self.values.dim() != 1 or col.shape != self.values.shape:
+            got = f"{tuple(col.shape)} for {tuple(self.values.shape)}"
+            raise ValueError(f"values must be a list and col_indices one per weight, got {got}")
         check_indices(crow, col, self.shape)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

@@ -10,6 +10,17 @@ from smart_kernels.shapes import Conv
 from .prepared import state
 
 
+def rows_of(crow_indices: Tensor, nnz: int) -> Tensor:
+    """Return the row of each stored block, (nnz,) int64, in operators that ONNX has, too.
+
+    Args:
+        crow_indices: (rows + 1,) where each row starts.
+        nnz: how many blocks there are.
+    """
+    starts = crow_indices[1:-1].long()
+    return starts.new_zeros(nnz + 1).scatter_add(0, starts, torch.ones_like(starts)).cumsum(0)[:nnz]
+
+
 class Indexed:
     """Mixin of ``BSR``, which has the indices.
 

@@ -81,6 +81,7 @@ class JIT(BSR):
         return values.dtype == torch.float32 and values.is_cpu
 
     def _panels(self, conv: Conv) -> "Panels":
+        self._check(self.crow_indices, self.col_indices)  # the code trusts them, and they may have been written to
         return Panels(self, conv)
 
 
@@ -121,14 +122,14 @@ class Panels:
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Map (B, H, W, C), padded, to (B, H', W', N)."""
         key = (x.shape, torch.get_num_threads())
-        x = filled(x, self.channels).contiguous()
+        x = filled(x, self.channels).contiguous().resolve_neg()  # what lies in memory is what is read
         if key not in self.steps:
             if len(self.steps) == SIZES:
                 self.steps.clear()
             self.steps[key] = self._steps(*key)
         size, steps = self.steps[key]
         y = x.new_empty(size)
-        bias = self.zeros if bias is None else filled(bias, self.shape[1]).contiguous()
+        bias = self.zeros if bias is None else filled(bias, self.shape[1]).contiguous().resolve_neg()
         addresses = x.data_ptr(), bias.data_ptr(), y.data_ptr()
         for run, layout, _ in steps:
             run(Call(*addresses, layout))

@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import tensor_core
@@ -8,10 +9,10 @@ from smart_kernels.reference.common import compress, expand
 from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Candidate, Format
-from .prepared import state
+from .prepared import plain_operators, state
 from .resident import FORMER, LAYOUTS, resident, saved
-from .whole_groups import cropped, filled_both_ways, padded
-from .zeros import GROUP_SIZES, Zeros
+from .whole_groups import cropped, expand_for_onnx, filled_both_ways, padded
+from .zeros import Zeros, check_groups, read_groups
 
 
 class SemiStructured(Format):
@@ -51,7 +52,7 @@ class SemiStructured(Format):
         transposable: bool = False,
     ):
         super().__init__(shape, taps)
-        self.n, self.m = kept.tolist()
+        self.n, self.m = read_groups(kept)
         self.layout = "rows" if layout == FORMER else layout  # old files name it
         self.transposable = transposable
         self._check(indices, values)
@@ -64,8 +65,7 @@ class SemiStructured(Format):
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, n=2, m=4, layout="rows", transposable=False):
-        if m not in GROUP_SIZES or not 0 < n < m:
-            raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUP_SIZES}, got {n}:{m}")
+        check_groups(n, m)
         keep = padded(weight != 0 if keep is None else keep, taps, m)
         matrix = padded(weight.detach(), taps, m)
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
@@ -107,9 +107,12 @@ class SemiStructured(Format):
 
     def to_dense(self):
         values, indices = self.saved()
-        return cropped(expand(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
+        spread = expand_for_onnx if plain_operators() else expand
+        return cropped(spread(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
 
     def linear(self, x, bias=None):
+        if plain_operators():
+            return F.linear(x, self.to_dense(), bias)
         if self._arranged and self._on_tensor_cores(x, bias):
             N = self.shape[0]
             groups = self.columns // 4

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from smart_kernels.ops.semi_structured import semi_structured_prune
 from smart_kernels.reference.common import expand
+from smart_kernels.shapes import index_bits
 
 
 def padded(matrix: Tensor, taps: int, m: int) -> Tensor:
@@ -29,3 +30,13 @@ def filled_both_ways(weight: Tensor, keep: Tensor) -> Tensor:
 def cropped(matrix: Tensor, taps: int, columns: int) -> Tensor:
     """Undo ``padded``."""
     return matrix.unflatten(1, (taps, -1))[:, :, : columns // taps].flatten(1)
+
+
+def expand_for_onnx(values: Tensor, indices: Tensor, n: int, m: int, columns: int) -> Tensor:
+    """Do what ``reference.common.expand`` does for whole groups, without shifts of uint8, which ONNX has not."""
+    bits, stored = index_bits(m), columns // m * n
+    powers = 2 ** torch.arange(8, device=indices.device)
+    ones = (indices.long()[..., None] // powers % 2).flatten(1)[:, : stored * bits]
+    places = (ones.unflatten(1, (stored, bits)) * powers[:bits]).sum(-1)
+    groups = torch.arange(stored, device=indices.device) // n
+    return values.new_zeros(len(values), columns).scatter(1, places + groups * m, values)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 GROUP_SIZES = (2, 4, 8)  # m of the n:m that can be stored
@@ -19,6 +20,25 @@ class Groups(NamedTuple):
     n: int
     m: int
     transposable: bool = False
+
+
+def check_groups(n: int, m: int) -> None:
+    """Raise ValueError unless n:m can be stored."""
+    if m not in GROUP_SIZES or not 0 < n < m:
+        raise ValueError(f"n:m must keep 0 < n < m with m one of {GROUP_SIZES}, got {n}:{m}")
+
+
+def read_groups(kept: Tensor) -> tuple[int, int]:
+    """Return n and m out of the tensor that holds them, (2,) int64.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if kept.shape != (2,) or kept.dtype != torch.int64:
+        raise ValueError(f"kept must be n and m in int64, got {tuple(kept.shape)} {kept.dtype}")
+    n, m = kept.tolist()
+    check_groups(n, m)
+    return n, m
 
 
 @dataclass(frozen=True, eq=False)

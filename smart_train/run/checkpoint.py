@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .archive import check_archive
+
 
 def save(path: Path, state: dict) -> None:
     """Write ``state`` so that a kill at any moment leaves a whole file behind."""
@@ -17,15 +19,39 @@ def save(path: Path, state: dict) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(half, path)
+    _names_to_disk(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file of text so that a kill at any moment leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    with half.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(half, path)
+
+
+def _names_to_disk(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; where folders cannot be opened, the system sees to it."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path: Path, device: str) -> dict:
-    """Return what ``save`` wrote.
+    """Return what ``save`` wrote; nothing is made of a file that is not whole.
 
     Raises:
         ValueError: the file is damaged.
     """
     try:
+        check_archive(path)
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = str(error).partition("\n")[0]

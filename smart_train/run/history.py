@@ -7,6 +7,7 @@ from typing import IO
 
 from torch import Tensor
 
+from . import checkpoint
 from .evaluate import accuracy
 from .training import Training
 
@@ -37,17 +38,40 @@ def row(training: Training, loss: Tensor) -> dict:
 
 
 def append_to(path: Path, step: int) -> IO[str]:
-    """Open a history for appending, without the rows after ``step``: they will be written again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-    path.write_text("".join(rows))
+    """Open a history for appending, without the rows after ``step``: they will be written again.
+
+    Raises:
+        ValueError: a line is not a row.
+    """
+    rows = [line for line in _lines(path) if _row(path, line)["step"] <= step]
+    checkpoint.write_text(path, "".join(rows))
     return path.open("a")
 
 
 def read(path: Path) -> list[dict]:
-    """Return the rows of a history; a line cut short by a kill is left out."""
-    return [json.loads(line) for line in _lines(path)]
+    """Return the rows of a history; a line cut short by a kill is left out.
+
+    Raises:
+        ValueError: a line is not a row.
+    """
+    return [_row(path, line) for line in _lines(path)]
+
+
+def _row(path: Path, line: str) -> dict:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or type(found.get("step")) is not int:
+        raise ValueError(f"{path} must hold a row of JSON with its step in each line, got {line[:80]!r}")
+    return found
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text, got other bytes: {error}") from error
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

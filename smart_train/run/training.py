@@ -13,6 +13,7 @@ from smart_train.pruners import Pruner
 
 from . import checkpoint
 from .evaluate import divergence
+from .fits import check_state
 from .recipe import Recipe
 
 RAMP = 20  # steps over which the learning rate rises at the start of a training; AdamW on a fresh ViT needs it
@@ -151,7 +152,12 @@ class Training:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue where ``state_dict()`` was taken."""
+        """Continue where ``state_dict()`` was taken.
+
+        Raises:
+            ValueError: it was taken of another training, or is damaged; nothing has changed then.
+        """
+        check_state(state, self.state_dict(), self.steps, self.optimizers, self.pruner)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

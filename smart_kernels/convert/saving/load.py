@@ -13,7 +13,9 @@ from smart_kernels.convert.modules import device_of, refold_, swap_, whole_or_no
 from smart_kernels.formats import FORMATS, Zeros
 from smart_kernels.nn import matrix, sparse_layer, weight_shape
 
-from .restore import fill, read, reported, split_attention
+from .bounded import most_text
+from .files import read
+from .restore import fill, reported, split_attention
 
 logger = logging.getLogger("smart_kernels")
 
@@ -33,10 +35,11 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
         The report: the saved one, or the new one.
 
     Raises:
-        ValueError: the files do not fit the model or each other, or ``rechoose`` without ``example_input``. The model
-            is as it was then, values included, as after any other error; its values wait on the CPU.
+        ValueError: the files are damaged, or do not fit the model or each other, or ``rechoose`` without
+            ``example_input``. The model is as it was then, values included, as after any other error; its values wait
+            on the CPU.
     """
-    config, tensors = read(Path(directory))
+    config, tensors = read(Path(directory), most_text(len(model.state_dict())))
     report = reported(config)
     rechoose = _rechooses(model, report, example_input, rechoose)
     with whole_or_not_at_all(model) as before:
@@ -54,7 +57,7 @@ def _rechooses(model: nn.Module, report: Report, example_input, rechoose: bool |
     """Return whether to choose again, and warn where that would be right and cannot be done."""
     first = next(model.parameters())
     device = device_name(first.device)
-    lacking = [FORMATS[row.choice].lacking(first.device, first.dtype, **row.options) for row in report.rows]
+    lacking = [_lacking(row, first) for row in report.rows]
     if rechoose is None:
         rechoose = example_input is not None and (device != report.device or any(lacking))
     if rechoose and example_input is None:
@@ -64,6 +67,17 @@ def _rechooses(model: nn.Module, report: Report, example_input, rechoose: bool |
             "backends were chosen on %s, this is %s: pass example_input to choose again", report.device, device
         )
     return rechoose
+
+
+def _lacking(row: LayerReport, like: Tensor) -> str | None:
+    try:
+        return FORMATS[row.choice].lacking(like.device, like.dtype, **row.options)
+    except TypeError as error:
+        raise _strange(row, error) from error
+
+
+def _strange(row: LayerReport, error: TypeError) -> ValueError:
+    return ValueError(f"layer {row.name} must run as {row.choice} with options that it has, got {row.options}: {error}")
 
 
 def _fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
@@ -77,13 +91,15 @@ def _fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
 
 def _as_chosen(model: nn.Module, row: LayerReport) -> dict[nn.Module, nn.Module]:
     """Return what replaces the layers of a line of the report; nothing where the device has no such format."""
-    layer = model.get_submodule(row.name)
     if row.choice == PLAIN:
         return {}
+    layer = model.get_submodule(row.name)
     try:
         zeros = Zeros(matrix(layer), weight_shape(layer).taps, row.tile)
         form = FORMATS[row.choice].from_zeros(zeros, **row.options)
         return {each: sparse_layer(each, form) for each in map(model.get_submodule, (row.name, *row.shared))}
+    except TypeError as error:
+        raise _strange(row, error) from error
     except ValueError as error:
         logger.warning("%s stays dense: %s", row.name, error)
         return {}

@@ -1,79 +1,105 @@
 """From the files of a saved model back to dense tensors, every entry checked."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
-import safetensors
-from safetensors.torch import load_file
+import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.compress import Report
+from smart_kernels.convert.compress import Report, Settings
 from smart_kernels.convert.modules import LAYERS, switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
-from smart_kernels.nn import Pieces, split_, weight_shape
+from smart_kernels.nn import Pieces, SplitAttention, split_, weight_shape
+from smart_kernels.patterns import parse
 
-VERSION = 1
-KEYS = {"version", "layers", "tied", "split_attention", "report"}
-
-
-def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Read ``config.json`` and the tensors."""
-    try:
-        config = json.loads((path / "config.json").read_text())
-        tensors = load_file(path / "model.safetensors")
-    except (OSError, ValueError, safetensors.SafetensorError) as error:  # ValueError: neither JSON nor UTF-8
-        raise ValueError(
-            f"{path} must hold config.json and model.safetensors as save() writes them: {error}"
-        ) from error
-    if not isinstance(config, dict) or config.get("version") != VERSION:
-        got = config.get("version") if isinstance(config, dict) else config
-        raise ValueError(f"config.json must be of version {VERSION}, got {got}")
-    if missing := KEYS - config.keys():
-        raise ValueError(f"config.json must hold {sorted(KEYS)}, got it missing {missing}")
-    return config, tensors
+from .schema import LAYER, REPORT
 
 
 def reported(config: dict) -> Report:
-    """Return the report in ``config.json``."""
+    """Return the report in ``config.json``.
+
+    Raises:
+        ValueError: it is not one that ``save`` writes.
+    """
     try:
+        REPORT(config["report"], "report")
         report = Report.from_dict(config["report"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"config.json must hold a report as save() writes it, got another: {error!r}") from error
+        settings = report.settings
+        pattern = settings.get("pattern")
+        Settings(pattern and parse(pattern), settings.get("backends"), settings.get("policy", "speed"))
+    except ValueError as error:
+        raise ValueError(f"config.json must hold a report as save() writes it, got another: {error}") from error
     if unknown := {row.choice for row in report.rows} - FORMATS.keys():
         raise ValueError(f"layers must run as one of {list(FORMATS)}, got {sorted(unknown)}")
     return report
 
 
 def fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
-    """Put all tensors into the dense model."""
+    """Put all tensors into the dense model, or none.
+
+    Raises:
+        ValueError: the entries of ``config.json``, the tensors and the model do not fit each other.
+    """
     state = dict(tensors)
-    for row in config["report"]["rows"]:
-        name = row["name"]
-        entry = config["layers"].get(name)
-        form = FORMATS.get(entry["stored"]) if entry else None
-        if form is None or not form.saves:
-            raise ValueError(f"layer {name} needs an entry that says how it is stored, got {entry}")
-        layer = checked(submodule(model, name), name, row["shape"])
-        keys = [f"{name}.{key}" for key in form.saves]
-        if absent := [key for key in keys if key not in state]:
-            raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
-        weight = _dense(form, [state.pop(key) for key in keys], row)
-        sharing = {submodule(model, each) for each in (name, *entry["shared"])}
-        names = [each for each, module in model.named_modules(remove_duplicate=False) if module in sharing]
-        state |= dict.fromkeys([f"{each}.weight" for each in names], _kernel(weight, layer))
-    state |= {key: state[first] for key, first in config["tied"].items() if first in state}
+    rows = config["report"]["rows"]
+    for row in rows:
+        weights = _weights(model, row, _entry(config["layers"], row), state)
+        state |= weights
+    if unknown := config["layers"].keys() - {row["name"] for row in rows}:
+        raise ValueError(f"each entry in layers must have its line in the report, got also {sorted(unknown)}")
+    for key, first in config["tied"].items():
+        if first not in tensors or key in state:
+            raise ValueError(f"{key} must be tied to a tensor that is saved and not be saved itself, got {first}")
+        state[key] = tensors[first]
+    _check_state(model.state_dict(), state)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the saved tensors must be those of the model: {error}") from error
 
 
+def _entry(layers: dict, row: dict) -> dict:
+    """Return how a layer is stored."""
+    entry = layers.get(row["name"])
+    if entry is not None:
+        LAYER(entry, f"layers.{row['name']}")
+    form = FORMATS.get(entry["stored"]) if entry else None
+    if form is None or not form.saves or entry["shared"] != row["shared"]:
+        raise ValueError(f"layer {row['name']} needs an entry that says how it is stored, got {entry}")
+    return entry
+
+
+def _weights(model: nn.Module, row: dict, entry: dict, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the stored tensors of a layer out of ``state``; return its weight under all of its names."""
+    name, form = row["name"], FORMATS[entry["stored"]]
+    layers = [checked(submodule(model, each), each, row["shape"]) for each in (name, *entry["shared"])]
+    keys = [f"{name}.{key}" for key in form.saves]
+    if absent := [key for key in keys if key not in state]:
+        raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
+    weight = _kernel(_dense(form, [state.pop(key) for key in keys], row), layers[0])
+    names = [each for each, module in model.named_modules(remove_duplicate=False) if module in layers]
+    return dict.fromkeys([f"{each}.weight" for each in names], weight)
+
+
+def _check_state(own: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """Raise ValueError unless both have the same keys, with the same shapes and kinds of numbers."""
+    if own.keys() != state.keys():
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        raise ValueError(f"the saved tensors must be those of the model, got {missing} missing, {unexpected} besides")
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape or _kind(tensor) != _kind(own[key]):
+            must, got = (f"{tuple(t.shape)} {t.dtype}" for t in (own[key], tensor))
+            raise ValueError(f"{key} must be like the {must} of the model, got {got}")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
+
+
 def submodule(model: nn.Module, name: str) -> nn.Module:
     """Return the layer that a report names."""
     try:
         return model.get_submodule(name)
-    except AttributeError:
+    except AttributeError:  # no such name, or one of something else
         raise ValueError(f"the model has no layer {name}, which the report names") from None
 
 
@@ -88,7 +114,7 @@ def _dense(form: type[Format], tensors: list[Tensor], row: dict) -> Tensor:
     N, taps, C = row["shape"]
     try:
         return form.from_saved(tensors, (N, taps * C), taps).to_dense().detach()
-    except (ValueError, RuntimeError, IndexError) as error:
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
         raise ValueError(f"layer {row['name']} is damaged: {error}") from error
 
 
@@ -107,4 +133,6 @@ def split_attention(model: nn.Module, names: list[str]) -> None:
             raise ValueError(f"the model has no attention {name}, which was saved")
         if isinstance(modules[name], nn.MultiheadAttention):
             split_(modules[name], pieces)
+        elif not isinstance(modules[name], SplitAttention):
+            raise ValueError(f"{name} must be an attention, which was saved, got {type(modules[name]).__name__}")
     switch_fast_paths_(model)

@@ -3,12 +3,10 @@
 A layer is stored in the smallest form, whatever it runs as: a layer that stays dense in memory is still sparse on disk.
 """
 
-import json
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smart_kernels.convert.channels import noted
@@ -17,17 +15,19 @@ from smart_kernels.convert.modules import Folded
 from smart_kernels.formats import FORMATS, Format, Zeros
 from smart_kernels.nn import Sparse, SplitAttention, matrix, weight_shape
 
-from .restore import VERSION, checked, submodule
+from .files import VERSION, write
+from .restore import checked, submodule
 
 
 def save(model: nn.Module, directory: str | Path, report: Report) -> None:
     """Write a model that ``compress_`` returned ``report`` for.
 
     Under ``<layer>.`` are the tensors that the smallest form of its weight ``saves``, see ``Format``; all else is under
-    its own name.
+    its own name. A model that was saved there before is replaced, whole or not at all.
 
     Raises:
-        ValueError: the report is that of another model.
+        ValueError: the report is that of another model, or the directory holds files of such names that somebody else
+            wrote, Hugging Face for one.
     """
     layers: dict[str, dict] = {}
     tensors: dict[str, Tensor] = {}
@@ -47,11 +47,8 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
-    path = Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in {**rest, **tensors}.items()}
-    save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write(Path(directory), config, tensors)
 
 
 def _smallest(layer: nn.Linear | nn.Conv2d, row: LayerReport) -> Format:

@@ -1,5 +1,6 @@
 """What follows from the indices of block compressed sparse rows alone, made once per change of them."""
 
+import torch
 from torch import Tensor
 
 from smart_kernels.shapes import Conv, pair
@@ -22,9 +23,12 @@ def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, in
     nnz = len(col_indices)
     if crow_indices.shape != (rows + 1,):
         raise ValueError(f"crow_indices must be (rows + 1,) for {rows} block rows, got {tuple(crow_indices.shape)}")
+    if (dtypes := {crow_indices.dtype, col_indices.dtype}) - {torch.int32, torch.int64}:
+        raise ValueError(f"indices must be int32 or int64, got {sorted(map(str, dtypes))}")
     crow = crow_indices.long().cpu()
     col = col_indices.long().cpu()
-    if crow[0] != 0 or crow[-1] != nnz or (crow.diff() < 0).any():
+    # the largest first: differences of numbers beyond it may overflow
+    if crow[0] != 0 or crow[-1] != nnz or crow.max() > nnz or (crow.diff() < 0).any():
         raise ValueError(f"crow_indices must rise from 0 to nnz for {nnz} blocks, got {crow.tolist()}")
     if nnz and not 0 <= col.min() <= col.max() < cols:
         raise ValueError(f"col_indices must be in 0..{cols - 1} for {cols} block columns, got {col.min()}..{col.max()}")

@@ -1,0 +1,129 @@
+"""Damaged and forged checkpoints are refused before torch makes a tensor of them."""
+
+import copy
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from smart_train.run import checkpoint, history
+from tests.fuzz import originals
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "state.pt").write_bytes(originals.checkpoint())
+    return tmp_path / "state.pt"
+
+
+def rewritten(path, change):
+    """Change the records of an archive, each with the right checksum again."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    change(records)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+
+def described(name):
+    return name.endswith("data.pkl")
+
+
+def larger_storages(records):
+    name = next(filter(described, records))
+    records[name] = records[name].replace(b"FloatStorage", b"LongStorage")
+
+
+def bytes_out_of_nothing(records):
+    records[next(filter(described, records))] = pickle.dumps(Bomb(), protocol=2)
+
+
+class Bomb:
+    def __reduce__(self):
+        return bytearray, (10**12,)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (larger_storages, "must have the size of its record"),
+        (bytes_out_of_nothing, "must hold tensors and plain values, got builtins.bytearray|got __builtin__.bytearray"),
+        (lambda records: records.update({"archive/../../up": b""}), "within the archive"),
+        (lambda records: records.update({"archive/data/0": b""}), "must have the size of its record"),
+        (lambda records: records.pop(next(filter(described, list(records)))), "must describe its tensors"),
+    ],
+)
+def test_forged_archives_are_refused(path, change, message):
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=f"must be a whole checkpoint; delete it to train anew: .*({message})"):
+        checkpoint.load(path, "cpu")
+
+
+def test_a_flipped_bit_in_a_tensor_is_found(path):
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        record = next(each for each in archive.infolist() if each.filename.endswith("data/0"))
+    content[record.header_offset + 200] ^= 1  # behind its header and padding
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)  # does not look
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load(path, "cpu")
+
+
+def numpy_beyond_its_end(state):
+    name, words, _, *rest = state["random"]["numpy"]
+    state["random"]["numpy"] = (name, words, 10**6, *rest)
+
+
+def mask_of_another_shape(state):
+    state["pruner"]["masks"] = {"0": torch.ones(1, 1, dtype=torch.bool)}
+
+
+def moment_of_another_shape(state):
+    state["optimizers"][0]["state"][0]["exp_avg"] = torch.zeros(1).expand(2**40)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (numpy_beyond_its_end, "numpy must hold a state of its generator"),
+        (mask_of_another_shape, "the mask of 0 must be"),
+        (moment_of_another_shape, "exp_avg of an optimizer must be"),
+        (lambda state: state["optimizers"][0]["state"][0].pop("step"), "a state must be complete"),
+        (lambda state: state["optimizers"].pop(), "there must be 2 optimizers"),
+        (lambda state: state["model"].pop("0.weight"), "model must hold"),
+        (lambda state: state["model"].update({"0.weight": torch.zeros(32, 32, dtype=torch.float64)}), "float32"),
+        (lambda state: state["pruner"].update(pools=[]), "the pruner must have the pools"),
+        (lambda state: state["pruner"].update(stage="over"), "stage must be one of"),
+        (lambda state: state.update(step=99), "step must be a whole number up to 6"),
+        (lambda state: state.update(pruner=None), "a pruner in both or in none"),
+        (lambda state: state["random"].update(python=(3, (1,), None)), "python must hold"),
+    ],
+)
+def test_a_state_of_something_else_changes_nothing(change, message):
+    state, training = copy.deepcopy(originals.state()), originals.training()
+    before = copy.deepcopy(training.state_dict())
+    change(state)
+    with pytest.raises(ValueError, match=f"must be one of this training: .*{message}"):
+        training.load_state_dict(state)
+    assert originals.equal(training.state_dict(), before)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', '{"step": "1"}', "[" * 100_000], ids=len)
+def test_a_history_of_something_else_is_refused(line, tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    for use in (history.read, lambda path: history.append_to(path, 5)):
+        with pytest.raises(ValueError, match="must hold a row of JSON with its step in each line"):
+            use(path)
+
+
+def test_a_history_is_cut_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 5}\n{"step": 10}\n')
+    monkeypatch.setattr(checkpoint.os, "replace", lambda *paths: exec("raise OSError"))
+    with pytest.raises(OSError):
+        history.append_to(path, 5)
+    assert [row["step"] for row in history.read(path)] == [5, 10]
