@@ -651,7 +651,7 @@ def test_folding_is_a_candidate(original, folded, measured):
 def test_winners_are_held_against_the_model_as_it_came(measured, monkeypatch):
     """Which is timed with the tensors that it came with, in one comparison with the others."""
     model, seen = CNN().eval(), {}
-    weight, norm = model.stem.weight.clone(), model.norm
+    weight, gamma = model.stem.weight.clone(), model.norm.weight
 
     def fake(candidates, *rest):
         if "chosen" in candidates:
@@ -662,7 +662,7 @@ def test_winners_are_held_against_the_model_as_it_came(measured, monkeypatch):
     compress_(model, torch.randn(2, 3, 8, 8))
     assert list(seen) == ["chosen", "rival", "original"] and isinstance(seen["original"].norm, nn.BatchNorm2d)
     assert torch.equal(seen["original"].stem.weight, weight) and seen["original"].stem.weight.is_contiguous()
-    assert seen["original"].norm.weight.data_ptr() == norm.weight.data_ptr()  # no copy of what is not replaced
+    assert seen["original"].norm.weight.data_ptr() == gamma.data_ptr()  # no copy of what is not replaced
     assert not torch.equal(model.stem.weight, weight) and isinstance(model.expand.format, ELL)
 
 

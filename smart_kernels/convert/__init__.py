@@ -3,6 +3,7 @@
     modules/    a model as a tree of modules; knows nothing of sparsity
     measure/    how long models and layers take, and who wins
     channels/   which channels belong together; slim_
+    maskable.py which layers mask_ masks, and which it cannot
     mask.py     mask_, unmask_
     compress/   compress_: every layer becomes what runs it fastest
     saving/     save, load

@@ -1,10 +1,8 @@
 """The model as it came: a candidate of the last comparison, and what puts it back."""
 
-import copy
-
 from torch import Tensor, nn
 
-from smart_kernels.convert.modules import remember
+from smart_kernels.convert.modules import Snapshot, twin
 from smart_kernels.nn import Sparse
 
 
@@ -17,17 +15,17 @@ class Original:
 
     Args:
         model: it may be changed afterwards, as long as tensors are replaced and not written to.
+        before: a snapshot of it.
 
     Attributes:
         model: other modules with the same tensors, which runs as the model did when it came.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, before: Snapshot):
         self._modules = _kinds(model)
-        self._put_back = remember(model)
+        self._before = before
         self._data = [(parameter, parameter.data) for parameter in model.parameters()]
-        shared = {id(buffer): buffer for buffer in model.buffers()}
-        self.model = copy.deepcopy(model, shared | {id(p): _same_memory(p) for p in model.parameters()})
+        self.model = twin(model, {id(p): _same_memory(p) for p in model.parameters()})
 
     def differs(self, model: nn.Module) -> bool:
         """Return whether a module became another or a weight lies elsewhere or in another order."""
@@ -41,9 +39,7 @@ class Original:
 
     def put_back_(self) -> None:
         """Make the model what it was: the same modules, Parameters and buffers, in the same memory."""
-        self._put_back()
-        for parameter, data in self._data:
-            parameter.data = data
+        self._before.restore()
 
 
 def _same_memory(parameter: nn.Parameter) -> Tensor:

@@ -1,13 +1,12 @@
 """The model with the winners, held against the dense ones and itself: what wins alone may lose in the model."""
 
-import copy
 from dataclasses import replace
 from statistics import median
 
 from torch import nn
 
 from smart_kernels.convert.measure import Cost, cost, settle, time_models
-from smart_kernels.convert.modules import swap_
+from smart_kernels.convert.modules import swap_, twin
 from smart_kernels.nn import Sparse, sparse_layer
 
 from .original import Original
@@ -34,7 +33,7 @@ def settle_(
         the lines of the layers, what the fastest dense model costs, and what the model costs now.
     """
     before = cost(model, example_input)
-    models = {kind: _with(_twin(model), selected, kind) for kind in _different(selected)}
+    models = {kind: _with(twin(model), selected, kind) for kind in _different(selected)}
     if original.differs(model) and original.stored_as() <= set(settings.tried):
         models[ORIGINAL] = original.model
     times = time_models(models, example_input, settings.seconds, settings.cuda_graph)
@@ -82,11 +81,6 @@ def _report(each: Selected, kind: str) -> LayerReport:
 
 def _joined(*notes: str) -> str:
     return "; ".join(filter(None, notes))
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """Copy the modules, not their tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _with(model: nn.Module, selected: Weights, kind: str) -> nn.Module:

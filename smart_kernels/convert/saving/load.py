@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from smart_kernels.convert.channels import fit_
 from smart_kernels.convert.compress import PLAIN, LayerReport, Report, Settings, compress_
 from smart_kernels.convert.measure import device_name
-from smart_kernels.convert.modules import device_of, refold_, swap_
+from smart_kernels.convert.modules import device_of, refold_, swap_, whole_or_not_at_all
 from smart_kernels.formats import FORMATS, Zeros
 from smart_kernels.nn import matrix, sparse_layer, weight_shape
 
@@ -33,17 +33,20 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
         The report: the saved one, or the new one.
 
     Raises:
-        ValueError: the files do not fit the model or each other, or ``rechoose`` without ``example_input``.
+        ValueError: the files do not fit the model or each other, or ``rechoose`` without ``example_input``. The model
+            is as it was then, values included, as after any other error; that takes its memory once more meanwhile.
     """
     config, tensors = read(Path(directory))
     report = reported(config)
     rechoose = _rechooses(model, report, example_input, rechoose)
-    _fill(model, config, tensors)
-    if rechoose:
-        return compress_(model, example_input, **Settings.arguments(report.settings, device_of(model)))
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.to(memory_format=torch.channels_last)
-    swap_(model, {old: new for row in report.rows for old, new in _as_chosen(model, row).items()})
+    with whole_or_not_at_all(model) as before:
+        before.keep(*model.parameters(), *model.buffers())
+        _fill(model, config, tensors)
+        if rechoose:
+            return compress_(model, example_input, **Settings.arguments(report.settings, device_of(model)))
+        if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            model.to(memory_format=torch.channels_last)
+        swap_(model, {old: new for row in report.rows for old, new in _as_chosen(model, row).items()})
     return report
 
 

@@ -8,8 +8,8 @@ import safetensors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smart_kernels.convert.compress import LAYERS, Report
-from smart_kernels.convert.modules import switch_fast_paths_
+from smart_kernels.convert.compress import Report
+from smart_kernels.convert.modules import LAYERS, switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
 from smart_kernels.nn import Pieces, split_, weight_shape
 
