@@ -475,3 +475,10 @@ def test_a_model_that_samples_agrees_with_itself():
     model = Small(lambda x: x + torch.rand(2, 1, 6, 6) * x)
     slim_(model, X)
     assert model.a.out_channels == 6
+
+
+def test_a_model_that_writes_into_its_input():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    x = X.clone()
+    mask_(model, Channel(), lambda _, name: name == "1", example_input=x)
+    assert x.equal(X)

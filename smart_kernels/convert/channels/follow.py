@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from smart_kernels.convert.modules import call, evaluating
 
 from .operands import plain_name, tensors_of, written
-from .output import some_tensor
+from .output import copied, some_tensor
 from .places import Place, Places
 from .record import Record
 from .rules import READERS, RULES
@@ -55,7 +55,7 @@ class Follower(Record, TorchFunctionMode):
             Exception: whatever the model raises; ``trouble`` says where then.
         """
         with evaluating(self._model), self._places.watching(self._model, self._enter), self:
-            outputs = some_tensor(call(self._model, example_input))
+            outputs = some_tensor(call(self._model, copied(example_input)))
         self.stay(*outputs)
         self._hold_unread()
         self.note_own_axes()

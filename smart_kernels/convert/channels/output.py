@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from smart_kernels.convert.modules import call, evaluating, tensors_in
 
@@ -19,7 +20,12 @@ def outputs_of(model: nn.Module, example_input) -> list[Tensor]:
     with torch.random.fork_rng(sorted(devices)), evaluating(model):
         for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
             generator.manual_seed(0)
-        return [t.clone() for t in some_tensor(call(model, example_input))]
+        return [t.clone() for t in some_tensor(call(model, copied(example_input)))]
+
+
+def copied(example_input):
+    """Copy the tensors of an input, into which a model may write."""
+    return tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example_input)
 
 
 def some_tensor(output) -> list[Tensor]:
