@@ -138,7 +138,7 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
 def unmask_(model: nn.Module) -> nn.Module:
     """Bake the hard masks into the weights as exact zeros and leave plain layers, in place.
 
-    Needs the memory of the masked weights once more: the model is as it was after any error.
+    Needs the memory of the masked weights once more, on the CPU: the model is as it was after any error.
 
     Raises:
         ValueError: a layer still has a soft mask.

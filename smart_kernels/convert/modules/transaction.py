@@ -24,10 +24,13 @@ class Snapshot:
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(self, *tensors: Tensor | None) -> None:
-        """Copy the values of tensors that are about to change in place; None and what is kept already are left out."""
+        """Copy the values of tensors that are about to change in place, into the memory of the CPU.
+
+        None, what is kept already and what has no values are left out.
+        """
         for tensor in tensors:
-            if tensor is not None and id(tensor) not in self._kept:
-                self._kept[id(tensor)] = (tensor, tensor.detach().clone())
+            if tensor is not None and id(tensor) not in self._kept and not is_lazy(tensor) and not tensor.is_meta:
+                self._kept[id(tensor)] = (tensor, tensor.detach().to("cpu", copy=True))
 
     def put_back(self, modules: Iterable[nn.Module] | None = None) -> None:
         """Give modules their classes, attributes, parameters, buffers, submodules and hooks back; default: all."""

@@ -34,7 +34,7 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
 
     Raises:
         ValueError: the files do not fit the model or each other, or ``rechoose`` without ``example_input``. The model
-            is as it was then, values included, as after any other error; that takes its memory once more meanwhile.
+            is as it was then, values included, as after any other error; its values wait on the CPU.
     """
     config, tensors = read(Path(directory))
     report = reported(config)
