@@ -1,4 +1,4 @@
-"""What a call costs the host of a GPU, counted without one: ``python -m bench host``
+"""The cost of a call on the host of a GPU, counted without one: ``python -m bench host``
 
 Launches, Python calls (what ``sys.setprofile`` sees: Python functions and those in C that they call) and kernels that
 torch launches are the same on every machine and in every run. Microseconds are of this machine and of a launch that

@@ -379,7 +379,7 @@ def warm(monkeypatch):
 
 
 def tuned_ones(compiles):
-    """What was compiled of tuned kernels."""
+    """Return the tuned kernels among what was compiled."""
     return [row for row in compiles if row[0] in BY_NAME]
 
 

@@ -1,4 +1,4 @@
-"""What the first run timed beside the cases of ``bench``: 2:4, decode, whole models, training, the host."""
+"""The times of the first run beside the cases of ``bench``: 2:4, decode, whole models, training, the host."""
 
 import re
 from collections.abc import Iterable, Iterator

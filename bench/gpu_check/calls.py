@@ -1,4 +1,4 @@
-"""What a call costs the host, without waiting for the GPU: nothing else decides where nobody replays a graph."""
+"""The cost of a call on the host, without waiting for the GPU: it alone decides where nobody replays a graph."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ class Conv(NamedTuple):
 
     @property
     def numbers(self) -> list[int]:
-        """What ``of`` reads."""
+        """Return the numbers that ``of`` reads."""
         return [number for pair in self for number in pair]
 
     @property

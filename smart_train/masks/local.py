@@ -31,6 +31,8 @@ class LocalPool(Pool):
         return super().soft_masks(self.target, temperature)
 
     def gates(self, threshold, temperature, straight_through=False):
+        device = next(iter(self.layers.values())).scores.device
+        temperature = torch.full((), temperature, dtype=torch.float64, device=device)
         return dict.fromkeys(self.layers, GroupGate(temperature, self.eps, straight_through))
 
     def hard_masks(self, keep=None):

@@ -17,7 +17,7 @@ QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Likeness:
-    """What the times of a layer depend on.
+    """Everything that the times of a layer depend on.
 
     Attributes:
         exactly: must be equal: kind, sizes, strides, dtypes and device of the layer and its input, tile and groups.

@@ -26,7 +26,7 @@ Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for th
 
 @dataclass(frozen=True)
 class Clock:
-    """What a device times with.
+    """The clock of a device.
 
     Attributes:
         timed: (run, calls) -> runs; what it returns waits for the device and gives the seconds per call.

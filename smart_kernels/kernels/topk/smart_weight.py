@@ -34,11 +34,11 @@ def best(scores, KEEP: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def smart_weight_kernel(
     # tensors
-    weight_ptr, scores_ptr, y_ptr, threshold_ptr,
+    weight_ptr, scores_ptr, temperature_ptr, y_ptr, threshold_ptr,
     # sizes
     G, C, per_row,
     # scalars
-    temperature: tl.float64, inv_temperature, eps,
+    eps,
     # compile-time
     KEEP: tl.constexpr, GROUP: tl.constexpr, HARD: tl.constexpr,
     FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK: tl.constexpr,
@@ -48,6 +48,8 @@ def smart_weight_kernel(
     scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)           # (BLOCK_G, BLOCK)
     weight = tl.load(weight_ptr + offsets, mask=inside, other=0.0)            # (BLOCK_G, BLOCK)
 
+    temperature = tl.load(temperature_ptr)
+    inv_temperature = (1.0 / temperature).to(tl.float32)
     keep = tl.full((), KEEP, tl.float64)
     start = tl.full((BLOCK_G,), INF, tl.float64)
     threshold = solve(scores, inside.to(tl.float32), start, keep, temperature, inv_temperature)
@@ -64,11 +66,11 @@ def smart_weight_kernel(
 @triton.jit
 def smart_weight_bwd_kernel(
     # tensors
-    dy_ptr, weight_ptr, scores_ptr, threshold_ptr, dweight_ptr, dscores_ptr,
+    dy_ptr, weight_ptr, scores_ptr, threshold_ptr, temperature_ptr, dweight_ptr, dscores_ptr,
     # sizes
     G, C, per_row,
     # scalars
-    inv_temperature, eps,
+    eps,
     # compile-time
     UNDERFLOW: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr, HARD: tl.constexpr,
     FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK: tl.constexpr,
@@ -80,6 +82,7 @@ def smart_weight_bwd_kernel(
     dy = tl.load(dy_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     lead, rest = split(tl.load(threshold_ptr + groups, mask=groups < G, other=0.0))
 
+    inv_temperature = (1.0 / tl.load(temperature_ptr)).to(tl.float32)
     soft = soft_mask(scores, lead[:, None], rest[:, None], inv_temperature)
     dmask = weight * dy
     if HARD:

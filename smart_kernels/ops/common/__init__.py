@@ -1,8 +1,9 @@
-"""What families share; its face is for the floors above, the families import its modules."""
+"""Everything that families share; its face is for the floors above, the families import its modules."""
 
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
 from .nm import check_places, transpose
+from .plan import forget
 from .quantize import quantize_fp8, quantize_int8
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "autocast_dtype",
     "check_places",
     "flat",
+    "forget",
     "quantize_fp8",
     "quantize_int8",
     "transpose",

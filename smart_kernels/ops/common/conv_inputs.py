@@ -1,4 +1,4 @@
-"""What all convolutions ask of their inputs, and do with them, before they launch."""
+"""Checks of the inputs of all convolutions, and the forms they are brought into before a launch."""
 
 from torch import Tensor
 

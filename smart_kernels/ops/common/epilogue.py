@@ -1,4 +1,4 @@
-"""What a product does with its sums before it stores them."""
+"""The end of a product: bias, residual and activation before the sums are stored."""
 
 from dataclasses import dataclass
 

@@ -51,3 +51,14 @@ def flat(x: Tensor) -> Tensor:
 def unsuited(x: Tensor, weight: Tensor, mask: Tensor) -> bool:
     """Return whether the reference has to do it: the kernels do not sum in fp64, and empty tensors need no launch."""
     return torch.float64 in (x.dtype, weight.dtype, mask.dtype) or 0 in (*x.shape, *weight.shape)
+
+
+def temperature_of(temperature: float | Tensor, scores: Tensor) -> Tensor:
+    """Return the temperature as a float64 tensor on the device of the scores; raise ``ValueError`` unless it fits."""
+    if isinstance(temperature, Tensor):
+        if temperature.dim() != 0:
+            raise ValueError(f"temperature must be a float or a 0-d tensor, got {tuple(temperature.shape)}")
+        return temperature.detach().to(scores.device, torch.float64)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return torch.full((), temperature, dtype=torch.float64, device=scores.device)

@@ -1,9 +1,8 @@
 """``smart_linear``: ``masked_linear`` whose soft mask is computed from scores inside the kernels and never stored."""
 
-import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
+from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, temperature_of, unsuited
 from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.masked import smart_linear as reference
 from smart_kernels.shapes.tiles import grid, reduce_sum
@@ -52,7 +51,7 @@ def smart_linear(
     """
     check_linear(x, weight, scores, bias, "scores", tile, eps)
     threshold, group = _by_group(threshold, group, scores)
-    temperature = _temperature(temperature, scores)
+    temperature = temperature_of(temperature, scores)
     x = autocast(x)
     with no_autocast(x):
         y = _smart_linear(flat(x), weight, scores, threshold, temperature, bias, *tile, *group, eps, dead_grad)
@@ -75,17 +74,6 @@ def _by_group(threshold: Tensor, group: tuple[int, int] | None, scores: Tensor) 
             f"threshold must be {grid(shape, group)} for scores {shape} and group {group}, got {tuple(threshold.shape)}"
         )
     return threshold, group
-
-
-def _temperature(temperature: float | Tensor, scores: Tensor) -> Tensor:
-    """Return the temperature as a float64 tensor on the device of the scores; raise ``ValueError`` unless it fits."""
-    if isinstance(temperature, Tensor):
-        if temperature.dim() != 0:
-            raise ValueError(f"temperature must be a float or a 0-d tensor, got {tuple(temperature.shape)}")
-        return temperature.detach().to(scores.device, torch.float64)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return torch.full((), temperature, dtype=torch.float64, device=scores.device)
 
 
 @define("smart_linear", reference=reference.smart_linear, visible=always)

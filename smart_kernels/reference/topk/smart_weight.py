@@ -10,7 +10,7 @@ from .soft_topk import UNDERFLOW, soft_topk
 
 
 def smart_weight(
-    weight: Tensor, scores: Tensor, n: int, m: int, temperature: float, eps: float, hard: bool
+    weight: Tensor, scores: Tensor, temperature: Tensor, n: int, m: int, eps: float, hard: bool
 ) -> tuple[Tensor, Tensor]:
     """Return (R, C) masked weight and (R, ceil(C / m)) float64 threshold of each group."""
     groups = _grouped(scores, m, -torch.inf)
@@ -24,9 +24,9 @@ def smart_weight_backward(
     weight: Tensor,
     scores: Tensor,
     threshold: Tensor,
+    temperature: Tensor,
     n: int,
     m: int,
-    temperature: float,
     eps: float,
     hard: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def smart_weight_backward(
     return (dy * mask).to(weight.dtype), dscores.flatten(1)[:, :C].contiguous()
 
 
-def _forward_mask(groups: Tensor, threshold: Tensor, n: int, temperature: float, eps: float, hard: bool) -> Tensor:
+def _forward_mask(groups: Tensor, threshold: Tensor, n: int, temperature: Tensor, eps: float, hard: bool) -> Tensor:
     if hard:
         order = groups.argsort(dim=-1, descending=True, stable=True)
         return torch.zeros_like(groups).scatter_(-1, order[..., :n], 1)

@@ -14,7 +14,7 @@ UNDERFLOW = 1e-12  # below this sum of cost * mask * (1 - mask) no score moves t
 
 
 def soft_topk(
-    scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
+    scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return (G, n) mask in the dtype of scores, (G,) float64 threshold, for (1 or G, n) cost and (G,) start."""
     threshold = _solve(scores, keep, temperature, cost, start)
@@ -35,7 +35,9 @@ def soft_topk_backward(
     return torch.where(slope < UNDERFLOW, 0, v / temperature * (dmask - cost * (push / slope)))
 
 
-def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None) -> Tensor:
+def _solve(
+    scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None, start: Tensor | None
+) -> Tensor:
     """Solve for the (G,) float64 thresholds by a safeguarded Newton, for all groups at once that are not done."""
     # Newton from an error of e * temperature leaves at most e^2 / 2 of the budget
     near = temperature * (1e-8 if scores.dtype == torch.float64 else 1e-3)
@@ -79,7 +81,7 @@ def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor 
     return (hard - keep) + soft, _total(g.mul_(1 - g), cost)
 
 
-def _bracket(scores: Tensor, keep: float, temperature: float, cost: Tensor | None) -> tuple[Tensor, Tensor]:
+def _bracket(scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return ends between which the threshold lies; both are the threshold where nothing is left to solve."""
     up = scores == torch.inf
     down = scores == -torch.inf
