@@ -486,3 +486,20 @@ def test_a_model_that_writes_into_its_input():
     x = X.clone()
     mask_(model, Channel(), lambda _, name: name == "1", example_input=x)
     assert x.equal(X)
+
+
+def shuffled(x, groups=2):
+    b, c, h, w = x.shape
+    return x.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dead, channels", [((1, 5), 6), ((1, 4), 8), ((0, 2, 4, 6), 4)])
+def test_channels_at_the_same_place_of_each_part_go_together(dead, channels):
+    model = Small(shuffled)
+    nn.init.normal_(model.a.weight), nn.init.normal_(model.a.bias)
+    model.a.weight[list(dead)], model.a.bias[list(dead)] = 0, 0
+    before = outputs(model, X)
+    slim_(model, X)
+    assert model.a.out_channels == channels
+    assert_same(model, before, X)

@@ -35,6 +35,8 @@ def shape(follower, function, args, kwargs, outputs):
     """Move the numbers; what depends on how many channels there are mixes them, unless all come out in order."""
     before = follower.channels(first(args, kwargs)).numbers
     moved = move(follower, function, args, kwargs, outputs)
+    if len(moved) == 1 and _in_parts(before, moved[0].numbers):
+        return [_tied_parts(follower, moved[0])]
     if not all(_in_order(before, after.numbers) for after in moved):
         return mix(follower, function, args, kwargs, outputs)
     return moved
@@ -85,6 +87,20 @@ def write(follower, function, args, kwargs, outputs):
 def fresh(follower, function, args, kwargs, outputs):
     """Start memory that takes its type from a tensor, and nothing of its values."""
     return [None] * len(outputs)
+
+
+def _in_parts(before: Tensor, after: Tensor) -> bool:
+    """Return whether all numbers came out in order, along two dimensions for one: parts, and channels of each."""
+    varying = [sum(size > 1 for size in part.shape) for part in (before, after)]
+    return varying == [1, 2] and after.flatten().equal(before.flatten())
+
+
+def _tied_parts(follower, channels: Channels) -> Channels:
+    """Tie the channels at the same place of each part."""
+    dim = next(dim for dim, size in enumerate(channels.numbers.shape) if size > 1)
+    numbers = channels.numbers.narrow(dim, 0, 1)
+    follower.ties.tie(numbers, channels.numbers)
+    return Channels(numbers, channels.zero.all(dim, keepdim=True))
 
 
 def _in_order(before: Tensor, after: Tensor) -> bool:
