@@ -21,8 +21,6 @@ from triton.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.runtime import driver
 
-from smart_kernels.ops.common import forget
-
 from .codegen.compile import ClaimedDriver, launchers
 
 DEVICES = itertools.count(1000)  # Triton keeps what it compiled by device: each claim is another one
@@ -96,8 +94,6 @@ def claimed(target: str = "sm_90") -> Iterator[CountingDriver]:
 
     with contextlib.ExitStack() as stack:
         stack.callback(driver.set_active, before)
-        stack.callback(forget)
-        forget()  # what was kept is launched by the driver of before
         stack.enter_context(mock.patch.object(triton.compiler, "compile", not_compiled))
         if hasattr(nvidia, "PyKernelArg"):  # newer: one function launches all kernels
             for name, value in {"PyKernelArg": annotated, "ARG_CONSTEXPR": 0, "ARG_KERNEL": 1, "ARG_TUPLE": 2}.items():

@@ -15,7 +15,7 @@ from .channels import Slimmed, slim_
 from .compress import BACKENDS, DENSE, Report, compress_, warmup
 from .mask import mask_, masked_layers, unmask_
 from .measure import Comparison, compare
-from .modules import fold_batchnorm_
+from .modules import fold_batchnorm_, whole_or_not_at_all
 from .saving import load, save
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "slim_",
     "unmask_",
     "warmup",
+    "whole_or_not_at_all",
 ]

@@ -19,6 +19,7 @@ from .channels import Group, rehearsed
 from .maskable import Filter, layers_to_mask
 from .modules import (
     Outputs,
+    check_whole,
     following_batchnorms,
     switch_fast_paths_,
     users_of_weights,
@@ -60,6 +61,7 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
             any other error.
     """
     check_pattern(pattern)
+    check_whole(model, "mask_")
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     with whole_or_not_at_all(model):
@@ -141,12 +143,15 @@ def unmask_(model: nn.Module) -> nn.Module:
     Needs the memory of the masked weights once more, on the CPU: the model is as it was after any error.
 
     Raises:
-        ValueError: a layer still has a soft mask.
+        ValueError: a layer still has a soft mask, or parameters are in shards. The model is as it was then.
     """
+    check_whole(model, "unmask_")
     layers = masked_layers(model)
     norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm)]
     if layers and all(layer.gate is None for layer in layers.values()):
         logger.warning("unmask_ prunes nothing: no pruner has set a mask, or this is a copy that has lost its pruner")
+    for layer in layers.values():
+        layer.check_hard()
     with whole_or_not_at_all(model) as before:
         before.keep(*(p for module in (*norms, *layers.values()) for p in _written(module)))
         for module in (*norms, *layers.values()):

@@ -7,7 +7,7 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from .masked import Masked, indexed
+from .masked import Masked, indexed, is_shard
 
 
 class MaskedBatchNorm:
@@ -55,7 +55,7 @@ class MaskedBatchNorm:
 
     def _masked(self, name: str) -> Tensor | None:
         raw = self._parameters[name]
-        mask = None if raw is None else self._mask()
+        mask = None if raw is None or is_shard(raw) else self._mask()
         return raw if mask is None else (raw * mask).to(raw.dtype)
 
     def _mask(self) -> Tensor | None:

@@ -81,6 +81,6 @@ class MaskedConv2d(Masked, nn.Conv2d):
         pattern = self.pattern
         shape = self.shape
         conv = geometry(self)
-        mask = pattern.tile_values(self.per_tile(gate.values(self.scores, pattern, shape)), shape)
+        mask = pattern.tile_values(self.per_tile(gate.values(self.scores_for(gate), pattern, shape)), shape)
         settings = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "eps": gate.eps}
         return masked_conv2d(x, self.raw_weight, mask, self.bias, tile=pattern.tile(shape), **settings)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from smart_kernels.convert.modules import check_whole
 from smart_kernels.nn import Masked, Sparse
 
 from .remove import remove_
@@ -55,6 +56,7 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
     """
     if any(isinstance(module, Masked | Sparse) for module in model.modules()):
         raise ValueError("slim_ needs plain layers: call finalize() or unmask_(model) before, and compress_ after it")
+    check_whole(model, "slim_")
     before = {id(t): t.data for t in (*model.parameters(), *model.buffers())}
     old_sizes = sizes(model)
     for note in remove_(model, example_input).notes:

@@ -3,7 +3,6 @@
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
 from .nm import check_places, transpose
-from .plan import forget
 from .quantize import quantize_fp8, quantize_int8
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "autocast_dtype",
     "check_places",
     "flat",
-    "forget",
     "quantize_fp8",
     "quantize_int8",
     "transpose",
