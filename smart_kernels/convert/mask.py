@@ -56,9 +56,8 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         The newly masked layers by name.
 
     Raises:
-        ValueError: ``pattern`` is none, no layer was chosen, the output has changed, or ``slim_`` could not remove what
-            is pruned: the output shows no tensor to compare, or changes there. The model is as it was then, as after
-            any other error.
+        ValueError: ``pattern`` is none, no layer was chosen, ``slim_`` could not remove what is pruned, the output
+            shows no tensor to compare, or it has changed. The model is as it was then, as after any other error.
     """
     check_pattern(pattern)
     check_whole(model, "mask_")
