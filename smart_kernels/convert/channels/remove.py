@@ -1,17 +1,13 @@
 """Cutting the channels out of a model that nothing reads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from smart_kernels.convert.measure import agrees
-from smart_kernels.convert.modules import whole_or_not_at_all
+from smart_kernels.convert.modules import Outputs, whole_or_not_at_all
 
 from .follow import Follower
-from .output import outputs_of
 from .places import Place
 from .resize import resize_, select_
 from .ties import STAYS
@@ -50,34 +46,24 @@ def remove_(model: nn.Module, example_input, held: frozenset[Place] = frozenset(
         held: places that are known to need their channels in full number.
 
     Raises:
-        ValueError: the output shows no tensor, or changed. The model is as it was then, as after any other error.
+        ValueError: the output shows no tensor, is another at every run, or changed. The model is as it was then, as
+            after any other error.
     """
-    expected = outputs_of(model, example_input)
+    expected = Outputs(model, example_input)
+    if expected.unknown:
+        raise ValueError(f"{LEFT}: its output must show a tensor that can be compared, got none: {expected.unknown}")
     while True:
         try:
-            with _as_it_was_on_error(model):
+            with whole_or_not_at_all(model):
                 notes = _cut_all(model, example_input, held)
-                _check_same(expected, outputs_of(model, example_input))
+                if difference := expected.changed(model):
+                    raise ValueError(f"{LEFT}: the output must agree to rounding, got {difference}")
             return Removed(held, notes)
         except Stopped as stopped:
             if stopped.place in held:
                 why = f"with fewer channels it does not run {stopped.place}: {stopped.__cause__}"
                 raise ValueError(f"{LEFT}: {why}") from stopped.__cause__
             held |= {stopped.place}
-
-
-@contextmanager
-def _as_it_was_on_error(model: nn.Module) -> Iterator[None]:
-    """Put the sizes of all tensors and the numbers that modules keep of them back, should an error leave the block."""
-    before = [(t, t.data, t.grad) for t in (*model.parameters(), *model.buffers())]
-    try:
-        with whole_or_not_at_all(model):
-            yield
-    except BaseException:
-        for tensor, data, grad in before:
-            tensor.data = data
-            tensor.grad = grad
-        raise
 
 
 def _cut_all(model: nn.Module, example_input, held: frozenset[Place]) -> dict[str, None]:
@@ -112,14 +98,3 @@ def _cut(model: nn.Module, found: Follower) -> bool:
                 cut = True
     resize_(model)
     return cut
-
-
-def _check_same(expected: list[Tensor], outputs: list[Tensor]) -> None:
-    """Raise ``ValueError`` unless all outputs agree but for rounding."""
-    if [t.shape for t in outputs] != [t.shape for t in expected]:
-        shapes = " and ".join(str([tuple(t.shape) for t in each]) for each in (expected, outputs))
-        raise ValueError(f"{LEFT}: the outputs must keep their shapes, got {shapes}")
-    for before, after in zip(expected, outputs, strict=True):
-        if not agrees(after, before):
-            error = ((after.double() - before.double()).norm() / before.double().norm()).item()
-            raise ValueError(f"{LEFT}: the output must agree to rounding, got a relative difference of {error:.1e}")
