@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-gpu | bench | docs | lint
+# make demo | test | test-all | test-gpu | bench | zoo | docs | lint
 # Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
 # OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
 OLDEST := triton==3.6.0 "numpy<2.4"
@@ -21,7 +21,7 @@ VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tes
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-gpu bench docs lint environment
+.PHONY: demo test test-all test-gpu bench zoo docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -47,6 +47,10 @@ bench: environment
 	$(PYTHON) -m bench layers
 	$(PYTHON) -m bench report
 
+# hours on two cores; what has been tried is not tried again
+zoo: .zoo/.ready
+	nice .zoo/bin/python -m bench zoo
+
 docs: environment $(GENERATOR)
 	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train
 
@@ -63,6 +67,11 @@ environment: $(ENVIRONMENT)
 
 .triton-oldest/.ready: .venv/.ready
 	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .triton-oldest $(OLDEST)
+	touch $@
+
+.zoo/.ready: pyproject.toml constraints.txt
+	python3 -m venv .zoo
+	.zoo/bin/python -m pip install --quiet --constraint constraints.txt --editable . torchvision==0.28.0 timm
 	touch $@
 
 .venv/.docs: .venv/.ready

@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|choice|codegen|gpu-check|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|report``"""
 
 import argparse
 import os
@@ -118,6 +118,13 @@ def codegen(args: argparse.Namespace) -> int:
     return finish(wrong, len(found), args.filter)
 
 
+def host(args: argparse.Namespace) -> int:
+    """Count what a call costs the host."""
+    from . import host
+
+    return finish([], host.main(args), args.filter)
+
+
 def gpu_check(args: argparse.Namespace) -> int:
     """Check the kernels on a GPU, then time them."""
     from .gpu_check import runner
@@ -132,8 +139,15 @@ def report(args: argparse.Namespace) -> int:
     return write(args.out, dry_run=args.dry_run)
 
 
+def zoo(args: argparse.Namespace) -> int:
+    """Prune and slim other people's models."""
+    from . import zoo
+
+    return zoo.main(args)
+
+
 COMMANDS = {"ops": time_cases, "layers": time_cases, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
-COMMANDS |= {"report": report}
+COMMANDS |= {"host": host, "zoo": zoo, "report": report}
 
 if __name__ == "__main__":
     sys.exit(main())

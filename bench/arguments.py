@@ -26,12 +26,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     codegen = _command(commands, "codegen", "compile every kernel for GPUs that need not be here")
     part = "repeatable, none = all; what is not the whole census is written to --out only"
     codegen.add_argument("--target", action="append", choices=LIMITS, help=part)
+    _command(commands, "host", "count what a call costs the host of a GPU, without one")
     check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast")
-    check.add_argument("--minutes", type=_positive, default=20.0, help="start no case after this long")
+    check.add_argument("--minutes", type=_positive, help="ends after this long, what is worth most first; default: 8")
+    cores = "default: as many as there are cores; 1 in a dry run, and then everything runs in this one"
+    check.add_argument("--processes", type=int, choices=range(1, 257), metavar="N", help=cores)
     check.add_argument("--small", action="store_true", help="small shapes, as under compute-sanitizer")
     check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
     for part in PARTS:
         check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
+    _command(commands, "zoo", "half of the channels of timm's and torchvision's models pruned and removed")
     _command(commands, "report", "docs/results.md and its plots, from the committed rows")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -17,12 +17,14 @@ BLOCKS = ((64, 64), (32, 32), (16, 16), (128, 128), (128, 8))
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
 
-def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+def cases(
+    device: str, dtype: torch.dtype, shapes: Sequence[Shape], blocks: Sequence[tuple[int, int]] = BLOCKS
+) -> Iterator[Case]:
     """Yield every provider of each shape, block and sparsity."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
-        for block in BLOCKS:
+        for block in blocks:
             for sparsity in SPARSITIES:
                 mask = random_mask(shape, block, sparsity, device)
                 providers = _providers(shape, x, weight * expand(mask, block, shape).to(dtype), mask, block)
@@ -39,7 +41,9 @@ def _providers(shape: Shape, x: Tensor, weight: Tensor, mask: Tensor, block: tup
     def definition(x: Tensor, values: Tensor) -> Tensor:
         return F.linear(x, to_dense(values, mask, block, shape))
 
-    mine = Provider("block_sparse_linear", ours, (x, values), definition, mask.mean().item(), ("fwd", "step"))
+    mine = Provider(
+        "block_sparse_linear", ours, (x, values), definition, mask.mean().item(), ("fwd", "step"), tile=block
+    )
     return [*dense(weight, x, ("fwd", "step")), *peers(weight, block, x), mine]
 
 

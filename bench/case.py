@@ -75,6 +75,7 @@ class Case:
         run: computes the outputs.
         exact: computes them in float64.
         flops, bytes: what the problem needs: live work only, each input read once, each output written once.
+        l2_bytes: what its blocks read of x and dy from the L2 cache; 0 where that is not known.
         choice: the storage formats that a chooser took.
     """
 
@@ -86,6 +87,7 @@ class Case:
     flops: float
     bytes: float
     choice: str = ""
+    l2_bytes: float = 0.0
 
     def __str__(self) -> str:
         p = self.problem

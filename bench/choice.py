@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from smart_kernels import BACKENDS, DENSE, compress_
 
 from .case import Case, Problem, Shape
+from .conv2d import tap_mask
 from .encoder import Encoder
-from .linear import expand, random_mask
 from .rows import Row
 
 LIMIT = 1.02  # time of the choice / time of the best dense
@@ -72,12 +72,20 @@ def encoders(dtype: torch.dtype, dry_run: bool) -> Iterator[Subject]:
         yield Subject("model", shape, (32, 32), 0.8, model, torch.randn(batch, length, sizes["width"], dtype=dtype))
 
 
-def prune(model: nn.Module, block: tuple[int, int], sparsity: float) -> None:
-    """Set random blocks of every Linear to 0."""
-    for layer in _linears(model):
-        N, K = layer.weight.shape
-        shape = Shape("", 0, N, K, "")
-        layer.weight.data.mul_(expand(random_mask(shape, block, sparsity, "cpu"), block, shape))
+def prune(model: nn.Module, block: tuple[int, int], sparsity: float) -> int:
+    """Set random blocks of every Linear and every ungrouped Conv2d to 0, as many in each row of blocks.
+
+    The mask is drawn on the CPU. Returns how many layers have zeros now; too small ones have none.
+    """
+    pruned = 0
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            weight = layer.weight.data
+            taps = weight[0, 0].numel()
+            mask = tap_mask(weight.shape[0], taps, weight.shape[1], block, sparsity)
+            weight.mul_(mask.transpose(1, 2).reshape(weight.shape).to(weight))
+            pruned += bool((mask == 0).any())
+    return pruned
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:

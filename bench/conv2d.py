@@ -54,16 +54,20 @@ class Layer:
 
     def cases(self, problem: Problem, providers: Sequence[Provider]) -> Iterator[Case]:
         """Yield the case of every provider that offers the pass."""
-        shape = problem.shape
-        passes = 1 if problem.pass_ == "fwd" else 3  # a training step computes y, dx and dweight
         for p in providers:
             if problem.pass_ in p.passes:
                 x = p.inputs[0]
                 size = (len(x), self.N, *self.conv.output_size(self.size, self.size))
                 dy = torch.randn(size, device=x.device, dtype=x.dtype).to(memory_format=torch.channels_last)
-                flops = 2.0 * shape.M * shape.N * shape.K * p.density
-                touched = x.numel() + dy.numel() + shape.N * shape.K * p.density
-                yield p.case(problem, dy, passes * flops, passes * x.element_size() * touched)
+                yield p.case(problem, dy, *self.needs(problem, p.density))
+
+    def needs(self, p: Problem, density: float) -> tuple[float, float]:
+        """Return FLOPs and bytes: a training step computes y, dx and dweight."""
+        passes = 1 if p.pass_ == "fwd" else 3
+        M, N, K = (p.shape.M, p.shape.N, p.shape.K)
+        pixels_in = M // math.prod(self.conv.output_size(self.size, self.size)) * self.size**2
+        touched = pixels_in * self.C + M * N + N * K * density
+        return passes * 2.0 * M * N * K * density, passes * p.dtype.itemsize * touched
 
 
 POINT = Conv((1, 1))
@@ -130,7 +134,7 @@ def _on_gpu(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> P
     def definition(x: Tensor, values: Tensor) -> Tensor:
         return layer.dense(x, to_kernel(values, bsr, conv))
 
-    return Provider("bsr", ours, (x, bsr.values.detach()), definition, density(weight), TRAINS)
+    return Provider("bsr", ours, (x, bsr.values.detach()), definition, density(weight), TRAINS, tile=tile)
 
 
 def _on_cpu(layer: Layer, weight: Tensor, x: Tensor, tile: tuple[int, int]) -> Iterator[Provider]:
@@ -157,15 +161,20 @@ def density(weight: Tensor) -> float:
 
 def random_weight(layer: Layer, tile: tuple[int, int], sparsity: float, taps: str, device: str) -> Tensor:
     """Return a weight (N, taps * C), each block row with as many live blocks as any other."""
-    rows = -(-layer.N // tile[0])
-    cols = -(-layer.C // tile[1])
     scored = 1 if taps == "all" else layer.conv.taps
-    keep = max(1, round(scored * cols * (1 - sparsity)))
-    order = torch.rand(rows, scored * cols, device=device).argsort(1)[:, :keep]
-    mask = torch.zeros(rows, scored * cols, device=device).scatter_(1, order, 1.0).view(rows, scored, cols)
-    mask = mask.expand(rows, layer.conv.taps, cols).repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 2)
+    mask = tap_mask(layer.N, scored, layer.C, tile, sparsity, device)
     weight = torch.randn(layer.N, layer.conv.taps, layer.C, device=device) / (layer.conv.taps * layer.C) ** 0.5
-    return (weight * mask[: layer.N, :, : layer.C]).flatten(1)
+    return (weight * mask).flatten(1)
+
+
+def tap_mask(N: int, taps: int, C: int, tile: tuple[int, int], sparsity: float, device: str = "cpu") -> Tensor:
+    """Return a random 0/1 mask (N, taps, C) of tiles at single taps, as many live in each block row, at least 1."""
+    rows = -(-N // tile[0])
+    cols = -(-C // tile[1])
+    keep = max(1, round(taps * cols * (1 - sparsity)))
+    order = torch.rand(rows, taps * cols, device=device).argsort(1)[:, :keep]
+    mask = torch.zeros(rows, taps * cols, device=device).scatter_(1, order, 1.0).view(rows, taps, cols)
+    return mask.repeat_interleave(tile[0], 0).repeat_interleave(tile[1], 2)[:N, :, :C]
 
 
 def to_kernel(values: Tensor, bsr: BSR, conv: Conv) -> Tensor:

@@ -10,11 +10,15 @@ from torch import Tensor
 from smart_kernels.formats.processor import onednn_takes
 
 from .case import Case, Problem, Shape
+from .floor import from_l2
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One way to compute y = function(*inputs), and the definition it is held to."""
+    """One way to compute y = function(*inputs), and the definition it is held to.
+
+    ``tile`` are the rows and columns of W that share what is read of x and dy; None where they are not known.
+    """
 
     name: str
     function: Callable[..., Tensor]
@@ -23,11 +27,14 @@ class Provider:
     density: float = 1.0
     passes: tuple[str, ...] = ("fwd",)
     baseline: bool = False
+    tile: tuple[int, int] | None = None
 
     def case(self, problem: Problem, dy: Tensor, flops: float, traffic: float) -> Case:
         """Return the case of a pass; ``dy`` is the gradient of the output, ``traffic`` bytes."""
         run = runner(problem.pass_, self.function, self.inputs, dy)
-        return Case(problem, self.name, self.baseline, run, exact_of(problem.pass_, self, dy), flops, traffic)
+        exact = exact_of(problem.pass_, self, dy)
+        l2_bytes = from_l2(problem, self.tile, self.density) if self.tile else 0.0
+        return Case(problem, self.name, self.baseline, run, exact, flops, traffic, l2_bytes=l2_bytes)
 
 
 def linear_cases(
@@ -40,7 +47,7 @@ def linear_cases(
                 x = p.inputs[0]
                 problem = Problem(op, shape, f"{tile[0]}x{tile[1]}", sparsity, x.dtype, pass_)
                 dy = torch.randn(shape.M, shape.N, device=x.device, dtype=x.dtype)
-                yield p.case(problem, dy, *_needs(pass_, shape, p.density, x.element_size()))
+                yield p.case(problem, dy, *needs(pass_, shape, p.density, x.element_size()))
 
 
 def runner(pass_: str, function: Callable, inputs: Sequence[Tensor], dy: Tensor) -> Callable[[], Sequence[Tensor]]:
@@ -65,7 +72,7 @@ def exact_of(pass_: str, p: Provider, dy: Tensor) -> Callable[[], Sequence[Tenso
     return exact
 
 
-def _needs(pass_: str, shape: Shape, density: float, size: int) -> tuple[float, float]:
+def needs(pass_: str, shape: Shape, density: float, size: int) -> tuple[float, float]:
     """Return FLOPs and bytes: forward reads x, W and writes y; backward reads dy, x, W and writes dx, dW."""
     x = shape.M * shape.K
     y = shape.M * shape.N

@@ -19,12 +19,14 @@ TEMPERATURE = 0.1
 EPS = 1e-3
 
 
-def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
+def cases(
+    device: str, dtype: torch.dtype, shapes: Sequence[Shape], tiles: Sequence[tuple[int, int]] = TILES
+) -> Iterator[Case]:
     """Yield hard 0/1 masks for masked_linear, soft ones for smart_linear."""
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)
-        for tile in TILES:
+        for tile in tiles:
             for sparsity in SPARSITIES:
                 yield from _masked(shape, x, weight, tile, sparsity)
                 yield from _smart(shape, x, weight, tile, sparsity)
@@ -48,7 +50,7 @@ def _masked(shape: Shape, x: Tensor, weight: Tensor, tile: tuple[int, int], spar
     providers = [
         *dense(weight * expand(mask, tile, shape).to(weight.dtype), x, PASSES),
         Provider("mask-then-dense", naive, (x, weight, mask), naive, passes=PASSES),
-        Provider("masked_linear", fused, (x, weight, mask), definition, mask.mean().item(), PASSES),
+        Provider("masked_linear", fused, (x, weight, mask), definition, mask.mean().item(), PASSES, tile=tile),
     ]
     yield from linear_cases("masked_linear", shape, tile, sparsity, providers)
 
@@ -75,6 +77,6 @@ def _smart(shape: Shape, x: Tensor, weight: Tensor, tile: tuple[int, int], spars
     providers = [
         *dense(weight * expand(masked, tile, shape).to(weight.dtype), x, PASSES),
         Provider("mask-then-dense", unfused, inputs, unfused, passes=PASSES),
-        Provider("smart_linear", fused, inputs, definition, live.mean().item(), PASSES),
+        Provider("smart_linear", fused, inputs, definition, live.mean().item(), PASSES, tile=tile),
     ]
     yield from linear_cases("smart_linear", shape, tile, sparsity, providers)

@@ -22,10 +22,12 @@ RESULTS = Path(__file__).parent / "results"
 class Row:
     """One line of results.
 
-    Times in ms; ``of_floor`` = floor / p50; ``speedup`` = p50 of the best baseline / p50; ``ratio`` = median over the
-    rounds of time / time of the best baseline, ``spread`` = interquartile range of those over it. ``timer`` is "rounds"
-    (CPU, interleaved), "events" (GPU, called one by one), "graph" (GPU, replayed from a CUDA graph: kernels alone) or
-    "host" (how long a call keeps the host, without waiting for the GPU).
+    Times in ms; ``of_floor`` = floor / p50, with the floor of ``bench.floor``; ``speedup`` = p50 of the best baseline /
+    p50; ``ratio`` = median over the rounds of time / time of the best baseline, ``spread`` = interquartile range of
+    those over it. ``timer`` is "rounds" (CPU, interleaved), "events" (GPU, called one by one), "graph" (GPU, replayed
+    from a CUDA graph: kernels alone) or "host" (how long a call keeps the host, without waiting for the GPU).
+    ``l2_bytes`` is 0 where it is not known, ``l2_gbps`` None where the L2 cache was not measured; ``runs`` is 0 and
+    ``load`` None where they were not recorded.
     """
 
     op: str
@@ -54,7 +56,7 @@ class Row:
     speedup: float | None
     device: str
     threads: int
-    load: float
+    load: float | None
     torch: str
     triton: str
     python: str
@@ -64,6 +66,8 @@ class Row:
     choice: str = ""
     ratio: float | None = None
     spread: float | None = None
+    l2_bytes: float = 0.0
+    l2_gbps: float | None = None
 
 
 def environment(device: str) -> dict:

@@ -14,8 +14,6 @@ from .case import Case, Shape
 from .linear import Provider, dense, linear_cases
 
 PATTERNS = (NM(2, 4), NM(1, 4), NM(4, 8))
-FEW_ROWS = 64  # up to which the kernel for few rows is worth a try
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def cases(device: str, dtype: torch.dtype, shapes: Sequence[Shape]) -> Iterator[Case]:
@@ -41,11 +39,7 @@ def providers(weight: Tensor, x: Tensor, group: tuple[int, int]) -> list[Provide
     """Return everybody who multiplies x with a weight (N, K) that has n of every m, ``group`` = (n, m)."""
     n, m = group
     found = dense(weight, x, ("fwd", "step"))
-    few = weight.dtype in HALVES and group == (2, 4) and len(x) <= FEW_ROWS
-    for layout in ("rows", "decode") if few else ("rows",):
-        stored = SemiStructured.from_dense(weight, (1, 1), n=n, m=m, layout=layout)
-        passes = ("fwd", "step") if layout == "rows" else ("fwd",)
-        found.append(_ours(stored, layout, x, weight, passes))
+    found.append(_ours(SemiStructured.from_dense(weight, (1, 1), n=n, m=m), x, weight))
     if group == (2, 4) and x.is_cuda:
         found += tensor_cores(weight, x)
     if group == (2, 4) and (function := cusparselt(weight, x)):
@@ -61,7 +55,7 @@ def tensor_cores(weight: Tensor, x: Tensor) -> Iterator[Provider]:
             yield Provider(kernel, stored.linear, (x,), lambda x: F.linear(x, weight.to(x.dtype)), 0.5, ("fwd",))
 
 
-def _ours(stored: SemiStructured, layout: str, x: Tensor, weight: Tensor, passes: tuple[str, ...]) -> Provider:
+def _ours(stored: SemiStructured, x: Tensor, weight: Tensor) -> Provider:
     def ours(x: Tensor, values: Tensor) -> Tensor:
         return semi_structured_linear(x, values, stored.indices, n=stored.n, m=stored.m)
 
@@ -72,7 +66,7 @@ def _ours(stored: SemiStructured, layout: str, x: Tensor, weight: Tensor, passes
         full = values.new_zeros(weight.shape).scatter(1, columns, values)
         return F.linear(x, full)
 
-    return Provider(layout, ours, (x, stored.values.detach()), definition, stored.n / stored.m, passes)
+    return Provider("rows", ours, (x, stored.values.detach()), definition, stored.n / stored.m, ("fwd", "step"))
 
 
 def cusparselt(weight: Tensor, x: Tensor) -> Callable[[Tensor], Tensor] | None:

@@ -49,8 +49,6 @@ def bisection(scores: Tensor, keep: float, steps: int = 30) -> Tensor:
 
 
 def _case(shape: Shape, provider: str, function, scores: Tensor, keep: float) -> Case:
-    traffic = 2.0 * scores.numel() * scores.element_size()
-
     def run():
         return (function(scores, keep),)
 
@@ -58,4 +56,9 @@ def _case(shape: Shape, provider: str, function, scores: Tensor, keep: float) ->
         return (bisection(scores.double(), keep, steps=80),)
 
     problem = Problem("soft_topk", shape, "1x1", 1 - DENSITY, torch.float32, "fwd")
-    return Case(problem, provider, function is bisection, run, exact, flops=0.0, bytes=traffic)
+    return Case(problem, provider, function is bisection, run, exact, flops=0.0, bytes=traffic(shape))
+
+
+def traffic(shape: Shape) -> float:
+    """Return how many bytes the scores and the mask have."""
+    return 2.0 * shape.M * shape.N * torch.float32.itemsize

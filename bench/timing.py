@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from smart_kernels.convert.measure.timing import sampling
+from smart_kernels.convert.measure.timing import clock_of, sampling
 from smart_kernels.formats.processor import onednn_takes
 
 ROUNDS = 30  # fewest rounds behind a speed claim
@@ -83,7 +83,8 @@ def interleaved(functions: Sequence[Callable], seconds: float, least: int = 5) -
     At least ``least`` rounds, whatever time they take. Each sample is that of a function which has the cache for
     itself, as ``compress_`` measures.
     """
-    take = [sampling(function, torch.device("cpu")) for function in functions]
+    clock = clock_of(torch.device("cpu"))
+    take = [sampling(function, clock) for function in functions]
     samples: list[list[float]] = [[] for _ in functions]
     deadline = time.perf_counter() + seconds
     while True:

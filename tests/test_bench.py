@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import math
 import pkgutil
 import re
 import struct
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,11 +14,12 @@ import pytest
 import torch
 import triton
 
-from bench import choice, gpu_check, peers, report, rows, run, timing
+from bench import choice, floor, gpu_check, l2, on_gpu, peers, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table
-from bench.gpu_check import check, runner
+from bench.first_run import cases
+from bench.gpu_check import check, listing, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots
 from bench.rows import Row
 from smart_kernels import kernels
@@ -35,12 +38,12 @@ def case(provider="ours", baseline=False, out=1.0, sparsity=0.5):
 
 
 def some_rows():
-    ceilings = timing.Ceilings(peak=1e12, bandwidth=1e11)
+    limits = floor.Limits(peak=1e12, bandwidth=1e11)
     found = []
     for sparsity in (0.5, 0.9):
         cases = [case("dense", baseline=True, sparsity=sparsity), case(sparsity=sparsity)]
         times = [timing.Timing(8.0, 9.0, 10.0, 11.0, 30, "rounds"), timing.Timing(3.0, 4.0, 5.0, 6.0, 30, "rounds")]
-        found += run.rows(cases, times, ceilings, ENV)
+        found += run.rows(cases, times, limits, ENV)
     return found
 
 
@@ -66,8 +69,109 @@ def test_gpu_check_dry_run_is_green_and_resumes(capsys, tmp_path):
 @pytest.mark.parametrize("part", gpu_check.PARTS)
 def test_every_part_of_gpu_check_has_its_list(part):
     """What cannot even be listed would be found on the GPU."""
-    names = [check.name for check in runner.checks(part, gpu_check.Context("cpu", small=True, dry=True))]
+    names = [check.name for check in listing.listed(part, gpu_check.Context("cpu", small=True, dry=True))]
     assert names and not [name for name in names if "list of checks" in name]
+
+
+@SLOW_WHEN_INTERPRETED
+def test_gpu_check_checks_in_processes_and_none_ends_the_others():
+    """A process that dies is one wrong check; the next one runs in another process."""
+    context = gpu_check.Context("cpu", small=True, dry=True)
+    known = next(iter(listing.listed("topk", context)))
+    unknown = replace(known, name="a check that no process knows")
+    tasks = [stages.Task("topk", unknown), stages.Task("topk", known)]
+    processes = pool.Pool(1)
+    try:
+        found = list(processes.outcomes(tasks, context, count=1, deadline=math.inf))
+        assert [outcome["ok"] for _, outcome in found] == [False, True]
+        assert "its process died" in found[0][1]["exception"]
+        assert list(processes.outcomes(tasks, context, count=1, deadline=time.monotonic())) == [], "the time is up"
+    finally:
+        processes.end()
+
+
+def test_gpu_check_says_what_the_time_did_not_suffice_for(capsys):
+    assert main(["gpu-check", "--dry-run", "--topk", "--minutes", "1e-9"]) == 1
+    assert "0 checks, 0 wrong, 18 not done in time {'first': 3, 'correct': 15}" in capsys.readouterr().out
+
+
+def tasks_named(*names):
+    """Tasks whose family is the first word and which cover the first two."""
+    checks = [gpu_check.Check(name, dict, family=name[0], covers=name[:2]) for name in names]
+    return [stages.Task("part", check) for check in checks]
+
+
+def test_one_check_of_everything_comes_before_the_rest_and_families_take_turns():
+    planned = stages.plan(tasks_named("a1 x", "a1 y", "a2 x", "b1 x", "b1 y", "b1 z"))
+    names = {kind: [task.check.name for task in tasks] for kind, tasks in planned.items()}
+    assert names["first"] == ["a1 x", "b1 x", "a2 x"] and names["correct"] == ["a1 y", "b1 y", "b1 z"]
+    assert list(planned) == [stage.kind for stage in stages.STAGES]
+    ends = [stage.until for stage in stages.STAGES]
+    assert ends == sorted(ends) and ends[-1] == 1.0
+
+
+def test_every_kernel_has_a_first_check_and_one_under_the_sanitizer():
+    """On a GPU: each op, dtype and configuration once within the first two minutes."""
+    context = gpu_check.Context("cuda", small=False, dry=False)
+    tasks = [stages.Task(part, check) for part in gpu_check.PARTS for check in listing.listed(part, context)]
+    assert len({task.check.name for task in tasks}) == len(tasks), "a check is found by its name"
+    assert {task.check.kind for task in tasks} <= {stage.kind for stage in stages.STAGES}
+    first = {task.check.covers for task in stages.plan(tasks)["first"]}
+    last = max(len(tuned.configs) for tuned in check.TUNED) - 1
+    for op in ("masked_linear", "smart_linear", "matmul"):
+        assert {f"{op} {dtype} config {last}" for dtype in ("bf16", "fp16", "fp32")} <= first
+    small = replace(context, small=True)
+    for name, part, pattern in sanitizer.KERNELS:
+        assert any(re.search(pattern, found.name) for found in listing.listed(part, small)), name
+
+
+class Kernel:
+    """A kernel with a choice: its second configuration is the fastest, its last cannot run."""
+
+    configs = ("slow", "fast", "huge")
+
+    def run(self):
+        if len(self.configs) == 1 and self.configs[0] == "huge":
+            raise RuntimeError("out of shared memory")
+        return self.configs[0]
+
+
+def test_tuning_times_every_configuration_and_names_the_winner_and_its_margin():
+    kernel = Kernel()
+    other = Kernel()
+    assert tuning.launched(lambda: kernel.run(), [kernel, other]) == [kernel]
+    times = tuning.times(lambda: kernel.run(), kernel, clock=lambda run: {"slow": 3.0, "fast": 2.0}[run()])
+    assert times == {"slow": 3.0, "fast": 2.0, "huge": None}
+    assert tuning.winner(times) == ("fast", 1.5)
+    assert tuning.winner({"only": 2.0, "huge": None}) == ("only", None)
+    assert kernel.configs == ("slow", "fast", "huge") and "run" not in vars(kernel)
+
+
+def test_what_raises_does_not_end_its_group(monkeypatch):
+    def clock(function):
+        if function is bad.run:
+            raise RuntimeError("cannot be captured")
+        return timing.summarise([0.25], "graph")
+
+    good, bad = case("good"), case("bad")
+    monkeypatch.setattr(on_gpu, "replayed", clock)
+    refused = []
+    assert [found.provider for found, _ in run.timed([bad, good], "graph", refused)] == ["good"]
+    assert len(refused) == 1 and "cannot be captured" in refused[0]
+    times = on_gpu.each({"bad": bad.run, "good": good.run}, "graph")
+    assert times == {"bad": "RuntimeError: cannot be captured", "good": 250.0}
+
+
+def test_pruning_a_model_for_speed_takes_its_convolutions_too():
+    """A mask is drawn on the CPU; blocks lie at single taps; what is smaller than a block stays."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 7), torch.nn.Conv2d(64, 64, 3), torch.nn.Linear(128, 64))
+    assert choice.prune(net, (32, 32), 0.8) == 3
+    first, conv, linear = (layer.weight for layer in net)
+    assert (conv == 0).double().mean() == 1 - round(0.2 * 18) / 18
+    assert (linear == 0).double().mean() == 0.75
+    tiles = conv.detach().view(2, 32, 2, 32, 9).abs().amax((1, 3)) > 0
+    assert tiles.sum((1, 2)).tolist() == [4, 4], "as many live blocks in every row of blocks"
+    assert (first == 0).double().mean() == pytest.approx(1 - round(0.2 * 49) / 49)
 
 
 TUNED = re.compile(r"^@autotune\(.*?^def (\w+)\(", re.M | re.S)
@@ -164,6 +268,58 @@ def test_floor_is_the_slower_of_arithmetic_and_traffic():
     assert timing.floor_ms(2e9, 1e9, ceilings) == pytest.approx(10.0)
 
 
+def test_low_blocks_are_held_to_the_cache_from_which_they_read():
+    """A block row that is h high reads all of x that it needs: h multiplications for each element."""
+    problem = Problem("op", Shape("square", 1000, 1000, 1000, ""), "16x16", 0.0, torch.bfloat16, "fwd")
+    assert floor.from_l2(problem, (16, 16), 1.0) == 2 * 1000**3 / 16
+    assert floor.from_l2(problem, (16, 16), 0.25) == 2 * 1000**3 / 16 / 4
+    assert floor.from_l2(problem, (512, 16), 1.0) == 2 * 1000**3 / 256, "one program is not higher"
+    step = floor.from_l2(replace(problem, pass_="step"), (16, 64), 1.0)
+    assert step == 2 * 1000**3 * (1 / 16 + 1 / 64 + 1 / 16 + 1 / 64), "x; dy; both for the gradient of W"
+
+
+@pytest.mark.parametrize(
+    ("flops", "bytes", "l2_bytes", "term"), [(9, 1, 1, "FLOPs"), (1, 9, 1, "memory"), (1, 1, 9, "L2"), (0, 0, 0, "-")]
+)
+def test_a_row_names_the_term_that_binds(flops, bytes, l2_bytes, term):
+    limits = floor.Limits(peak=1e12, bandwidth=1e12, l2=1e12)
+    needs = {"flops": 1e9 * flops, "bytes": 1e9 * bytes, "l2_bytes": 1e9 * l2_bytes}
+    timing_ = timing.summarise([0.01], "graph")
+    (row,) = run.rows([replace(case(), **needs)], [timing_], limits, ENV)
+    assert floor.binds(row) == term and row.floor_ms == (9.0 if term != "-" else 0.0)
+    unmeasured = replace(row, l2_gbps=None)
+    assert floor.binds(unmeasured) == ("FLOPs" if term == "L2" else term)
+
+
+def test_the_reading_of_the_cache_reads_what_it_says():
+    source = l2.values("cpu", blocks=7, size=64)
+    sums = l2.expected(source, programs=3, steps=5)
+    blocks = [[(program * l2.APART + step) % 7 for step in range(5)] for program in range(3)]
+    assert sums.tolist() == [source[taken].sum().item() for taken in blocks]
+    if triton.knobs.runtime.interpret:
+        assert torch.equal(l2.read(source, 3, 5), sums)
+
+
+def test_the_first_run_has_floors_from_one_pair_of_limits():
+    found = [r for r in rows.read(rows.RESULTS / "nvidia-h200.jsonl") if r.commit == "25cb45a"]
+    assert {(r.peak_tflops, r.bandwidth_gbps, r.l2_gbps) for r in found} == {(789.0, 4231.0, None)}
+    for r in found:
+        assert r.floor_ms == pytest.approx(1e3 * max(r.flops / 789e12, r.bytes / 4231e9), abs=1e-6)
+        assert r.device == "NVIDIA H200" and r.torch == "2.11.0+cu130" and r.command.startswith("first run")
+    assert {r.timer for r in found} == {"graph", "events", "host"}
+
+
+def test_the_first_run_is_converted_by_what_the_problem_needs():
+    r = {"op": "block_sparse_linear", "provider": "block_sparse_linear", "shape": "llama-up/prefill", "M": 4096}
+    r |= {"N": 14336, "K": 4096, "block": "64x64", "sparsity": 0.9, "pass_": "fwd", "timer": "events", "speedup": 5.05}
+    r |= {"p20_ms": 0.1, "p50_ms": 0.1, "p80_ms": 0.2, "how": "replay of a CUDA graph", "floor_ms": 0.0, "of_floor": 0}
+    row = cases.row(r)
+    live = 6 / 64  # of 64 blocks in a block row
+    assert row.flops == 2 * 4096 * 14336 * 4096 * live and row.timer == "graph"
+    assert row.l2_bytes == 2 * 4096 * 14336 * 4096 * live / 64
+    assert row.of_floor == pytest.approx(row.floor_ms / 0.1, abs=1e-4)
+
+
 def test_rounds_are_interleaved_and_summarised():
     calls = []
     fast, slow = timing.interleaved([lambda: calls.append("a"), lambda: calls.append("b")], seconds=0.01)
@@ -192,7 +348,7 @@ def test_a_peer_that_cannot_is_left_out_whatever_it_raises(monkeypatch):
 def test_ratios_are_of_pairs_and_a_slower_choice_is_named():
     times = [timing.summarise(seconds, "rounds") for seconds in ([1.0, 2.0, 4.0, 8.0], [1.1, 2.2, 4.4, 8.8])]
     cases = [case("best dense", baseline=True), case("compress_")]
-    dense, chosen = run.rows(cases, times, timing.Ceilings(1e12, 1e11), ENV)
+    dense, chosen = run.rows(cases, times, floor.Limits(1e12, 1e11), ENV)
     assert (dense.ratio, chosen.ratio, chosen.spread) == (1.0, 1.1, 0.0)
     assert choice.slower([dense, chosen]) == [f"slower than dense: {choice.line(chosen)}"]
     assert "at most 1.100" in "".join(choice.verdict([replace(chosen, op="choice")]))
@@ -263,7 +419,7 @@ def test_answers_of_a_gpu_tell_kernel_call_and_host_apart():
     assert answer.break_even == [0.8]
     screen = "\n".join(pages.device("nvidia-h200", list(gpu_rows())))
     assert "called without a graph, 80 %" in screen and "cpu-jit" not in screen
-    assert "| op | fwd | 640 | 27 |" in screen
+    assert "| op, fwd, few rows | 640 | 27 |" in screen
 
 
 def test_break_even_holds_from_there_on():
@@ -280,7 +436,7 @@ def test_the_committed_census_is_within_its_limits():
     assert not [row for row in found if table.faults(row)]
     modules = (importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."))
     launched = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
-    assert {row["kernel"] for row in found} >= launched
+    assert len(launched) > 20 and {row["kernel"] for row in found} >= launched
 
 
 def test_report_without_rows_says_what_to_run(tmp_path, capsys):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, load, mask_, save
+from smart_kernels.convert.compress.alike import likeness
 from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
 from smart_kernels.convert.compress.select import candidates, select
 from smart_kernels.convert.compress.settings import Settings
@@ -215,6 +216,89 @@ def test_layers_that_are_not_called_are_left():
     assert type(model["b"]) is nn.Linear and "not called" in rows["b"].note and rows["b"].ms is None
 
 
+def tiled(seed, keep=0.5, rows=256, columns=256, tile=16):
+    """A layer that keeps equally many tiles of each row, at places of its own."""
+    places = torch.rand(rows // tile, columns // tile, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    layer = nn.Linear(columns, rows)
+    live = (places < keep * columns // tile).repeat_interleave(tile, 0).repeat_interleave(tile, 1)
+    layer.weight.data.mul_(live)
+    return layer
+
+
+@pytest.fixture
+def compared(measured, monkeypatch):
+    """The layers that are measured, each with the labels of its candidates."""
+    measured["ell onednn 1"] = 0.5
+    seen, fake = [], timing.time_in_turns
+
+    def count(candidates, *rest):
+        if "chosen" not in candidates:
+            seen.append(list(candidates))
+        return fake(candidates, *rest)
+
+    monkeypatch.setattr(timing, "time_in_turns", count)
+    return seen
+
+
+def test_layers_that_are_alike_are_measured_once(compared):
+    model, x = nn.Sequential(tiled(0), tiled(1), tiled(2)), torch.randn(6, 256)
+    with torch.no_grad():
+        expected = model(x)
+        rows = compress_(model, x).rows
+        assert_close("y", model(x), expected, x.dtype)
+    assert len(compared) == 1 and [row.note for row in rows] == ["", "measured as 0", "measured as 0"]
+    assert {type(layer.format) for layer in model} == {ELL} and len({row.ms for row in rows}) == 1
+    assert len({id(layer.format) for layer in model}) == 3  # each has its own weights
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(lambda: tiled(1, keep=0.25), id="density"),
+        pytest.param(lambda: tiled(1, tile=32), id="tile"),
+        pytest.param(lambda: prune(nn.Linear(256, 256)), id="rows of other lengths"),
+        pytest.param(lambda: nn.Linear(256, 256), id="no zeros"),
+        pytest.param(lambda: without_bias(tiled(1)), id="bias"),
+        pytest.param(lambda: tiled(1, rows=512), id="shape"),
+    ],
+)
+def test_what_differs_is_measured(other, compared):
+    model, x = nn.Sequential(tiled(0), other()), torch.randn(6, 256)
+    rows = compress_(model, x).rows
+    assert len(compared) == 2 and not any("measured as" in row.note for row in rows)
+
+
+def without_bias(layer):
+    layer.bias = None
+    return layer
+
+
+def test_rows_of_other_lengths_are_not_alike_at_equal_density():
+    even = tiled(0, keep=0.5)
+    uneven = tiled(0, keep=0.5)
+    uneven.weight.data[:128] = torch.randn(128, 256)
+    uneven.weight.data[128:] = 0
+    uneven.weight.data[128:144, :16] = 1.0
+    x = torch.randn(6, 256)
+    likes = [likeness(layer, zeros_of(layer, Block(16, 16)), x) for layer in (even, uneven)]
+    assert likes[0].density == pytest.approx(likes[1].density, rel=0.02)
+    assert likes[0].covers(likes[0]) and not likes[0].covers(likes[1])
+
+
+def test_inputs_of_other_shapes_are_not_alike():
+    layer = tiled(0)
+    zeros = zeros_of(layer, None)
+    likes = [likeness(layer, zeros, x) for x in (torch.randn(6, 256), torch.randn(7, 256), torch.randn(256, 6).T)]
+    assert [likes[0].covers(like) for like in likes] == [True, False, False]
+
+
+@pytest.mark.parametrize("seconds, count", [(0.85, 1), (0.95, 2), (1.05, 2), (1.2, 1)])
+def test_a_close_choice_is_not_carried_over(seconds, count, compared, measured):
+    measured.update({"ell onednn 1": seconds, "ell bmm 1": 2.0})
+    compress_(nn.Sequential(tiled(0), tiled(1)), torch.randn(6, 256), backends=("dense", "ell"))
+    assert len(compared) == count
+
+
 def unstructured(density, rows=64, columns=64):
     layer = nn.Linear(columns, rows)
     layer.weight.data.mul_(torch.rand(rows, columns) < density)
@@ -358,33 +442,101 @@ def test_measure_gives_finalists_equal_rounds():
     assert {len(rounds) for rounds in times.values()} == {timing.PAIRS}
 
 
-def test_in_cuda_graphs_every_candidate_is_replayed(monkeypatch):
-    """Dense ones, too: what is free for one side is given to the other."""
-    log, replays = [], []
+class Device:
+    """A GPU that is only imagined: calls cost the host and the device, replays of a graph the device and one launch."""
 
-    def capture(run):
+    LAUNCH_S = 10e-6
+
+    def __init__(self, host_s: dict[str, float], device_s: dict[str, float]):
+        self.host_s, self.device_s = host_s, device_s
+        self.now, self.busy, self.capturing = 0.0, 0.0, None
+        self.graphs: list[list[str]] = []  # calls of each graph
+        self.replays: list[int] = []
+
+    def call(self, name):
+        if self.capturing is not None:
+            self.capturing.append(name)
+            return
+        self.now += self.host_s[name]
+        self.busy = max(self.busy, self.now) + self.device_s[name]
+
+    def capture(self, run):
+        self.capturing = []
         run()
-        replays.append(0)
-        log.clear()  # from here on nothing but replays
-        graph = len(replays) - 1
-        return lambda: replays.__setitem__(graph, replays[graph] + 1)
+        held, self.capturing = self.capturing, None
+        self.graphs.append(held)
+        self.replays.append(0)
+        graph = len(self.graphs) - 1
 
-    monkeypatch.setattr(timing, "capture", capture)
-    calls = {name: partial(log.append, name) for name in ("dense", "packed", "a")}
-    MEASURE(calls, DENSE, torch.device("cpu"), 0.0, cuda_graph=True)
-    assert len(replays) == len(calls) and not log
-    assert all(count >= 5 + timing.PAIRS for count in replays)
+        def replay():
+            self.replays[graph] += 1
+            self.busy = max(self.busy, self.now) + self.LAUNCH_S + sum(self.device_s[name] for name in held)
+
+        return replay
+
+    def timed(self, run, calls):
+        begin = max(self.busy, self.now)
+        run()
+        seconds = (self.busy - begin) / calls
+        return lambda: seconds
+
+    def clock(self):
+        return timing.Clock(self.timed, self.capture)
+
+
+def test_in_a_graph_the_host_does_not_count():
+    """Two candidates whose kernels take as long, one with 500 us of host: the same graphs, the same times."""
+    device = Device({"dense": 20e-6, "sparse": 500e-6}, {"dense": 5e-6, "sparse": 5e-6})
+    calls = {name: partial(device.call, name) for name in device.host_s}
+    times = MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock())
+    assert times["sparse"] == pytest.approx(times["dense"])
+    lengths = {name: [len(graph) for graph in device.graphs if name in graph] for name in calls}
+    assert lengths["sparse"] == lengths["dense"] and lengths["sparse"][-1] >= 20
+    assert times["sparse"][0] < 1.1 * device.device_s["sparse"]  # the launch of the graph hardly counts
+
+
+def test_in_a_graph_the_faster_kernel_wins_whatever_its_host_costs():
+    device = Device({"dense": 20e-6, "sparse": 500e-6}, {"dense": 9e-6, "sparse": 3e-6})
+    calls = {name: partial(device.call, name) for name in device.host_s}
+    choice = choose(MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock()), DENSE)
+    assert choice.name == "sparse" and choice.ratio == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_a_graph_is_as_long_as_a_sample_and_never_endless():
+    for seconds, count in ((1e-3, 1), (150e-6, 1), (50e-6, 3), (0.0, timing.MOST_REPEATS)):
+        device = Device({"a": 0.0}, {"a": seconds})
+        device.LAUNCH_S = 0.0
+        timing.sampling(partial(device.call, "a"), device.clock())
+        assert len(device.graphs[-1]) == pytest.approx(count, abs=1)
+
+
+def test_in_cuda_graphs_every_candidate_is_replayed():
+    """Dense ones, too: what is free for one side is given to the other."""
+    device = Device(dict.fromkeys(("dense", "packed", "a"), 1e-5), dict.fromkeys(("dense", "packed", "a"), 1e-3))
+    calls = {name: partial(device.call, name) for name in device.host_s}
+    MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock())
+    assert [set(graph) for graph in device.graphs] == [{"dense"}, {"packed"}, {"a"}]
+    assert all(count >= 5 + timing.PAIRS for count in device.replays)
 
 
 @pytest.mark.parametrize("seconds, before", [(1e-3, 4), (1e-2, 0)])
-def test_a_sample_finds_in_the_cache_what_its_own_calls_leave_there(monkeypatch, seconds, before):
+def test_a_sample_finds_in_the_cache_what_its_own_calls_leave_there(seconds, before):
     """Calls that are not timed come first, as many as it takes to read a cache full."""
     log = []
-    monkeypatch.setattr(timing, "_on_cpu", lambda run, calls: run() or log.append("timed") or (lambda: seconds * calls))
-    sample = timing.sampling(lambda: log.append("call"), torch.device("cpu"))
+    clock = timing.Clock(lambda run, calls: run() or log.append("timed") or (lambda: seconds * calls))
+    sample = timing.sampling(lambda: log.append("call"), clock)
     log.clear()
     assert sample()() == seconds
     assert log == ["call"] * before + ["call", "timed"]
+
+
+@pytest.mark.parametrize("host_s", [5e-6, 500e-6])
+def test_as_long_in_front_of_a_graph_whatever_the_host_costs(host_s):
+    device = Device({"a": host_s}, {"a": 5e-6})
+    sample = timing.sampling(partial(device.call, "a"), device.clock())
+    before = device.busy
+    sample()()
+    assert device.busy - before == pytest.approx(timing.WARM_S + timing.SAMPLE_S, rel=0.1)
 
 
 def test_what_a_cuda_graph_cannot_hold_is_left_out(monkeypatch, measured):
@@ -465,6 +617,67 @@ def test_a_whole_model_that_is_dense_is_held_against_the_plain_one(measured):
     measured["plain"] = 2.0
     report = compress_(model, torch.randn(6, 48), backends=DENSE)
     assert stored(model) == ["Packed"] * 3 and report.after.ms == report.before.ms == 1000.0
+
+
+def as_it_is(model):
+    """Everything that a model is made of: modules, Parameters and buffers, by object and by memory."""
+    modules = [(name, id(module), module.training) for name, module in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return modules, [(name, id(t), t.data_ptr(), t.stride()) for name, t in tensors]
+
+
+def test_nothing_ends_slower_than_it_came(measured):
+    """Folded BatchNorms and channels_last are taken back, and with them what they replaced."""
+    measured.update({"chosen": 1.0, "plain": 0.95, "original": 0.9})
+    model, x = CNN().eval(), torch.randn(2, 3, 8, 8)
+    expected, before, values = model(x), as_it_is(model), copy.deepcopy(model.state_dict())
+    report = compress_(model, x)
+    assert as_it_is(model) == before and all(torch.equal(t, values[name]) for name, t in model.state_dict().items())
+    assert torch.equal(model(x), expected)
+    assert {row.choice for row in report.rows} == {"dense"} and "the model as it came is faster" in report.rows[0].note
+    assert report.after.ms == report.before.ms == 900.0
+
+
+@pytest.mark.parametrize("original, folded", [(0.9, False), (0.995, True), (1.1, True)])
+def test_folding_is_a_candidate(original, folded, measured):
+    measured.clear()
+    measured["original"] = original
+    model = CNN().eval()
+    compress_(model, torch.randn(2, 3, 8, 8), backends=DENSE)
+    assert isinstance(model.norm, nn.BatchNorm2d) != folded
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last) == folded
+
+
+def test_winners_are_held_against_the_model_as_it_came(measured, monkeypatch):
+    """Which is timed with the tensors that it came with, in one comparison with the others."""
+    model, seen = CNN().eval(), {}
+    weight, gamma = model.stem.weight.clone(), model.norm.weight
+
+    def fake(candidates, *rest):
+        if "chosen" in candidates:
+            seen.update({kind: call.args[0] for kind, call in candidates.items()})
+        return {name: [measured.get(name, 1.0)] * 4 for name in candidates}
+
+    monkeypatch.setattr(timing, "time_in_turns", fake)
+    compress_(model, torch.randn(2, 3, 8, 8))
+    assert list(seen) == ["chosen", "rival", "original"] and isinstance(seen["original"].norm, nn.BatchNorm2d)
+    assert torch.equal(seen["original"].stem.weight, weight) and seen["original"].stem.weight.is_contiguous()
+    assert seen["original"].norm.weight.data_ptr() == gamma.data_ptr()  # no copy of what is not replaced
+    assert not torch.equal(model.stem.weight, weight) and isinstance(model.expand.format, ELL)
+
+
+def test_a_model_that_came_sparse_may_stay_so(measured):
+    model, x = mlp(), torch.randn(6, 48)
+    compress_(model, x)
+    assert isinstance(model[0].format, ELL)
+    before = as_it_is(model)
+    measured.update({"packed": 0.1, "original": 0.05})
+    report = compress_(model, x)
+    assert as_it_is(model) == before
+    assert [row.choice for row in report.rows] == ["ell", "ell", "dense"] and report.rows[0].ms is None
+    assert report.before.ms == 1000.0 and report.after.ms == 50.0 and "the model as it came" in str(report)
+    report = compress_(model, x, backends=DENSE)  # asked for dense layers: that it came sparse is no way out
+    assert {row.choice for row in report.rows} == {"packed"}
 
 
 def test_equal_whole_models_keep_the_winners():

@@ -201,7 +201,7 @@ def test_faces_export_every_tuned_kernel():
                 found += 1
                 face = exported(file.with_name("__init__.py"))
                 assert node.name in face or file.parent.name == "tensor_core", f"{file.name}: {node.name}"
-    assert found >= 12
+    assert found >= 11
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels, for GPUs that need not be here: no spill, no serialised wgmma, shared memory
+"""The machine code of the kernels, for GPUs that need not be here: no spill, no serialised wgmma, shared memory
 under the limit, tensor cores used, 16-byte loads, and no more instructions in the matrix loop than budgeted.
 
 A sample; ``python -m bench codegen`` compiles everything, and tests/everything.py runs that.

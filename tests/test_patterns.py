@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from smart_kernels import SparseLinear, compress_, mask_
 from smart_kernels.patterns import NM, PATTERNS, VNM, Block, Channel, WeightShape, parse
@@ -107,6 +109,28 @@ def test_transposable_mask_is_the_best(shape):
     assert groups.unflatten(2, (-1, 4)).sum(-1).max() == 2 and groups.unflatten(0, (-1, 4)).sum(1).max() == 2
     if shape.N % 4 == 0 and shape.C % 4 == 0:
         assert mask.mean() == 0.5
+
+
+class Devices(TorchDispatchMode):
+    """Writes down the devices of all tensors that operators read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.read |= {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def test_transposable_masks_are_on_the_device_once():
+    """A CUDA graph cannot hold a copy from the host: from the second mask on, there is none."""
+    scores = torch.empty(8, 8, device="meta")
+    pattern, shape = NM(2, 4, transposable=True), WeightShape(8, 1, 8)
+    pattern.hard_mask(scores, shape)
+    with Devices() as devices:
+        pattern.hard_mask(scores, shape)
+    assert devices.read == {"meta"}
 
 
 def test_lost_score():

@@ -12,11 +12,10 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from smart_kernels.formats import Conv, CuSparseLt, SemiStructured, from_cutlass, from_torch, to_cutlass
-from smart_kernels.reference.common import decode_words
 from tests.util import assert_close
 
 PATTERNS = [(2, 4), (1, 4), (2, 8), (4, 8), (1, 2)]
-LAYOUTS = [pytest.param({}, id="rows"), pytest.param({"layout": "decode"}, id="decode")]
+LAYOUTS = [pytest.param({}, id="rows"), pytest.param({"layout": "decode"}, id="of-0.1.0")]
 
 
 def pruned(N, K, n=2, m=4, taps=1, dtype=torch.float32):
@@ -109,9 +108,14 @@ def test_only_one_form_stays_resident(options):
     stored.linear(torch.randn(4, 64).bfloat16())
     assert [name for name, _ in stored.named_buffers()] == ["indices", "kept"] and stored._cache is None
     values, indices = stored.saved()
-    if options:
-        assert torch.equal(stored.indices, decode_words(indices, 64))
     assert values is stored.values and indices.shape == (16, 8)
+
+
+def test_a_layout_without_a_kernel_is_what_was_saved():
+    """Files of version 0.1.0 may name it."""
+    weight = pruned(16, 64, dtype=torch.bfloat16)
+    stored = SemiStructured.from_dense(weight, (1, 1), layout="decode")
+    assert stored.layout == stored.options()["layout"] == "rows" and torch.equal(stored.to_dense(), weight)
 
 
 @pytest.mark.parametrize("options", LAYOUTS)

@@ -26,9 +26,7 @@ from tests.util import assert_close
 if triton.knobs.runtime.interpret:
     pytest.skip("PTX comes from the compiler", allow_module_level=True)
 
-LAYOUTS = ("decode", *tensor_core.KERNELS)
 arranged = pytest.mark.parametrize("layout", tensor_core.KERNELS)
-any_layout = pytest.mark.parametrize("layout", LAYOUTS)
 sizes = st.integers(1, 300)
 
 
@@ -71,7 +69,7 @@ def test_only_the_order_changes(layout):
     assert torch.equal(values.flatten().sort().values, weight[weight != 0].sort().values)
 
 
-@any_layout
+@arranged
 def test_short_rows_and_negative_zeros_are_kept(layout):
     weight = torch.zeros(7, 10, dtype=torch.float16)
     weight[0, 3], weight[1, 0], weight[2, 6], weight[6, 9] = 5, 6, 7, 8
@@ -93,7 +91,7 @@ def test_only_the_arranged_form_is_resident(layout):
     assert stored._cache is None and stored.options()["layout"] == layout and repr(stored).endswith(f"2:4, {layout})")
 
 
-@any_layout
+@arranged
 def test_state_dict_is_the_saved_form_whatever_the_layout(layout):
     weight = integers(33, 50)
     plain, stored = SemiStructured.from_dense(weight, (1, 1)), stored_in(layout, weight)
@@ -108,7 +106,7 @@ def test_state_dict_is_the_saved_form_whatever_the_layout(layout):
         stored.load_state_dict(expected | {"indices": torch.zeros_like(expected["indices"])})
 
 
-@any_layout
+@arranged
 @pytest.mark.parametrize("transposable", [False, True])
 def test_gradients_pass_through_the_layout(layout, transposable):
     weight = torch.randn(8, 4).double() * torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]]).repeat_interleave(2, 0).repeat(
@@ -209,7 +207,7 @@ def test_compress_chooses_among_them_and_the_choice_travels(timed, trusted, monk
     expected = net(x)
     monkeypatch.setattr(SemiStructured, "_on_tensor_cores", lambda *_: False)  # no kernel can run here
     report = compress_(net, x)
-    assert all({"nm rows", "nm decode", *(f"nm {name}" for name in tensor_core.KERNELS)} <= {*c} for c in timed[:2])
+    assert all({"nm rows", *(f"nm {name}" for name in tensor_core.KERNELS)} <= {*c} for c in timed[:2])
     assert [row.options["layout"] for row in report.rows] == ["mma", "mma"] and not report.absent
     assert_close("y", net(x), expected, torch.bfloat16)
     save(net, tmp_path, report)
@@ -223,7 +221,7 @@ def test_what_is_wrong_here_is_dropped_with_one_line_each(timed, monkeypatch):
     monkeypatch.setattr(tensor_core, "verified", lambda device, kernel, dtype: reasons[kernel])
     net = Net()
     report = compress_(net, torch.randn(4, 32).bfloat16(), backends=("dense", "nm"))
-    assert timed[0] == ["dense", "nm rows", "nm decode"] and report.rows[0].options["layout"] == "rows"
+    assert timed[0] == ["dense", "nm rows"] and report.rows[0].options["layout"] == "rows"
     assert report.absent == ("mma is wrong", "sm_90 only") and str(report).endswith("mma is wrong\nsm_90 only")
     assert not compress_(Net(), torch.randn(4, 32).bfloat16(), backends=("dense",)).absent
 

@@ -2,6 +2,7 @@
 tests/ptx, with random schedules of the warps and early and late copies; and that a broken kernel is noticed."""
 
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch.nn.functional as F
 import triton
 from torch.sparse import _semi_structured_conversions as conversions
 
+from bench.codegen import sparse
+from smart_kernels.kernels.tensor_core.mma import TRIED, worth_trying
 from smart_kernels.ops import tensor_core as sparse_tensor_core
-from smart_kernels.ops.tensor_core import verify
+from smart_kernels.ops.tensor_core import launch, verify
 from smart_kernels.ops.tensor_core.launch import _aligned
 from smart_kernels.reference.common import compress
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
@@ -200,6 +203,77 @@ def test_fp32_results_of_eight_bits_are_exact(kernel, number):
     assert y.dtype == torch.float32 and torch.equal(y, expected)
 
 
+# ---- few rows: programs share the columns of a block
+
+
+def shared(inputs, target, machine, processors=4):
+    """relu(...) of these integers as on a GPU with so many multiprocessors, in the configuration that is chosen."""
+    x, values, indices, bias, residual, expected = inputs
+    packed, scale = sparse_tensor_core.pack(values, indices), sparse_tensor_core.scales(len(values), x.dtype, CPU)
+    with mock.patch.object(launch, "_processors", lambda device: processors), emulated(target, machine):
+        return sparse_tensor_core.matmul(x, packed, bias, residual, "relu", scale, expected.dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "target", "shape", "programs"),
+    [
+        (torch.bfloat16, "sm_80", (1, 120, 2048), 4),
+        (torch.bfloat16, "sm_90", (5, 250, 2092), 4),  # 33 steps in four shares, edges along N and K
+        pytest.param(torch.float16, "sm_90", (16, 128, 1088), 2, marks=pytest.mark.slow),
+        (torch.int8, "sm_80", (5, 250, 4184), 4),
+        pytest.param(torch.float8_e4m3fn, "sm_89", (3, 120, 6000), 5, marks=pytest.mark.slow),
+        pytest.param(torch.float8_e4m3fn, "sm_120", (1, 250, 4184), 4, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("timing", ["early", "late"])
+def test_shared_columns_are_exact(dtype, target, shape, programs, timing):
+    inputs, machine = sparse_tensor_core.integers(shape, dtype, CPU), Machine(timing, seed=shape[0])
+    assert torch.equal(shared(inputs, target, machine), inputs[-1])
+    assert [compiled.name for compiled in machine.compiled] == ["sparse_mma_kernel", "sum_pieces_kernel"]
+    packed = sparse_tensor_core.pack(*inputs[1:3])
+    assert launch.splits(shape[0], packed, 4) == programs
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "programs"),
+    [
+        (1, 4096, 14336, 8),  # 32 blocks for 132 processors
+        (16, 4096, 14336, 8),
+        (16, 14336, 4096, 2),  # 112 blocks
+        (64, 14336, 4096, 1),  # 448 blocks
+        (64, 1024, 4096, 2),  # 32 blocks, but so many sums cost a quarter of the weight
+        (1, 128, 512, 1),  # each share has 8 steps
+        (4096, 4096, 4096, 1),
+    ],
+)
+def test_as_many_programs_as_there_is_work_for(M, N, K, programs):
+    packed = mock.Mock(shape=(N, K), out_features=N, dtype=torch.bfloat16)
+    packed.weight.nbytes, packed.metadata.nbytes = N * K, N * K // 8
+    assert launch.splits(M, packed, 132) == programs
+
+
+@pytest.mark.parametrize("M", [1, 7, 16])
+def test_rows_that_are_not_there_are_not_read(M):
+    """All programs would read the last row again and again."""
+    machine, inputs = Machine(), sparse_tensor_core.integers((M, 128, 128), torch.bfloat16, CPU)
+    assert torch.equal(multiply("mma", MMA[0], inputs, machine), inputs[-1])
+    packed = sparse_tensor_core.pack(*inputs[1:3])
+    assert machine.count["cp.async bytes",] == inputs[0].nbytes + packed.weight.nbytes + packed.metadata.nbytes
+
+
+@pytest.mark.parametrize("M", [16, 64, 256, 1024, 4096])
+@pytest.mark.parametrize("target", ["sm_86", "sm_90"])
+@pytest.mark.parametrize("settings", [("bf16", None), ("bf16", "gelu"), ("e4m3", None), ("s8", "relu")], ids=str)
+def test_few_configurations_are_tried(M, target, settings):
+    call = {"TYPE": settings[0], "ACTIVATION": settings[1], "SPLIT": False}
+    with emulated(target, Machine()):
+        found = worth_trying(MMA, {"M_CLASS": M, "N_PACKED": 4096}, **call)
+        assert 1 <= len(found) <= TRIED and all(config.kwargs["BLOCK_M"] <= M for config in found)
+        assert (MMA[0] in found) == (M <= 64 or settings[0] == "e4m3" or settings[1] == "gelu")
+        assert worth_trying(MMA, {"M_CLASS": M, "N_PACKED": 4096}, **call | {"SPLIT": True}) == MMA[:1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
 @pytest.mark.parametrize("number", [0, 2, 6])
@@ -298,12 +372,13 @@ MUTATIONS = {
     },
     "wgmma_ss": {
         "selector": nth(SP + r"%r\d+, )1(, 1, 1, 1)", r"\g<1>0\2"),
-        "step of x": nth(r"add\.s32 xs, xs, 4;", "add.s32 xs, xs, 2;"),
-        "step of W": nth(r"add\.s32 ws, ws, 2;", "add.s32 ws, ws, 4;"),
+        "second product of x": nth(r"add\.s32 xs, xs, 65600;", "add.s32 xs, xs, 65568;"),
+        "second product of W": nth(r"add\.s32 ws, ws, 32;", "add.s32 ws, ws, 64;"),
         "swizzle": every("0x40000040", "0x80000020"),
         "rows between": every("0x40000040", "0x40000020"),
         "offset of W": nth(r"add\.s32 ws, ws, (\d{4,});", "add.s32 ws, ws, 64;"),
-        "no wait": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "one group stays in flight": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "two groups in flight": every(r"wgmma\.wait_group\.sync\.aligned 1;", "wgmma.wait_group.sync.aligned 3;"),
         "no wgmma.fence": every(r"wgmma\.fence\.sync\.aligned;", ""),
         "no fence before TMA": every(r"fence\.proxy\.async[^;]*;", ""),
         "no arrival": nth(r"@%p\d+ mbarrier\.arrive\.shared::cta\.b64 _, \[[^\]]*\];", ""),
@@ -323,7 +398,9 @@ MUTATIONS = {
         "second product begins": nth(SP + r"%r\d+, 0, )1(, 1, 1)", r"\g<1>0\2"),
         "step of x": nth(r"add\.s32 xs, xs, 4;", "add.s32 xs, xs, 2;"),
         "step of W": nth(r"add\.s32 ws, ws, 2;", "add.s32 ws, ws, 4;"),
-        "no wait": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "one group stays in flight": every(r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+        "two groups in flight": every(r"wgmma\.wait_group\.sync\.aligned 1;", "wgmma.wait_group.sync.aligned 2;"),
+        "the other half of x": nth(r"add\.s32 xs, xs, 66560;", "add.s32 xs, xs, 65536;"),
     },
     "wgmma_rs": {"registers of W": nth(SP + r"\}, \{)(%r\d+),(%r\d+),(%r\d+)", r"\1\2,\4,\3")},
 }
@@ -336,7 +413,8 @@ FEW = {
     ("mma", "no wait"),
     ("mma", "swizzle"),
     ("wgmma_ss", "swizzle"),
-    ("wgmma_ss", "no wait"),
+    ("wgmma_ss", "one group stays in flight"),
+    ("fp8", "two groups in flight"),
 }
 FEW |= {("wgmma_ss", "no wgmma.fence"), ("wgmma_ss", "no fence before TMA")}
 
@@ -429,10 +507,16 @@ def test_which_kernel_reads_eight_bits(monkeypatch, dtype, capability, kernel):
     assert sparse_tensor_core.words_kernel("cuda", dtype) == kernel
 
 
+SHARED = (1, 128, 2048)  # by 2 of 8 bits, 4 of 16
+
+
 def verifying(monkeypatch, kernel, trial):
-    """``verified``, uncached, where every device is supported: one configuration, one (M, N, K)."""
+    """``verified``, uncached, where every device is supported: one configuration, one (M, N, K) and, for mma, one more
+    whose columns are shared."""
     monkeypatch.setattr(verify, "supported", lambda device, kernel: None)
     monkeypatch.setattr(verify, "TRIALS", (trial,))
+    monkeypatch.setattr(verify, "SHARED", SHARED)
+    monkeypatch.setattr(launch, "_processors", lambda device: 2)
     monkeypatch.setattr(sparse_tensor_core.tuner(kernel), "configs", (MMA if kernel == "mma" else WGMMA)[:1])
     return sparse_tensor_core.verified.__wrapped__
 
@@ -467,6 +551,19 @@ def test_a_kernel_is_chosen_only_after_it_was_right(monkeypatch):
         assert "does not run" in verified(CPU)
 
 
+def test_shared_columns_are_verified_likewise(monkeypatch):
+    verified, wrong = verifying(monkeypatch, "mma", (16, 128, 64)), []
+
+    def others(ptx):
+        """Each program but the first begins where the first does."""
+        wrong.append("%ctaid.y" in ptx)
+        return ptx.replace("%ctaid.y", "0")
+
+    with emulated("sm_80", Machine(change=others)):
+        assert f"mma is wrong with triton {triton.__version__}, torch.bfloat16 at M, N, K = {SHARED}" in verified(CPU)
+    assert any(wrong)
+
+
 @pytest.mark.parametrize("kernel", ["mma", "wgmma_ss"])
 def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
     """Triton stores none where a configuration has a pre_hook."""
@@ -483,3 +580,17 @@ def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
         for _ in range(2):
             tuned.check_disk_cache(("a shape",), tuned.configs, bench)
     assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs
+
+
+@pytest.mark.parametrize(
+    ("kernel", "case", "config", "expected"),
+    [
+        ("sparse_wgmma_kernel", "sparse wgmma_ss bf16", "TYPE=bf16 BLOCK_M=256 STAGES=4 w12 s3", 10.0),
+        ("sparse_wgmma_kernel", "sparse wgmma_rs fp8", "TYPE=e4m3 BLOCK_M=128 STAGES=6 w12 s3", 6.3),
+        ("sparse_mma_kernel", "sparse mma bf16", "BLOCK_N=256 BLOCK_M=64 WARPS_N=4 WARPS_M=1 STAGES=3 w4 s3", 12.7),
+    ],
+)
+def test_what_a_step_reads_is_counted(kernel, case, config, expected):
+    """In bytes for a thousand FLOP: at 864 TFLOP/s, 10 are 8.6 TB/s."""
+    assert sparse.traffic({"kernel": kernel, "case": case, "config": config}) == pytest.approx(expected, abs=0.06)
+    assert sparse.traffic({"kernel": "sum_pieces_kernel", "case": case, "config": ""}) is None

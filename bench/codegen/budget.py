@@ -57,8 +57,7 @@ PIECES = 16
 TRANSPOSED = 2
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
-KINDS |= {"semi_structured_kernel": "nm", "semi_structured_decode_kernel": "nm decode"}
-KINDS |= {"semi_structured_conv_kernel": "nm"}
+KINDS |= {"semi_structured_kernel": spread.KIND, "semi_structured_conv_kernel": spread.KIND}
 KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}
 TAP = 12
 HALO = 5
@@ -85,8 +84,8 @@ def copies(row: dict, threads_per_warp: int = 32) -> float:
     if kind(row) == "tma":
         return 0
     s = shape(row)
-    if kind(row) in spread.KINDS:
-        return spread.copies(kind(row), s, BYTES[dtype(row)], threads_per_warp)
+    if kind(row) == spread.KIND:
+        return spread.copies(s, BYTES[dtype(row)], threads_per_warp)
     rows = s["BLOCK_M"] + s["BLOCK_N"]
     depth = s["BLOCK_K"]
     if kind(row) == "grad":
@@ -140,8 +139,8 @@ def budget(row: dict) -> int | None:
         return None
     tile = shape(row)
     synchronous = not row["instruction"].startswith(("HGMMA", "QGMMA"))
-    if kind(row) in spread.KINDS:
-        count = spread.instructions(kind(row), tile, copies(row), row["tensor_core"], synchronous)
+    if kind(row) == spread.KIND:
+        count = spread.instructions(tile, copies(row), row["tensor_core"], synchronous)
         return math.floor(MARGIN * (count + convolution(row)))
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
     label = f"{LABEL[dtype(row)]}{kind(row)}"

@@ -18,7 +18,6 @@ from smart_kernels.ops import (
     soft_topk,
 )
 from smart_kernels.ops.block_sparse import block_index
-from smart_kernels.ops.common import decode_words
 from smart_kernels.ops.tensor_core import kept, turned
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -102,16 +101,13 @@ def fp8(block: tuple[int, int], per_block: bool, M: int = 4096, N: int = 4096, K
     block_sparse_linear(x, values, crow, col, out_features=N, scale=torch.ones((nnz,) if per_block else ()))
 
 
-def semi(M: int, group: tuple[int, int] = (2, 4), few_rows: bool = False, dtype: str = "bf16", **flags) -> None:
+def semi(M: int, group: tuple[int, int] = (2, 4), dtype: str = "bf16", **flags) -> None:
     """Call semi_structured_linear; ``group`` is (n, m)."""
     N = K = 4096
     n, m = group
     x = torch.empty(M, K, dtype=DTYPES[dtype])
     values = torch.empty(N, K // m * n, dtype=DTYPES[dtype])
     indices = torch.zeros(N, K // m * n * (m - 1).bit_length() // 8, dtype=torch.uint8)
-    if few_rows:
-        semi_structured_linear(x, values, decode_words(indices, K))
-        return
     y = semi_structured_linear(x.requires_grad_(), values, indices, n=n, m=m, **flags)
     y.backward(torch.empty_like(y))
 

@@ -10,18 +10,19 @@ import io
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import triton
-from torch.library import CustomOpDef
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
-from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-from smart_kernels import ops
+from smart_kernels.kernels.common import Tuned
+from smart_kernels.ops.common import LAUNCHERS, ON_CPU
 
 from . import sass
 from .cases import CASES
@@ -64,12 +65,9 @@ class ClaimedDriver(DriverBase):
 
 
 @contextlib.contextmanager
-def launchers():
+def launchers() -> Iterator[None]:
     """Send CPU tensors to the Triton launchers instead of the references."""
-    modules = [m for name, m in list(sys.modules.items()) if name.startswith(f"{ops.__name__}.")]
-    with contextlib.ExitStack() as stack:
-        for op in {v for m in modules for v in vars(m).values() if isinstance(v, CustomOpDef)}:
-            stack.enter_context(op.set_kernel_enabled("cpu", enabled=False))
+    with mock.patch.dict(ON_CPU, LAUNCHERS):
         yield
 
 
@@ -85,11 +83,11 @@ def record_compiles(found: dict) -> None:
 
     def compile_each(self, *args, **kwargs):
         self.nargs = dict(zip(self.arg_names, args, strict=False))
-        for config in self.prune_configs(kwargs):
+        for config in self.runnable(self.configs, self.nargs, **kwargs):  # a tuner tries fewer
             self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     JITFunction.run = compile_only
-    Autotuner.run = compile_each
+    Tuned.run = compile_each
 
 
 def main(target: str, out: str, names: list[str]) -> None:

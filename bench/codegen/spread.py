@@ -1,16 +1,12 @@
 """How many instructions a step that spreads n:m weights out may have.
 
-"nm decode", per dense weight: the best count measured for pairs of 16-bit weights, plus what a taller block of x adds
-to its products.
-"nm", per group, a derivation. Its index byte: address 6, load and shift 4; 4 per further byte. Each stored value:
+Per group, a derivation. Its index byte: address 6, load and shift 4; 4 per further byte. Each stored value:
 address, load and mask 5, shift and mask of its index 2. Each place and stored value: comparison and select 2. Each
 place: conversion and the way through shared memory 2. (Until the weights lay along the products, 3.5 per mma.sync to
 fetch them in 2-byte pieces.)
 """
 
-KINDS = ("nm", "nm decode")
-DECODE = 4.1  # thread-instructions per dense weight
-COLUMNS = 256  # of W in a step of "nm decode"
+KIND = "nm"
 INDEX = 10
 PER_BYTE = 4
 PER_VALUE = 7
@@ -21,22 +17,14 @@ PER_COPY = 2.5
 PER_MMA = 0.5
 
 
-def copies(kind: str, tile: dict[str, int], size: int, threads_per_warp: int) -> float:
-    """Return 16-byte loads per thread and step; of "nm decode" those of pairs and words of W, and 4 bytes of x."""
-    if kind == "nm decode":
-        size = 4
-        elements = 9 * tile["BLOCK_N"] * 8
-    else:
-        elements = tile["BLOCK_M"] * _depth(tile)
-    return elements * size / (16 * threads_per_warp * tile["warps"])
+def copies(tile: dict[str, int], size: int, threads_per_warp: int) -> float:
+    """Return 16-byte loads of x per thread and step."""
+    return tile["BLOCK_M"] * _depth(tile) * size / (16 * threads_per_warp * tile["warps"])
 
 
-def instructions(kind: str, tile: dict[str, int], copied: float, products: int, synchronous: bool) -> float:
+def instructions(tile: dict[str, int], copied: float, products: int, synchronous: bool) -> float:
     """Return the instructions of one step of a thread, without a margin."""
     threads = 32 * tile["warps"]
-    if kind == "nm decode":
-        least = tile["BLOCK_N"] * COLUMNS * 16 / (16 * 8 * 16) / tile["warps"]  # mma.sync for 16 rows of x
-        return DECODE * tile["BLOCK_N"] * COLUMNS / threads + (1 + PER_MMA) * (products - least)
     groups = tile.get("BLOCK_O", tile.get("BLOCK_N")) * _depth(tile) / tile["GROUP"] / threads
     fetched = products * (1 + PER_MMA * synchronous)
     return FIXED + PER_COPY * copied + groups * _group(tile) + fetched

@@ -115,5 +115,8 @@ def write(rows: list[dict], path: Path = TABLE) -> None:
 def show(rows: list[dict]) -> None:
     """Print one line per row, and what is wrong with it."""
     for row in rows:
+        bytes_ = sparse.traffic(row) if row["case"] in sparse.CASES and not row.get("error") else None
         shown = ("target", "kernel", "config", "registers", "spill", "shared", "loop", "budget", "wide_loads")
-        print("  ".join(str(row.get(column, "-")) for column in shown), *(f"\n    WRONG: {f}" for f in faults(row)))
+        read = f"  {bytes_:.1f} B of L2 per kFLOP" if bytes_ else ""
+        line = "  ".join(str(row.get(column, "-")) for column in shown)
+        print(line + read, *(f"\n    WRONG: {f}" for f in faults(row)))

@@ -2,6 +2,7 @@
 
 from .check import Check, Context, Setting
 
-PARTS = ("ceilings", "topk", "masked", "block", "conv", "nm", "train", "models", "sanitizer", "speed")
+PARTS = ("ceilings", "calls", "speed", "topk", "masked", "block", "conv", "nm", "train")
+PARTS += ("tuning", "models", "steps", "sanitizer")
 
 __all__ = ["PARTS", "Check", "Context", "Setting"]

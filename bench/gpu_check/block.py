@@ -20,27 +20,41 @@ from .masked import SHAPES, SMALL_SHAPES
 
 BLOCKS = ((64, 64), (128, 128), (256, 128), (32, 32), (16, 16), (24, 40), (128, 8), (1, 16))
 SMALL_BLOCKS = ((32, 32), (24, 40))
+TALL = Shape("tall", 70, 72, 96, "more rows than the kernel for few takes")
+KERNELS = ("block_matmul_kernel", "block_gather_kernel", "block_decode_kernel", "block_grad_kernel")
+FEW_ROWS = 64  # of x, up to which the kernel for decoding takes them
+STEP = 128  # bytes of a row of a block, below which it is gathered
 ACTIVATIONS = ("gelu", "relu", "relu6", "silu")
 
 
 def cases(context: Context) -> Iterator[Check]:
     """Yield per shape blocks, epilogues and tensors that are not aligned; then rows of x far apart, and decode."""
-    for shape in SMALL_SHAPES if context.small else (*SHAPES, *decode.SHAPES):
+    for shape in (*SMALL_SHAPES, TALL) if context.small else (*SHAPES, *decode.SHAPES):
         for block in SMALL_BLOCKS if context.small else BLOCKS:
-            for setting in context.settings():
+            for setting in context.settings(*KERNELS):
                 label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {setting}"
-                yield Check(label, partial(run, setting, shape, block))
+                kernel = kernel_of(shape, block, setting)
+                check = partial(run, setting, shape, block)
+                yield Check(label, check, family=f"block_sparse_linear {kernel}", covers=f"{kernel} {setting}")
         for name in context.dtypes:
             for activation in ACTIVATIONS[:1] if context.small else ACTIVATIONS:
-                for setting in context.settings([name]):
+                for setting in context.settings(*KERNELS, dtypes=[name]):
                     label = f"block_sparse_linear {shape.name} 128x128 {name} {activation} config {setting.config}"
-                    yield Check(label, partial(epilogue, setting, shape, activation))
+                    check = partial(epilogue, setting, shape, activation)
+                    yield Check(label, check, family="epilogue", covers=f"{activation} {name}")
             for offset in (1, 4):
                 label = f"block_sparse_linear {shape.name} 64x64 {name} {offset} elements off 16 bytes"
                 yield Check(label, partial(unaligned, Setting(context.device, context.small, name), shape, offset))
     if context.device != "cpu":
         yield Check("block_sparse_linear rows 2^31 elements apart", partial(far, context.device))
     yield from decode.cases(context)
+
+
+def kernel_of(shape: Shape, block: tuple[int, int], setting: Setting) -> str:
+    """Name the kernel that takes the product: for few rows, for narrow blocks, or for the others."""
+    if shape.M <= FEW_ROWS:
+        return "decode"
+    return "gather" if block[1] * setting.dtype.itemsize < STEP else "matmul"
 
 
 def stored(

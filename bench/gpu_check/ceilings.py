@@ -1,7 +1,7 @@
-"""The limits of the device: copies, dense and 2:4 products, the cost of a launch; the rest is held to them."""
+"""The limits of the device: copies, the L2 cache, dense and 2:4 products, a launch; the rest is held to them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -11,22 +11,45 @@ from torch import Tensor
 from smart_kernels.convert.measure.timing import capture
 from smart_kernels.ops import masked_linear
 
-from .. import timing
+from .. import l2, timing
 from ..case import DTYPES
-from .check import Check, Context
+from ..floor import Limits
+from .check import INTERPRETED, Check, Context
 
 CALLS = 1000
+CEILINGS = "ceilings"
+L2 = "ceiling L2"
 
 
 def cases(context: Context) -> Iterator[Check]:
     """Yield the ceilings per dtype, that of 2:4 products and the cost of a launch."""
-    for name, dtype in DTYPES.items():
+    for name, dtype in sorted(DTYPES.items()):  # bf16 first: what is timed is held to it
         if context.dry:
-            yield Check(f"ceilings {name}", lambda: {"ok": True, "skipped": "dry run"})
+            yield Check(f"{CEILINGS} {name}", lambda: {"ok": True, "skipped": "dry run"}, "limit")
         else:
-            yield Check(f"ceilings {name}", partial(ceilings, context.device, dtype))
-    yield Check("ceiling 2:4 cuSPARSELt", partial(semi_structured, context.device))
-    yield Check("launch overhead", partial(launches, context.device, 3 if context.dry else CALLS))
+            yield Check(f"{CEILINGS} {name}", partial(ceilings, context.device, dtype), "limit")
+    yield Check(L2, partial(cache, context.device), "limit")
+    yield Check("ceiling 2:4 cuSPARSELt", partial(semi_structured, context.device), "limit")
+    yield Check("launch overhead", partial(launches, context.device, 3 if context.dry else CALLS), "limit")
+
+
+def known(results: Iterable[dict]) -> dict[str, Limits]:
+    """Return the limits by the name of a dtype that results of this part have found."""
+    found = {r["name"]: r for r in results if r["ok"] and not r.get("skipped")}
+    rate = found[L2]["gbps"] * 1e9 if L2 in found else None
+    rates = {name: found.get(f"{CEILINGS} {name}") for name in DTYPES}
+    return {name: Limits(r["tflops"] * 1e12, r["copy_gbps"] * 1e9, rate) for name, r in rates.items() if r}
+
+
+def cache(device: str) -> dict:
+    """Measure the bytes/s from L2; before that, or where it cannot run, check that it reads what it says."""
+    small = (7, 64), (3, 5)
+    source = l2.values("cpu" if device == "cpu" else "cuda", *small[0])
+    read = l2.read if device != "cpu" or INTERPRETED else l2.expected
+    right = torch.equal(read(source, *small[1]), l2.expected(source, *small[1]))
+    if device == "cpu":
+        return {"ok": right, "skipped": "no GPU"}
+    return {"ok": right, "gbps": l2.rate() / 1e9}
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict:

@@ -3,8 +3,8 @@
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import triton
@@ -15,6 +15,7 @@ from smart_kernels import kernels
 from smart_kernels.kernels.common import on_this_device
 
 from ..case import DTYPES, TOLERANCE
+from ..floor import Limits
 
 
 def tuned_kernels() -> list[Autotuner]:
@@ -61,25 +62,37 @@ class Context:
     device: str
     small: bool
     dry: bool
+    limits: Mapping[str, Limits] = field(default_factory=dict)  # by the name of a dtype, as far as they are known
 
     @property
     def dtypes(self) -> dict[str, torch.dtype]:
         """The dtypes to check; Triton's interpreter computes bfloat16 on bit patterns, silently wrong."""
         return {name: dtype for name, dtype in DTYPES.items() if not (INTERPRETED and name == "bf16")}
 
-    def settings(self, dtypes: Iterable[str] | None = None) -> list[Setting]:
-        """Return every dtype (of these) with every launch configuration."""
-        count = 1 if self.device == "cpu" else max((len(tuned.configs) for tuned in TUNED), default=1)
+    def settings(self, *kernels: str, dtypes: Iterable[str] | None = None) -> list[Setting]:
+        """Return every dtype (of these) with every launch configuration that one of the kernels, or any, has."""
+        counts = [len(tuned.configs) for tuned in TUNED if not kernels or tuned.base_fn.__name__ in kernels]
+        count = 1 if self.device == "cpu" else max(counts)
         names = [name for name in self.dtypes if dtypes is None or name in dtypes]
         return [Setting(self.device, self.small, name, config) for name in names for config in range(count)]
 
 
 @dataclass(frozen=True)
 class Check:
-    """``run`` returns what it measured, ``ok`` included; it may raise."""
+    """``run`` returns what it measured, ``ok`` included; it may raise.
+
+    Attributes:
+        kind: when it has its turn, see ``stages``.
+        family: checks of a kind take turns by family, so that time that runs out takes from all of them.
+        covers: the first check of each value has its turn before the others: one per dtype and configuration, say.
+            "" is first of nothing.
+    """
 
     name: str
     run: Callable[[], dict]
+    kind: str = "correct"
+    family: str = ""
+    covers: str = ""
 
 
 @contextlib.contextmanager

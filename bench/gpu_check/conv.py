@@ -25,20 +25,22 @@ GEOMETRIES = {
     "3x2 dilated": Conv((3, 2), (2, 1), (1, 0), (1, 2)),
     "7x7": Conv((7, 7), (2, 2), (3, 3)),
 }
-BATCHES = (1, 8, 64)
+BATCHES = (64, 8, 1)
 
 
 def cases(context: Context) -> Iterator[Check]:
     """Yield the correctness of both operators, then their speed on layers of real networks."""
     for name, conv in GEOMETRIES.items():
         for tile in TILES[3:] if context.small else TILES:
-            for setting in context.settings():
+            for setting in context.settings("conv_matmul_kernel", "conv_grad_kernel"):
                 label = f"{name} {tile[0]}x{tile[1]} {setting}"
-                yield Check(f"block_sparse_conv2d {label}", partial(correct, setting, conv, tile))
-                yield Check(f"masked_conv2d {label}", partial(masked, setting, conv, tile))
-    for layer in GPU_LAYERS:
-        for batch in BATCHES[:1] if context.small else BATCHES:
-            yield Check(f"speed conv {layer.name} batch {batch}", partial(time_layer, layer, batch, context))
+                for op, check in (("block_sparse_conv2d", correct), ("masked_conv2d", masked)):
+                    run = partial(check, setting, conv, tile)
+                    yield Check(f"{op} {label}", run, family=op, covers=f"{op} {setting}")
+    for batch in BATCHES[:1] if context.small else BATCHES:
+        for layer in GPU_LAYERS:
+            run = partial(time_layer, layer, batch, context)
+            yield Check(f"speed conv {layer.name} batch {batch}", run, "speed", "conv2d")
 
 
 def correct(setting: Setting, conv: Conv, tile: tuple[int, int]) -> dict:

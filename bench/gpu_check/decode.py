@@ -1,7 +1,7 @@
 """Decode, few rows of x, beside the time it takes to read the live bytes; and dense beside the time for all bytes."""
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from smart_kernels.convert.measure.timing import capture
 from smart_kernels.ops import block_sparse_linear
 
-from .. import timing
+from .. import linear, timing
 from ..block_sparse_linear import to_bsr
-from ..case import Shape
+from ..case import Case, Problem, Shape
 from ..linear import expand, random_mask
+from . import speed
 from .check import Check, Context, relative_error
 
 GOAL = 0.85  # of the floor
@@ -31,9 +32,9 @@ def cases(context: Context) -> Iterator[Check]:
         for block in BLOCKS[2:4] if context.small else BLOCKS:
             for sparsity in SPARSITIES[:1] if context.small else SPARSITIES:
                 for M in ROWS:
-                    shape = Shape(f"{N}x{K}", M, N, K, "")
-                    label = f"decode {shape.name} M {M} {block[0]}x{block[1]} {sparsity:.2f}"
-                    yield Check(label, partial(time_layer, context, shape, block, sparsity))
+                    shape = Shape(f"{N}x{K}/{M}", M, N, K, "")
+                    label = f"decode {shape.name} {block[0]}x{block[1]} {sparsity:.2f}"
+                    yield Check(label, partial(time_layer, context, shape, block, sparsity), "speed", "decode")
 
 
 def time_layer(context: Context, shape: Shape, block: tuple[int, int], sparsity: float) -> dict:
@@ -53,10 +54,15 @@ def time_layer(context: Context, shape: Shape, block: tuple[int, int], sparsity:
     result = {"ok": error <= TOLERANCE, "error": error}
     if context.dry:
         return result | {"skipped": "dry run"}
-    floor = nbytes(values, col, x) / bandwidth(device)
-    time = seconds(ours, values)
-    result |= {"us": 1e6 * time, "floor_us": 1e6 * floor, "of_floor": floor / time, "goal": GOAL}
-    return result | {"dense_us": 1e6 * seconds(lambda weight: F.linear(x, weight), weight)}
+    problem = Problem("decode", shape, f"{block[0]}x{block[1]}", sparsity, dtype, "fwd")
+    sides = {"dense": (lambda weight: F.linear(x, weight), weight, 1.0)}
+    sides["block_sparse_linear"] = (ours, values, mask.mean().item())
+    pairs = []
+    for name, (function, stored, density) in sides.items():
+        needs = linear.needs("fwd", shape, density, dtype.itemsize)
+        taken = timing.summarise([seconds(function, stored)], "graph")
+        pairs.append((Case(problem, name, name == "dense", tuple, tuple, *needs), taken))
+    return result | {"goal": GOAL, **speed.rows_of([pairs], dtype, context)}
 
 
 def seconds(function: Callable, weight: torch.Tensor) -> float:
@@ -71,9 +77,3 @@ def seconds(function: Callable, weight: torch.Tensor) -> float:
 def nbytes(*tensors: torch.Tensor) -> int:
     """Return how many bytes the tensors have."""
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-@cache
-def bandwidth(device: str) -> float:
-    """Return the bytes per second that reading can reach: those of a large copy, which reads and writes."""
-    return timing.ceilings(device, torch.bfloat16).bandwidth

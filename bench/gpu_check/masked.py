@@ -25,10 +25,11 @@ def cases(context: Context) -> Iterator[Check]:
     for shape in SMALL_SHAPES if context.small else SHAPES:
         for tile in SMALL_TILES if context.small else TILES:
             tile = (tile[0], tile[1] or shape.K)
-            for setting in context.settings():
+            for setting in context.settings("block_matmul_kernel", "weight_grad_kernel"):
                 label = f"{shape.name} tile {tile[0]}x{tile[1]} {setting}"
-                yield Check(f"masked_linear {label}", partial(masked, setting, shape, tile))
-                yield Check(f"smart_linear {label}", partial(smart, setting, shape, tile))
+                for name, check in (("masked_linear", masked), ("smart_linear", smart)):
+                    run = partial(check, setting, shape, tile)
+                    yield Check(f"{name} {label}", run, family=name, covers=f"{name} {setting}")
 
 
 def inputs(setting: Setting, shape: Shape, tile: tuple[int, int]) -> tuple[torch.Tensor, ...]:

@@ -1,6 +1,7 @@
 """Whole models, blocks pruned at random: dense, compiled and compressed, each as it is called and in a CUDA graph."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +11,20 @@ from torch import Tensor, nn
 
 from smart_kernels import DENSE, compress_, warmup
 
-from .. import timing
+from .. import run
+from ..case import Case, Problem, Shape
 from ..choice import MINILM, prune, summary
 from ..encoder import Encoder
 from ..resnet import ResNet
+from . import speed
 from .check import INTERPRETED, Check, Context, relative_error
 
 VIT_B = {"layers": 12, "width": 768, "hidden": 3072, "heads": 12}
 TINY = {"layers": 1, "width": 64, "hidden": 128, "heads": 2}
-BLOCKS = ((32, 32), (64, 64))
+BLOCKS = ((64, 64), (32, 32))
 SPARSITIES = (0.8, 0.95)
 EXCESS = 2.0  # the compressed model may be this many times as far from float64 as the dense one
+BASELINES = ("dense", "best dense", "dense compiled")
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,19 @@ class Model:
     make: Callable[[], nn.Module]
     inputs: tuple[int, ...]
 
+    def input(self, context: Context) -> Tensor:
+        """Return a random input; images in channels_last."""
+        x = torch.randn(self.inputs, device=context.device, dtype=speed.dtype(context))
+        return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+
 
 MODELS = (
-    Model("vit-b encoder, 32 images", partial(Encoder, **VIT_B), (32, 197, 768)),
-    Model("minilm, 1 x 128 tokens", partial(Encoder, **MINILM), (1, 128, 384)),
-    Model("minilm, 8 x 128 tokens", partial(Encoder, **MINILM), (8, 128, 384)),
-    Model("resnet-50, 1 image", ResNet, (1, 3, 224, 224)),
+    Model("vit-b encoder, 64 images", partial(Encoder, **VIT_B), (64, 197, 768)),
     Model("resnet-50, 64 images", ResNet, (64, 3, 224, 224)),
+    Model("minilm, 64 x 128 tokens", partial(Encoder, **MINILM), (64, 128, 384)),
+    Model("minilm, 8 x 128 tokens", partial(Encoder, **MINILM), (8, 128, 384)),
+    Model("minilm, 1 x 128 tokens", partial(Encoder, **MINILM), (1, 128, 384)),
+    Model("resnet-50, 1 image", ResNet, (1, 3, 224, 224)),
 )
 SMALL_MODELS = (
     Model("encoder", partial(Encoder, **TINY), (2, 9, 64)),
@@ -46,45 +56,67 @@ SMALL_MODELS = (
 
 
 def cases(context: Context) -> Iterator[Check]:
-    """Yield every model, block and sparsity."""
+    """Yield every model, block and sparsity; before them, what compiles the dense models into torch's cache."""
     for model in SMALL_MODELS if context.small else MODELS:
-        for block in BLOCKS[:1] if context.small else BLOCKS:
-            for sparsity in SPARSITIES[:1] if context.small else SPARSITIES:
+        yield Check(f"compile model {model.name}", partial(compile_ahead, model, context), "compile", "model")
+    for block in BLOCKS[1:] if context.small else BLOCKS:
+        for sparsity in SPARSITIES[:1] if context.small else SPARSITIES:
+            for model in SMALL_MODELS if context.small else MODELS:
                 label = f"{model.name} {block[0]}x{block[1]} {sparsity:.0%}"
-                yield Check(f"model {label}", partial(run, model, block, sparsity, context))
+                yield Check(f"model {label}", partial(check, model, block, sparsity, context), "model", "model")
 
 
-def run(model: Model, block: tuple[int, int], sparsity: float, context: Context) -> dict:
+def compile_ahead(model: Model, context: Context) -> dict:
+    """Compile a dense model: torch keeps the code."""
+    if context.device == "cpu":
+        return {"ok": True, "skipped": "nothing to compile"}
+    dense = model.make().to(context.device, speed.dtype(context)).eval()
+    with torch.no_grad():
+        torch.compile(dense)(model.input(context))
+    return {"ok": True}
+
+
+def check(model: Model, block: tuple[int, int], sparsity: float, context: Context) -> dict:
     """Check that the compressed model is as exact as the dense one; time everything, and the best against the best."""
-    device = context.device
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    dense = model.make().to(device, dtype).eval()
-    prune(dense, block, sparsity)
-    x = torch.randn(model.inputs, device=device, dtype=dtype)
-    if x.dim() == 4:
-        x = x.to(memory_format=torch.channels_last)
+    dense = model.make()
+    pruned = prune(dense, block, sparsity)
+    dense = dense.to(context.device, speed.dtype(context)).eval()
+    x = model.input(context)
     sparse = copy.deepcopy(dense)
     best_dense = copy.deepcopy(dense)
-    how = {"seconds": 0.01 if context.dry else 0.5, "cuda_graph": device == "cuda"}
+    how = {"seconds": 0.01 if context.dry else 0.1, "cuda_graph": context.device == "cuda"}
     chosen = compress_(sparse, x, **how)
     compress_(best_dense, x, backends=DENSE, **how)
     with torch.no_grad():
         exact = copy.deepcopy(dense).double()(x.double())
         errors = [relative_error(net(x), exact) for net in (dense, best_dense, sparse)]
-    found = {"ok": errors[2] <= EXCESS * max(errors[:2]) + 1e-6, "errors": errors}
+    found = {"ok": errors[2] <= EXCESS * max(errors[:2]) + 1e-6, "errors": errors, "pruned layers": pruned}
     found["choice"] = summary([row.choice for row in chosen.rows])
-    return found | ({} if context.dry or INTERPRETED else speed(best_dense, sparse, x))
-
-
-@torch.no_grad()
-def speed(dense: nn.Module, sparse: nn.Module, x: Tensor) -> dict:
-    """Time both, compiled or not, called or replayed; compare the best of each."""
+    if context.dry or INTERPRETED:
+        return found
     warmup(sparse, [tuple(x.shape)])
-    calls = {"dense": partial(dense, x), "compiled": partial(torch.compile(dense), x)}
-    calls |= {"sparse": partial(sparse, x), "sparse compiled": partial(torch.compile(sparse), x)}
-    times = {}
-    for name, call in calls.items():
-        times[f"{name}_ms"] = timing.on_gpu(call).p50_ms
-        times[f"{name} graph_ms"] = timing.on_gpu(call, graph=True).p50_ms
-    best = {side: min(t for name, t in times.items() if name.startswith("sparse") == side) for side in (False, True)}
-    return times | {"speedup": best[False] / best[True]}
+    problem = Problem("model", shape_of(model, dense), f"{block[0]}x{block[1]}", sparsity, x.dtype, "fwd")
+    nets = {"dense": dense, "best dense": best_dense, "compress_": sparse}
+    return found | timed(problem, nets, x, found["choice"], context)
+
+
+def shape_of(model: Model, net: nn.Module) -> Shape:
+    """Return the shape under which the rows of a model stand: its rows of x, and the size of its widest Linear."""
+    widest = max((m.weight for m in net.modules() if isinstance(m, nn.Linear)), key=Tensor.numel)
+    rows_of_x = model.inputs[:2] if len(model.inputs) == 3 else model.inputs[:1]
+    return Shape(model.name, math.prod(rows_of_x), *widest.shape, "")
+
+
+def timed(problem: Problem, nets: dict[str, nn.Module], x: Tensor, choice: str, context: Context) -> dict:
+    """Time models, compiled or not, called and replayed; one that raises does not end the others."""
+    torch._dynamo.reset()  # else a model compiled before is run for its twin
+    calls = nets | {f"{name} compiled": torch.compile(nets[name]) for name in ("dense", "compress_")}
+    found = [_case(problem, name, net, x, choice) for name, net in calls.items()]
+    wrong: list[str] = []
+    groups = [list(run.timed(found, timer, wrong)) for timer in ("graph", "events")]
+    return {"wrong": wrong, **speed.rows_of(groups, x.dtype, context)}
+
+
+def _case(problem: Problem, name: str, net: nn.Module, x: Tensor, choice: str) -> Case:
+    run = torch.no_grad()(lambda: (net(x),))
+    return Case(problem, name, name in BASELINES, run, tuple, 0.0, 0.0, choice if name == "compress_" else "")

@@ -35,12 +35,14 @@ def cases(context: Context) -> Iterator[Check]:
     for size, extent in (SMALL_SIZES if context.small else SIZES).items():
         for name, conv in GEOMETRIES.items():
             for pattern in PATTERNS:
-                for setting in context.settings():
+                for setting in context.settings("semi_structured_conv_kernel"):
                     label = f"nm conv {pattern.n}:{pattern.m} {name} {size} {setting}"
-                    yield Check(label, partial(correct, setting, extent, conv, pattern))
+                    check = partial(correct, setting, extent, conv, pattern)
+                    yield Check(label, check, family="nm conv", covers=f"nm conv {setting}")
     for layer in (layer for layer in GPU_LAYERS if layer.conv.taps > 1):
         for batch in BATCHES[:1] if context.small else BATCHES:
-            yield Check(f"speed nm conv {layer.name} batch {batch}", partial(time_layer, layer, batch, context))
+            run = partial(time_layer, layer, batch, context)
+            yield Check(f"speed nm conv {layer.name} batch {batch}", run, "speed", "nm conv")
 
 
 def correct(setting: Setting, extent: tuple[int, int, int, int], conv: Conv, pattern: NM) -> dict:

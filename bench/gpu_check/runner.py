@@ -1,62 +1,51 @@
-"""Run the parts: one line of JSON per check at once, a table per part, one summary. Nothing stops at a failure."""
+"""Run the checks, what is worth most first; a line of JSON per check at once, one summary. No failure stops it."""
 
 import argparse
-import importlib
 import json
+import math
+import os
 import re
 import sys
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from .. import rows
-from . import PARTS
-from .check import Check, Context
+from . import PARTS, ceilings
+from .check import Context
+from .listing import listed
+from .pool import Pool, in_this_process
+from .stages import MUST, STAGES, Stage, Task, plan
+
+MINUTES = 8.0
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the parts; return 1 when anything is wrong or unfinished, 2 when there is nothing to check."""
+    """Run the parts; return 1 when anything is wrong or a stage of ``MUST`` unfinished, 2 with nothing to check."""
     device = "cpu" if args.dry_run else args.device
     if device == "cpu" and not args.dry_run:
         print("gpu-check needs a GPU; --dry-run rehearses it on the CPU")
         return 2
-    raw, summary = outputs(args, device)
-    env = rows.environment(device)
-    results, left = run(args, Context(device, args.small or args.dry_run, args.dry_run), env["commit"], raw)
-    wrong = [r for r in results if not r["ok"]]
-    print(f"{len(results)} checks, {len(wrong)} wrong, {left} not started within --minutes {args.minutes:g}")
+    raw, summary = files(args, device)
+    run = Run(args, Context(device, args.small or args.dry_run, args.dry_run), raw)
+    try:
+        run.everything()
+    finally:
+        run.end()
+    wrong = [r for r in run.results if not r["ok"]]
+    left = {kind: len(tasks) for kind, tasks in run.left.items() if tasks}
+    print(f"{len(run.results)} checks, {len(wrong)} wrong, {sum(left.values())} not done in time {left or ''}")
     if summary:
-        content = {**env, "checks": len(results), "wrong": [r["name"] for r in wrong], "left": left, "results": results}
-        summary.write_text(json.dumps(content, indent=1) + "\n")
-    if not results and not left:
+        content = {**run.environment, "checks": len(run.results), "wrong": [r["name"] for r in wrong], "left": left}
+        summary.write_text(json.dumps({**content, "results": run.results}, indent=1) + "\n")
+    if not run.results and not left:
         print(f"--filter must match a check, got {args.filter!r}, which none contains", file=sys.stderr)
         return 2
-    return int(bool(wrong or left))
+    return int(bool(wrong or left.keys() & MUST))
 
 
-def run(args: argparse.Namespace, context: Context, commit: str, raw: Path | None) -> tuple[list[dict], int]:
-    """Return the results of the checks, each printed at once, and how many the time did not suffice for."""
-    done = resume(raw, commit)
-    deadline = time.monotonic() + 60 * args.minutes
-    results: list[dict] = []
-    left = 0
-    for part in args.parts or PARTS:
-        for check in checks(part, context):
-            if not re.search(args.filter, check.name):
-                continue
-            if check.name not in done and time.monotonic() > deadline:
-                left += 1
-                continue
-            result = done.get(check.name) or record(check, part, commit, raw)
-            results.append(result)
-            print(line(result), flush=True)
-    return results, left
-
-
-def outputs(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | None]:
+def files(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | None]:
     """Return the file of JSON lines and that of the summary; none in a dry run that names none."""
     if args.dry_run and not args.out:
         return None, None
@@ -65,39 +54,79 @@ def outputs(args: argparse.Namespace, device: str) -> tuple[Path | None, Path | 
     return summary.with_suffix(".jsonl"), summary
 
 
+class Run:
+    """One run: its checks by stage, and what came out so far."""
+
+    def __init__(self, args: argparse.Namespace, context: Context, raw: Path | None):
+        self.context = context
+        self.raw = raw
+        self.environment = rows.environment(context.device)
+        self.results: list[dict] = []
+        minutes = args.minutes or (math.inf if context.dry else MINUTES)  # a rehearsal takes what it takes
+        self.seconds = 60 * minutes
+        self.begin = time.monotonic()
+        processes = args.processes or (1 if context.dry else os.cpu_count() or 1)
+        self.pool = Pool(processes) if processes > 1 else None
+        tasks = (Task(part, check) for part in args.parts or PARTS for check in listed(part, context))
+        self.left = plan(task for task in tasks if re.search(args.filter, task.check.name))
+
+    def everything(self) -> None:
+        """Take what already held, then every stage until its time is up, then what they left."""
+        done = resume(self.raw, self.environment["commit"])
+        for kind, tasks in self.left.items():
+            held = [done[task.check.name] for task in tasks if task.check.name in done]
+            self.left[kind] = [task for task in tasks if task.check.name not in done]
+            for result in held:
+                self.keep(result)
+        for stage in STAGES:
+            self.stage(stage, stage.until)
+            if stage.kind == "limit":
+                self.context = replace(self.context, limits=ceilings.known(self.results))
+        for stage in STAGES:
+            self.stage(stage, 1.0)
+
+    def end(self) -> None:
+        """End the processes."""
+        if self.pool:
+            self.pool.end()
+
+    def stage(self, stage: Stage, until: float) -> None:
+        """Run the checks of a stage until a share of the time is over."""
+        tasks = self.left[stage.kind]
+        if not tasks:
+            return
+        done = set()
+        for task, outcome in self.outcomes(stage, tasks, self.begin + until * self.seconds):
+            done.add(task)
+            result = {"name": task.check.name, "part": task.part, "commit": self.environment["commit"], **outcome}
+            self.write(result)
+            self.keep(result)
+        self.left[stage.kind] = [task for task in tasks if task not in done]
+
+    def outcomes(self, stage: Stage, tasks: Iterable[Task], deadline: float) -> Iterator[tuple[Task, dict]]:
+        """Yield what comes out of checks, from this process where there shall be but one."""
+        if self.pool is None:
+            return in_this_process(tasks, deadline)
+        return self.pool.outcomes(tasks, self.context, 1 if stage.alone else self.pool.count, deadline)
+
+    def keep(self, result: dict) -> None:
+        """Take a result and print it."""
+        self.results.append(result)
+        print(line(result), flush=True)
+
+    def write(self, result: dict) -> None:
+        """Append a result to the file of JSON lines."""
+        if self.raw:
+            with open(self.raw, "a") as file:
+                file.write(json.dumps(result) + "\n")
+
+
 def resume(raw: Path | None, commit: str) -> dict[str, dict]:
     """Return the checks of this commit that already held."""
     if raw is None or not raw.exists():
         return {}
     results = map(json.loads, raw.read_text().splitlines())
     return {r["name"]: r for r in results if r["ok"] and r["commit"] == commit}
-
-
-def checks(part: str, context: Context) -> Iterator[Check]:
-    """Yield the checks of a part; a part that cannot even list them is one failed check."""
-    try:
-        yield from importlib.import_module(f".{part}", __package__).cases(context)
-    except Exception as error:
-        broken = error
-        yield Check(f"{part}: list of checks", lambda: {"ok": False, "exception": repr(broken)})
-
-
-def record(check: Check, part: str, commit: str, raw: Path | None) -> dict:
-    """Run one check and append what came out, an exception included."""
-    torch.manual_seed(time.time_ns() % 2**31)
-    seed = torch.initial_seed()
-    start = time.monotonic()
-    try:
-        outcome = check.run()
-    except Exception as error:
-        last = traceback.format_exc(limit=-3)
-        outcome = {"ok": False, "exception": f"{type(error).__name__}: {error}"[:500], "traceback": last}
-    seconds = round(time.monotonic() - start, 3)
-    result = {"name": check.name, "part": part, "commit": commit, "seed": seed, "seconds": seconds, **outcome}
-    if raw:
-        with open(raw, "a") as file:
-            file.write(json.dumps(result) + "\n")
-    return result
 
 
 def line(result: dict) -> str:

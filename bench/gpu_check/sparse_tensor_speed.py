@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from smart_kernels import quantized_semi_structured_linear, quantized_semi_structured_pack
 from smart_kernels.ops import tensor_core as sparse_tensor_core
 
-from .. import timing
+from .. import on_gpu
 from ..case import GPU_SHAPES, Shape
 from .check import Check, Context
 from .sparse_tensor_core import EIGHT, dense, skipped
@@ -20,7 +20,7 @@ SPEED = (Shape("cube", 8192, 8192, 8192, "the tensor cores alone"), *GPU_SHAPES)
 def cases(context: Context) -> Iterator[Check]:
     """Yield one check per shape."""
     for shape in SPEED[:1] if context.small else SPEED:
-        yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape))
+        yield Check(f"sparse tensor core speed {shape.name}", partial(speed, context, shape), "speed", "tensor core")
 
 
 def speed(context: Context, shape: Shape) -> dict:
@@ -40,9 +40,8 @@ def speed(context: Context, shape: Shape) -> dict:
     expected = sixteen["cublas"]().float()
     errors = [((f().float() - expected).norm() / expected.norm()).item() for f in sixteen.values()]
     functions = sixteen | _eight_bits(x, values, indices)
-    found = timing.time_each(list(functions.values()), context.device, graph=True)
-    times = {f"{name}_ms": t.p50_ms for name, t in zip(functions, found, strict=True)}
-    return {"ok": max(errors) < 1e-2, "errors": errors, **times}
+    named = {f"{name}_ms": function for name, function in functions.items()}
+    return {"ok": max(errors) < 1e-2, "errors": errors, **on_gpu.each(named, "graph")}
 
 
 def _eight_bits(x: torch.Tensor, values: torch.Tensor, indices: torch.Tensor) -> dict[str, Callable]:

@@ -21,7 +21,8 @@ def cases(context: Context) -> Iterator[Check]:
         for temperature in TEMPERATURES:
             for weighted in (False, True):
                 name = f"soft_topk {groups}x{n} temperature {temperature:g}{' cost' if weighted else ''}"
-                yield Check(name, partial(run, context.device, groups, n, temperature, weighted))
+                check = partial(run, context.device, groups, n, temperature, weighted)
+                yield Check(name, check, family="soft_topk", covers=f"{groups}x{n}")
 
 
 def run(device: str, groups: int, n: int, temperature: float, weighted: bool) -> dict:

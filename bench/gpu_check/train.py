@@ -21,9 +21,10 @@ STEPS = 40
 def cases(context: Context) -> Iterator[Check]:
     """Yield a pruning run per pattern, streams and graphs, and compiled code."""
     for pattern in ("block:32x32", "block:16x16", "channel"):
-        yield Check(f"prune {pattern}", partial(prune, context.device, pattern, context.small))
-    yield Check("same result on two streams and in a CUDA graph", partial(streams, context.device))
-    yield Check("torch.compile", partial(compiled, context.device))
+        check = partial(prune, context.device, pattern, context.small)
+        yield Check(f"prune {pattern}", check, family="train", covers=pattern)
+    for name, check in (("same result on two streams and in a CUDA graph", streams), ("torch.compile", compiled)):
+        yield Check(name, partial(check, context.device), family="train", covers=name)
 
 
 def model(device: str) -> nn.Sequential:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..codegen.table import TABLE
 from ..rows import RESULTS, Row, read
-from . import census, drawing, pages, plots
+from . import census, drawing, pages, plots, tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -36,7 +36,7 @@ def texts_of(devices: dict[str, list[Row]], table: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, rows in devices.items():
         front += pages.device(name, rows)
-        found |= {f"results/{name}-{op}.md": pages.operator(name, of_op) for op, of_op in pages.by_operator(rows)}
+        found |= {f"results/{name}-{op}.md": tables.operator(name, of_op) for op, of_op in pages.by_operator(rows)}
     if table.exists():
         compiled = census.read(table)
         front += census.brief(compiled)

@@ -4,6 +4,7 @@ Every provider is on one side: *dense* is the baseline, *peer* is other people's
 *extra* is this package with the optional ``cpu-jit``.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..rows import Row
 
 BASELINES = ("best dense", "torch-bisection")
 PEERS = (*MAKERS, "cusparselt", "mask-then-dense")
+FEW = 64  # rows of x: a launch costs more than the product
 TIMERS = ("graph", "rounds", "events")  # the kernels alone come before the call; "host" is no speed of a kernel
 
 
@@ -49,12 +51,14 @@ def block(r: Row) -> str:
     """Return what a mask value covers, in words where its numbers are no block: ``"whole rows"``, ``"2:4"``."""
     if r.op.startswith("semi_structured"):
         return r.block.replace("x", ":")
+    if r.op == "conv2d" and ":" not in r.block:
+        return f"{r.block}, 1x1 kernel"
     return "whole rows" if r.block == f"1x{r.K}" else r.block
 
 
 def area(block: str) -> tuple[int, str]:
     """Return a key that sorts blocks by their size; blocks that are none come last."""
-    rows, _, cols = block.partition(":")[0].partition("x")
+    rows, _, cols = re.split("[:,]", block)[0].partition("x")
     return (int(rows) * int(cols) if rows.isdigit() and cols.isdigit() else 2**31), block
 
 
@@ -72,6 +76,11 @@ def lines(rows: list[Row]) -> list[Line]:
     return [line for line in found if line.side != "extra" or (line.shape, line.block) in improved]
 
 
+def call(r: Row) -> str:
+    """Name what is called, where the shape matters little: operator, pass and whether there are few rows."""
+    return f"{r.op}, {r.pass_}" + (", few rows" if r.M <= FEW and r.K else "")
+
+
 def main_timer(rows: Iterable[Row]) -> str:
     """Return the timer that shows the kernels best: CUDA graphs where they were timed."""
     timers = {r.timer for r in rows}
@@ -86,6 +95,7 @@ class Answer:
         break_even: per shape, see :meth:`Line.break_even`.
         forward, step, called, extra: speed-ups over the shapes by sparsity; of the forward pass, of a training step,
             of the forward pass called without a CUDA graph, and of the forward pass with ``cpu-jit``.
+        peer: speed-ups of the best of other people's code, forward.
     """
 
     op: str
@@ -95,6 +105,7 @@ class Answer:
     step: dict[float, list[float]]
     called: dict[float, list[float]]
     extra: dict[float, list[float]]
+    peer: dict[float, list[float]]
 
 
 def answers(rows: list[Row]) -> list[Answer]:
@@ -109,7 +120,8 @@ def answers(rows: list[Row]) -> list[Answer]:
         for name in sorted({line.block for line in forward if line.side == "ours"}, key=area):
             even = [line.break_even() for line in forward if (line.block, line.side) == (name, "ours")]
             speedups = [_by_sparsity(of, name, "ours") for of in (forward, step, called)]
-            found.append(Answer(op, name, even, *speedups, _by_sparsity(forward, name, "extra")))
+            others = [_by_sparsity(forward, name, other) for other in ("extra", "peer")]
+            found.append(Answer(op, name, even, *speedups, *others))
     return found
 
 

@@ -1,13 +1,14 @@
 """The pages in Markdown: a screen per device, and behind it the rows of each operator."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from statistics import median
 
 from .. import choice
 from ..rows import Row
 from . import plots
-from .answers import Answer, answers, from_sparsity, side, span
+from .answers import TIMERS, Answer, answers, call, from_sparsity, main_timer, side, span
 
 HEAD = """# Results
 
@@ -20,30 +21,17 @@ several forms, the fastest counts. The links lead to every single time.
 
 On a CPU the operators themselves (`block_sparse_linear` and below) are their references in plain PyTorch, right but not
 fast; what runs a layer there is the form that `compress_` chooses, in the first rows. `soft_topk` is held against a
-bisection in PyTorch.
+bisection in PyTorch. On a GPU times are those of the kernels alone, replayed from a CUDA graph, unless a column says
+otherwise: what a call costs the host comes on top wherever nobody captures a graph, and has a table of its own.
 """
-HEAD_OF_OPERATOR = """Times are medians (p50) in milliseconds; a speed-up is against the fastest dense baseline of the
-same shape. *of floor* is the floor divided by the time, where floor = max(FLOPs / measured peak, bytes / measured copy
-bandwidth) with only the live weights counted; on a CPU every provider has run before it is timed, so that it finds its
-own data in the cache, and *of floor* can exceed 1, because the cache is faster than the memory that was measured. `~`
-marks a speed-up not to be trusted: p20 and p80 lie more than 20 % of the median apart.
-"""
-NOISY = 0.2
 TITLES = {  # what an operator of the rows is called in the table of the answers, in this order
     "choice": "a Linear as `compress_` leaves it",
     "layer": "Linear, every storage form",
     "conv2d": "Conv2d, every storage form",
+    "block_sparse_linear": "`block_sparse_linear`",
+    "decode": "the same, a few rows, nothing in the cache",
 }
-TIMERS = {
-    "graph": "replayed from a CUDA graph",
-    "events": "called one by one, CUDA events",
-    "rounds": "interleaved rounds",
-    "host": "time of the call on the host",
-}
-COLUMNS = (
-    *("shape", "M x N x K", "block", "zeros", "provider", "p50 ms", "p20 - p80", "runs"),
-    *("TFLOP/s", "GB/s", "of floor", "speed-up"),
-)
+APART = {"model": "whole model", "training": "forward and backward"}  # they have tables of their own
 
 
 def by_operator(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
@@ -62,32 +50,39 @@ def device(name: str, rows: list[Row]) -> Iterator[str]:
         yield f"![What one gains on {rows[0].device}](plots/{name}-{plots.GAIN}.png)\n"
     settings: dict[tuple, list[Row]] = defaultdict(list)
     for r in rows:
-        settings[r.dtype, r.threads].append(r)
-    for (dtype, threads), found in sorted(settings.items()):
+        settings[(r.dtype, threads_of(r.threads)) if r.timer == "rounds" else (main_dtype(rows), "CUDA")].append(r)
+    for setting, found in sorted(settings.items()):
         versions = sorted({f"torch {r.torch}, triton {r.triton}, Python {r.python}" for r in found})
-        where = "" if any(r.timer in ("graph", "events") for r in found) else f", {_threads(threads)}"
-        yield f"{dtype}{where}; {'; '.join(versions)}; commit {_commits(found)}.\n"
-        yield from summary(name, [r for r in found if r.op != "model"])
-        yield from models(name, [r for r in found if r.op == "model"])
+        yield f"{', '.join(setting)}; {'; '.join(versions)}; commit {commits(found)}.\n"
+        yield from summary(name, [r for r in found if r.op not in APART])
+        for op in APART:
+            yield from models(name, [r for r in found if r.op == op])
         yield from host([r for r in found if r.timer == "host"])
         yield from promise(found)
 
 
-def _threads(count: int) -> str:
+def main_dtype(rows: Iterable[Row]) -> str:
+    """Return the dtype of most rows."""
+    return Counter(r.dtype for r in rows).most_common(1)[0][0]
+
+
+def threads_of(count: int) -> str:
     return f"{count} thread" + ("s" if count != 1 else "")
 
 
-def _commits(rows: Iterable[Row]) -> str:
+def commits(rows: Iterable[Row]) -> str:
     return ", ".join(sorted({r.commit for r in rows}))
 
 
 def summary(name: str, rows: list[Row]) -> Iterator[str]:
     """Yield the table of the answers; columns that no operator of the device fills are left out."""
-    found = [a for _, of_op in by_operator(rows) for a in answers(of_op)]
+    found = list(_answers(rows))
     columns = [
         ("not slower from", _break_even),
         ("80 %", lambda a: span(a.forward.get(0.8, []))),
         ("90 %", lambda a: span(a.forward.get(0.9, []))),
+        ("95 %", lambda a: span(a.forward.get(0.95, [])) if main_timer(rows) == "graph" else "-"),
+        ("best peer", lambda a: _best_peer(a) if main_timer(rows) == "graph" else "-"),
         ("training step, 80 %", lambda a: span(a.step.get(0.8, []))),
         ("called without a graph, 80 %", lambda a: span(a.called.get(0.8, []))),
         ("`cpu-jit`, 80 %", lambda a: span(a.extra.get(0.8, []))),
@@ -104,6 +99,24 @@ def summary(name: str, rows: list[Row]) -> Iterator[str]:
         yield f"| {title} | {a.block} | {' | '.join(cell(a) for _, cell in shown)} |"
         before = a.op
     yield ""
+    if main_timer(rows) == "graph":
+        yield from losses(found)
+
+
+def _answers(rows: list[Row]) -> Iterator[Answer]:
+    """Yield the answers by operator; a block of another dtype than most rows have says so."""
+    for _, of_op in by_operator(rows):
+        for dtype in dict.fromkeys(r.dtype for r in of_op):
+            for a in answers([r for r in of_op if r.dtype == dtype]):
+                yield a if dtype == main_dtype(rows) else replace(a, block=f"{a.block}, {dtype}")
+
+
+def losses(found: list[Answer]) -> Iterator[str]:
+    """Yield where dense is faster at 80 % zeros, on at least one shape."""
+    slow = [(a, min(a.forward[0.8])) for a in found if 0.8 in a.forward and min(a.forward[0.8]) < 1]
+    if slow:
+        yield "Dense is faster at 80 % zeros, on at least one shape:"
+        yield ", ".join(f"`{a.op}` {a.block} ({worst:.2f})" for a, worst in slow) + ".\n"
 
 
 def _break_even(a: Answer) -> str:
@@ -113,15 +126,22 @@ def _break_even(a: Answer) -> str:
     return f"at {100 * sparsity:.0f} %: {span(speedups)}"
 
 
+def _best_peer(a: Answer) -> str:
+    found = {sparsity: of for sparsity, of in a.peer.items() if sparsity in (0.5, 0.8)}
+    return f"at {max(found):.0%}: {span(found[max(found)])}" if found else "-"
+
+
 def models(name: str, rows: list[Row]) -> Iterator[str]:
     """Yield the table of whole models: milliseconds of every side, and of ours the speed-up."""
     if not rows:
         return
     providers = list(dict.fromkeys(r.provider for r in rows))
-    cells = {(r.shape, r.block, r.sparsity, r.provider): r for r in rows}
-    yield f"| [whole model](results/{name}-model.md) | pruned | {' | '.join(f'{p}, ms' for p in providers)} |"
+    last = sorted(rows, key=lambda r: -TIMERS.index(r.timer))  # of two times that out of a graph counts
+    cells = {(r.shape, r.block, r.sparsity, r.provider): r for r in last}
+    op = rows[0].op
+    yield f"| [{APART[op]}](results/{name}-{op}.md) | pruned | {' | '.join(f'{p}, ms' for p in providers)} |"
     yield "|---" * (2 + len(providers)) + "|"
-    for shape, block, sparsity in dict.fromkeys(key[:3] for key in cells):
+    for shape, block, sparsity in dict.fromkeys((r.shape, r.block, r.sparsity) for r in rows):
         found = [cells.get((shape, block, sparsity, p)) for p in providers]
         yield f"| {shape} | {block}, {sparsity:.0%} | {' | '.join(map(_milliseconds, found))} |"
     yield ""
@@ -130,66 +150,29 @@ def models(name: str, rows: list[Row]) -> Iterator[str]:
 def _milliseconds(r: Row | None) -> str:
     if r is None:
         return "-"
-    return f"{r.p50_ms:.3g}" + (f" ({r.speedup:.2f}x)" if r.speedup and side(r) != "dense" else "")
+    called = " called" if r.timer == "events" else ""
+    return f"{r.p50_ms:.3g}{called}" + (f" ({r.speedup:.2f}x)" if r.speedup and side(r) != "dense" else "")
 
 
 def host(rows: list[Row]) -> Iterator[str]:
     """Yield the microseconds that a call costs on the host, the median over shapes, ours beside dense."""
     if not rows:
         return
-    yield "| time of a call on the host, us | pass | ours | dense |"
-    yield "|---|---|---|---|"
-    for key in dict.fromkeys((r.op, r.pass_) for r in rows):
+    yield "| time of a call on the host, us | ours | dense |"
+    yield "|---|---|---|"
+    for key in dict.fromkeys(map(call, rows)):
         found: dict[str, list[float]] = {"ours": [], "dense": []}
         for r in rows:
-            if (r.op, r.pass_) == key and side(r) in found:
+            if call(r) == key and side(r) in found:
                 found[side(r)].append(1e3 * r.p50_ms)
-        yield f"| {key[0]} | {key[1]} | {' | '.join(f'{median(t):.0f}' if t else '-' for t in found.values())} |"
+        yield f"| {key} | {' | '.join(f'{median(t):.0f}' if t else '-' for t in found.values())} |"
     yield ""
 
 
 def promise(rows: list[Row]) -> Iterator[str]:
     """Yield how near the choices of ``compress_`` came to being slower than dense."""
-    found = list(choice.worst(rows))
+    found = list(choice.worst([r for r in rows if r.ratio]))
     if found:
         yield "Never slower than dense? The worst median of ratios of pairs:\n"
         yield from (f"- {line}" for line in found)
         yield ""
-
-
-def operator(name: str, rows: list[Row]) -> str:
-    """Return the page of one operator: its pictures, then its rows."""
-    parts = [f"# {rows[0].op} on {rows[0].device}\n", "[All results](../results.md)\n", HEAD_OF_OPERATOR]
-    shown = [p for p in plots.pictures(rows) if p != plots.GAIN]
-    parts += [f"![{rows[0].op}, {picture}](../plots/{name}-{picture}.png)\n" for picture in shown]
-    return "\n".join([*parts, *tables(rows)])
-
-
-def tables(rows: list[Row]) -> Iterator[str]:
-    """Yield the tables of one operator: one per pass, dtype, timer and set of versions."""
-    found: dict[tuple, list[Row]] = defaultdict(list)
-    for r in rows:
-        versions = f"torch {r.torch}, triton {r.triton}, Python {r.python}, {_threads(r.threads)}"
-        found[r.pass_, r.dtype, r.timer, versions, r.command].append(r)
-    for (pass_, dtype, timer, versions, command), of_table in sorted(found.items()):
-        yield f"## {pass_}, {dtype}, {TIMERS.get(timer, timer)}\n"
-        loads = sorted(r.load for r in of_table)
-        yield f"{of_table[0].device}; {versions}; load average {loads[0]} to {loads[-1]}."
-        yield f"Commit {_commits(of_table)}, {max(r.date for r in of_table)}: `{command}`\n"
-        yield from table(of_table)
-        yield ""
-
-
-def table(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield a Markdown table, sorted by shape, block, sparsity, time."""
-    yield f"| {' | '.join(COLUMNS)} |"
-    yield "|---" * len(COLUMNS) + "|"
-    for r in sorted(rows, key=lambda r: (r.shape, r.block, r.sparsity, r.p50_ms)):
-        noise = " ~" if (r.p80_ms - r.p20_ms) > NOISY * r.p50_ms else ""
-        speedup = f"{r.speedup:.2f}{noise}" if r.speedup else "-"
-        chosen = f" ({r.choice})" if r.choice else ""
-        yield (
-            f"| {r.shape} | {r.M} x {r.N} x {r.K} | {r.block} | {r.sparsity:.0%} | {r.provider}{chosen}"
-            f" | {r.p50_ms:.4g} | {r.p20_ms:.4g} - {r.p80_ms:.4g} | {r.runs} | {r.tflops:.3g} | {r.gbps:.3g}"
-            f" | {r.of_floor:.2f} | {speedup} |"
-        )

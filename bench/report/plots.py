@@ -17,26 +17,31 @@ STYLES = {"ours": "-", "extra": "--", "peer": ":"}
 def pictures(rows: list[Row]) -> dict[str, Callable]:
     """Return what can be drawn of these rows: the name of each picture, and what makes its figure."""
     by_op: dict[str, list[Row]] = defaultdict(list)
-    for r in _comparable([r for r in rows if r.pass_ == "fwd" and r.timer != "host"]):
-        by_op[r.op].append(r)
-    of_op = {op: [r for r in found if r.timer == main_timer(found)] for op, found in by_op.items()}
+    for r in rows:
+        if r.pass_ == "fwd" and r.timer != "host":
+            by_op[r.op].append(r)
+    of_op = {op: _comparable(found) for op, found in by_op.items()}
     found = {}
     subject = "choice" if "choice" in of_op else "block_sparse_linear"
     if subject in of_op:
-        found[GAIN] = partial(gain, of_op[subject], of_op.get("model", []))
+        hosts = [r for r in rows if r.timer == "host"]
+        found[GAIN] = partial(gain, of_op[subject], of_op.get("model", []), hosts)
     for op, of in of_op.items():
+        if op == "model" and main_timer(of) == "graph":
+            continue  # few and unlike: the table on the front page says more
         if len({r.sparsity for r in of}) > 1:
             found[f"{op}-speedup"] = partial(speedup, of)
         found[f"{op}-latency"] = partial(latency, of)
-        if any(r.flops for r in of):
-            found[f"{op}-roofline"] = partial(roofline, of)
+        if counted := [r for r in of if r.flops]:
+            found[f"{op}-roofline"] = partial(roofline, counted)
     return found
 
 
 def _comparable(rows: list[Row]) -> list[Row]:
-    """Return the rows of the dtype and number of threads that has the most."""
-    most = Counter((r.dtype, r.threads) for r in rows).most_common(1)
-    return [r for r in rows if (r.dtype, r.threads) == most[0][0]] if most else []
+    """Return the rows of the main timer, of the dtype and number of threads that has the most."""
+    rows = [r for r in rows if r.timer == main_timer(rows)]
+    ((most, _),) = Counter((r.dtype, r.threads) for r in rows).most_common(1)
+    return [r for r in rows if (r.dtype, r.threads) == most]
 
 
 def speedup(rows: list[Row]):

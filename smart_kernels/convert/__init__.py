@@ -3,6 +3,7 @@
     modules/    a model as a tree of modules; knows nothing of sparsity
     measure/    how long models and layers take, and who wins
     channels/   which channels belong together; slim_
+    maskable.py which layers mask_ masks, and which it cannot
     mask.py     mask_, unmask_
     compress/   compress_: every layer becomes what runs it fastest
     saving/     save, load
@@ -14,7 +15,7 @@ from .channels import Slimmed, slim_
 from .compress import BACKENDS, DENSE, Report, compress_, warmup
 from .mask import mask_, masked_layers, unmask_
 from .measure import Comparison, compare
-from .modules import fold_batchnorm_
+from .modules import fold_batchnorm_, whole_or_not_at_all
 from .saving import load, save
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "slim_",
     "unmask_",
     "warmup",
+    "whole_or_not_at_all",
 ]

@@ -1,35 +1,33 @@
 """``mask_`` and ``unmask_``: a model becomes prunable in place, and plain again."""
 
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from smart_kernels.nn import (
-    MASKED_BATCHNORMS,
     Masked,
     MaskedBatchNorm,
     MaskedConv2d,
     MaskedLinear,
+    masked_batchnorm,
     start_scores_,
-    weight_shape,
 )
 from smart_kernels.patterns import Pattern, check_pattern
 
-from .channels import Group, coupled
+from .channels import Group, rehearsed
+from .maskable import Filter, layers_to_mask
 from .modules import (
+    Outputs,
+    check_whole,
     following_batchnorms,
-    split_attention_,
     switch_fast_paths_,
     users_of_weights,
     whole_or_not_at_all,
 )
 
 logger = logging.getLogger("smart_kernels")
-Filter = Callable[[nn.Module, str], bool]
 MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {nn.Linear: MaskedLinear, nn.Conv2d: MaskedConv2d}
-STEM_CHANNELS = 4  # a convolution that reads an image has at most this many input channels
 
 
 def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None) -> dict[str, Masked]:
@@ -37,9 +35,9 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
 
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
     several layers get one score tensor. ``nn.MultiheadAttention`` becomes a ``SplitAttention``, so that all four
-    projections can be pruned; a subclass of it, or one whose weights are computed from others, stays, with one line in
-    the log. Scores of weights without ``requires_grad`` do not learn either. Layers that are masked already are left as
-    they are: call again with another pattern for other layers.
+    projections can be pruned. Subclasses of these classes and weights that are computed from others stay, with one line
+    in the log; masks of ``torch.nn.utils.prune`` become zeros. Scores of weights without ``requires_grad`` do not learn
+    either. Layers that are masked already are left as they are: call again with another pattern for other layers.
 
     Args:
         model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.
@@ -51,43 +49,55 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
             ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
             and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
-            Layers with a channel that cannot be removed are left out. Default: every layer has its own scores.
+            Layers with a channel that cannot be removed are left out, with one line in the log: half of the channels
+            are pruned and slimmed on a copy to find out. Default: every layer has its own scores.
 
     Returns:
         The newly masked layers by name.
 
     Raises:
-        ValueError: ``pattern`` is none, no layer was chosen, or channels reach an operator that they cannot be followed
-            through. The model is as it was then, as after any other error.
+        ValueError: ``pattern`` is none, no layer was chosen, ``slim_`` could not remove what is pruned, the output
+            shows no tensor to compare, or it has changed. The model is as it was then, as after any other error.
     """
+    check_pattern(pattern)
+    check_whole(model, "mask_")
+    if example_input is not None and not pattern.whole_channels:
+        raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     with whole_or_not_at_all(model):
+        expected = None if example_input is None else Outputs(model, example_input)
         layers = _mask(model, pattern, filter_fn, example_input)
         switch_fast_paths_(model)
+        if expected is not None:
+            expected.check(model, "mask_")
     return layers
 
 
 def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_input) -> dict[str, Masked]:
-    check_pattern(pattern)
-    if example_input is not None and not pattern.whole_channels:
-        raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
     before = masked_layers(model)
-    layers = _chosen(model, filter_fn or _default_filter(model, pattern))
+    layers = layers_to_mask(model, pattern, filter_fn)
     if layers and example_input is not None:
-        _mask_coupled(coupled(model, layers, example_input), pattern)
+        groups, notes = rehearsed(model, layers, example_input)
+        for note in notes:
+            logger.warning(note)
+        _mask_coupled(groups, pattern)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
     elif layers:
-        _mask_each(layers, pattern, following_batchnorms(model) if pattern.whole_channels else {})
+        _mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
     if not layers:
         already = f"; {len(before)} layers are masked already" if before else ""
         raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
     return layers
 
 
-def _chosen(model: nn.Module, chosen: Filter) -> dict[str, nn.Module]:
-    """Find the layers to mask by name, those of attention among them."""
-    split_attention_(model, chosen)
-    layers = {name: module for name, module in model.named_modules() if _maskable(module) and chosen(module, name)}
-    return _without_shared(model, layers)
+def _followers(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Find the BatchNorms that can carry the mask of the layer in front: with weights, which nobody shares."""
+    users = users_of_weights(model)
+    pairs = following_batchnorms(model) or {}
+    return {
+        layer: norm
+        for layer, norm in pairs.items()
+        if norm.weight is not None and all(len(users[id(p)]) == 1 for p in norm.parameters())
+    }
 
 
 def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[nn.Module, nn.Module]) -> None:
@@ -103,9 +113,9 @@ def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[n
         layer.__class__ = MASKED_CLASSES[layer.__class__]
         layer.attach(pattern, scores.get(id(layer.raw_weight)))
         scores[id(layer.raw_weight)] = layer.scores
-        if layer in followers and followers[layer].affine:
+        if layer in followers:
             batchnorm = followers[layer]
-            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
             batchnorm.follow(layer)
 
 
@@ -120,7 +130,7 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
             layer.attach(pattern, scores, index)
         start_scores_([layer for layer, _ in group.layers], lambda importance: importance)
         for (batchnorm, index), before in group.batchnorms:
-            batchnorm.__class__ = MASKED_BATCHNORMS[type(batchnorm)]
+            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
             batchnorm.follow_scores(first, index)
             if before is not None:
                 before.__dict__["batchnorm"] = batchnorm
@@ -129,51 +139,29 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
 def unmask_(model: nn.Module) -> nn.Module:
     """Bake the hard masks into the weights as exact zeros and leave plain layers, in place.
 
+    Needs the memory of the masked weights once more, on the CPU: the model is as it was after any error.
+
     Raises:
-        ValueError: a layer still has a soft mask.
+        ValueError: a layer still has a soft mask, or parameters are in shards. The model is as it was then.
     """
-    for module in list(model.modules()):
-        if isinstance(module, MaskedBatchNorm):
+    check_whole(model, "unmask_")
+    layers = masked_layers(model)
+    norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm)]
+    if layers and all(layer.gate is None for layer in layers.values()):
+        logger.warning("unmask_ prunes nothing: no pruner has set a mask, or this is a copy that has lost its pruner")
+    for layer in layers.values():
+        layer.check_hard()
+    with whole_or_not_at_all(model) as before:
+        before.keep(*(p for module in (*norms, *layers.values()) for p in _written(module)))
+        for module in (*norms, *layers.values()):
             module.detach()
-    for layer in masked_layers(model).values():
-        layer.detach()
     return model
+
+
+def _written(module: Masked | MaskedBatchNorm) -> list[nn.Parameter | None]:
+    return [module._parameters["weight"], module._parameters["bias"]]
 
 
 def masked_layers(model: nn.Module) -> dict[str, Masked]:
     """Return the masked layers of a model by name, in module order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
-
-
-def _maskable(module: nn.Module) -> bool:
-    return type(module) in MASKED_CLASSES
-
-
-def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    head = linears[-1] if linears and len(layers) > 1 else None
-    if not _maskable(head):
-        head = None  # the last projection of an attention is no head
-
-    def chosen(module: nn.Module, name: str) -> bool:
-        if module is head:
-            return False
-        if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.in_channels <= STEM_CHANNELS):
-            return False
-        return pattern.fits(weight_shape(module))
-
-    return chosen
-
-
-def _without_shared(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Leave out weights that a module outside ``layers`` uses too."""
-    users = users_of_weights(model)
-    alone = {}
-    for name, layer in layers.items():
-        others = [user for user in users[id(layer.weight)] if user not in layers]
-        if others:
-            logger.warning("%s stays dense: its weight is also used by %s", name, ", ".join(others))
-        else:
-            alone[name] = layer
-    return alone

@@ -1,4 +1,4 @@
-"""What the CPU at hand can do: the one place that asks, once in a process.
+"""The abilities of the CPU at hand: the one place that asks, once in a process.
 
 Two libraries are asked, for what each would run: oneDNN, whether it packs a weight of some dtype, and torch, up to
 which vector instructions its kernels go. What they are limited to by ``ONEDNN_MAX_CPU_ISA`` and

@@ -2,21 +2,19 @@
 
 from torch import Tensor
 
-from smart_kernels.ops.common import decode_words
 from smart_kernels.ops.tensor_core import KERNELS, arrange, arrange_indices, restore, restore_indices
-from smart_kernels.reference.common import saved_indices
 from smart_kernels.shapes import groups_of
 
-# as saved; indices for products of few rows; values and indices for sparse tensor cores. All but the first are for 2:4,
-# and have kernels for fp16 and bf16
-LAYOUTS = ("rows", "decode", *KERNELS)
+# as saved; for sparse tensor cores, 2:4 in fp16 and bf16
+LAYOUTS = ("rows", *KERNELS)
+FORMER = "decode"  # of version 0.1.0: indices for few rows of x, which no longer have a kernel of their own
 
 
 def resident(values: Tensor, indices: Tensor, layout: str, columns: int) -> tuple[Tensor, Tensor]:
     """Turn the saved form into ``layout``: another order, filled up with zeros. Differentiable in ``values``."""
     if layout in KERNELS:
         return arrange(values, layout), arrange_indices(indices, groups_of(columns, 4))
-    return values, decode_words(indices, columns) if layout == "decode" else indices
+    return values, indices
 
 
 def saved(values: Tensor, indices: Tensor, layout: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -24,4 +22,4 @@ def saved(values: Tensor, indices: Tensor, layout: str, rows: int, columns: int)
     if layout in KERNELS:
         groups = groups_of(columns, 4)
         return restore(values, layout, rows, groups), restore_indices(indices, rows, groups)
-    return values, saved_indices(indices, columns)
+    return values, indices

@@ -10,7 +10,7 @@ from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Candidate, Format
 from .prepared import plain_operators, state
-from .resident import LAYOUTS, resident, saved
+from .resident import FORMER, LAYOUTS, resident, saved
 from .whole_groups import cropped, expand_for_onnx, filled_both_ways, padded
 from .zeros import Zeros, check_groups, read_groups
 
@@ -53,10 +53,10 @@ class SemiStructured(Format):
     ):
         super().__init__(shape, taps)
         self.n, self.m = read_groups(kept)
-        self.layout = layout
+        self.layout = "rows" if layout == FORMER else layout  # old files name it
         self.transposable = transposable
         self._check(indices, values)
-        values, indices = resident(values, indices, layout, self.columns)
+        values, indices = resident(values, indices, self.layout, self.columns)
         self.values = values if isinstance(values, nn.Parameter) else nn.Parameter(values.detach())
         self.register_buffer("indices", indices)
         self.register_buffer("kept", kept)
@@ -71,7 +71,7 @@ class SemiStructured(Format):
         if transposable and (n, m) == (2, 4) and len(weight) % 4 == 0:
             keep = filled_both_ways(matrix, keep)
         values, indices = compress(matrix, keep, n, m)
-        kept = torch.tensor([n, m]).to(indices.device)
+        kept = torch.stack([torch.full((), size, device=indices.device) for size in (n, m)])  # no copy from the host
         self = cls(values, indices, kept, weight.shape, taps, layout, transposable)
         if reason := cls.lacking(weight.device, weight.dtype, layout=layout):
             raise ValueError(reason)

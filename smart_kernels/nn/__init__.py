@@ -2,8 +2,8 @@
 
 from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
-from .batchnorm import MASKED_BATCHNORMS, MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d
-from .gates import GroupGate, HardGate, SoftGate
+from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
+from .gates import Gate, GroupGate, HardGate, SoftGate
 from .masked import Masked
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .sharing import own_weights, score_costs, start_scores_
@@ -11,7 +11,7 @@ from .sparse import SparseConv2d, SparseLinear, sparse_layer
 from .sparse_base import Sparse, geometry, matrix, weight_shape
 
 __all__ = [
-    "MASKED_BATCHNORMS",
+    "Gate",
     "GroupGate",
     "HardGate",
     "Masked",
@@ -27,6 +27,7 @@ __all__ = [
     "SparseLinear",
     "SplitAttention",
     "geometry",
+    "masked_batchnorm",
     "matrix",
     "own_weights",
     "packed",

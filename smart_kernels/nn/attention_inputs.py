@@ -1,4 +1,4 @@
-"""What an attention is given: shapes, masks and nested tensors."""
+"""The inputs of an attention: shapes, masks and nested tensors."""
 
 import torch
 import torch.nn.functional as F

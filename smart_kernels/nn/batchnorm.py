@@ -3,15 +3,21 @@
 A soft mask in front of a BatchNorm is divided out by the normalisation, so it has to act behind it.
 """
 
+from functools import cache
+
 from torch import Tensor, nn
 
-from .masked import Masked, indexed
+from .masked import Masked, indexed, is_shard
 
 
 class MaskedBatchNorm:
     """Base of the masked BatchNorms: ``weight`` and ``bias`` read as masked."""
 
     dense_class: type[nn.Module]
+
+    def __reduce_ex__(self, protocol):
+        # its class is made when it is needed, so a pickle names the plain one
+        return _empty, (self.dense_class,), self.__getstate__()
 
     def follow(self, layer: Masked) -> None:
         """Carry the channel mask of ``layer``, which nothing else reads."""
@@ -27,7 +33,8 @@ class MaskedBatchNorm:
     def detach(self) -> nn.Module:
         """Go back to the plain class, with gamma and beta of pruned channels exactly 0."""
         for name, masked in (("weight", self.weight), ("bias", self.bias)):
-            self._parameters[name].data.copy_(masked.detach())
+            if masked is not None:
+                self._parameters[name].data.copy_(masked.detach())
         del self.__dict__["layer"]
         self._buffers.pop("index", None)
         self._non_persistent_buffers_set.discard("index")
@@ -39,16 +46,16 @@ class MaskedBatchNorm:
         return self._buffers.get("index")
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor | None:
         return self._masked("weight")
 
     @property
-    def bias(self) -> Tensor:
+    def bias(self) -> Tensor | None:
         return self._masked("bias")
 
-    def _masked(self, name: str) -> Tensor:
+    def _masked(self, name: str) -> Tensor | None:
         raw = self._parameters[name]
-        mask = self._mask()
+        mask = None if raw is None or is_shard(raw) else self._mask()
         return raw if mask is None else (raw * mask).to(raw.dtype)
 
     def _mask(self) -> Tensor | None:
@@ -57,12 +64,16 @@ class MaskedBatchNorm:
         return indexed(self.layer.score_mask()[:, 0], self.index)
 
 
-class MaskedBatchNorm1d(MaskedBatchNorm, nn.BatchNorm1d):
-    dense_class = nn.BatchNorm1d
+@cache
+def masked_batchnorm(cls: type[nn.Module]) -> type[MaskedBatchNorm]:
+    """Return the masked class of a BatchNorm class, or of a subclass that reads ``weight`` and ``bias``."""
+    return type(f"Masked{cls.__name__}", (MaskedBatchNorm, cls), {"dense_class": cls, "__module__": __name__})
 
 
-class MaskedBatchNorm2d(MaskedBatchNorm, nn.BatchNorm2d):
-    dense_class = nn.BatchNorm2d
+def _empty(cls: type[nn.Module]) -> MaskedBatchNorm:
+    masked = masked_batchnorm(cls)
+    return masked.__new__(masked)
 
 
-MASKED_BATCHNORMS = {nn.BatchNorm1d: MaskedBatchNorm1d, nn.BatchNorm2d: MaskedBatchNorm2d}
+MaskedBatchNorm1d = masked_batchnorm(nn.BatchNorm1d)
+MaskedBatchNorm2d = masked_batchnorm(nn.BatchNorm2d)

@@ -20,6 +20,7 @@ class HardGate:
 
     mask: Tensor
     eps = 0.0
+    scores = None
 
     def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
         """Return (rows, cols) mask value per score."""
@@ -36,13 +37,20 @@ class SoftGate:
 
     Args:
         threshold: float64, one value, or for N:M one per group, in the order of ``pattern.groups``.
-        temperature: > 0, in units of the scores.
+        temperature: > 0, in units of the scores; a number becomes a 0-d float64 tensor, so that no compiled graph is
+            made anew for another one.
         eps: a tile whose mask value is at most this is dead.
+        scores: to be used instead of the layer's own, where that holds a shard of them or other processes have to hear
+            of the gradient; None elsewhere. Copies do without.
     """
 
     threshold: Tensor
-    temperature: float
+    temperature: Tensor | float
     eps: float = 0.0
+    scores: Tensor | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "temperature", _as_tensor(self.temperature, self.threshold.device))
 
     def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
         """Return (rows, cols) mask value per score, differentiable in the scores and the threshold."""
@@ -51,10 +59,14 @@ class SoftGate:
     def map(self, fn) -> "SoftGate":
         """Return the gate with ``fn`` applied to its tensors; the history of the threshold is dropped."""
         threshold = self.threshold.detach()
-        return replace(self, threshold=fn(threshold).to(threshold.dtype))
+        temperature = fn(self.temperature).to(torch.float64)
+        return replace(self, threshold=fn(threshold).to(threshold.dtype), temperature=temperature, scores=None)
 
     def __deepcopy__(self, memo) -> "SoftGate":
         return self.map(torch.clone)
+
+    def __reduce__(self):
+        return SoftGate, (self.threshold.detach(), self.temperature, self.eps)
 
 
 @dataclass(frozen=True)
@@ -62,14 +74,19 @@ class GroupGate:
     """The soft top-k of every group of an N:M pattern, solved where it is multiplied with the weight.
 
     Args:
-        temperature: > 0, in units of the scores.
+        temperature: as in ``SoftGate``, on the device of the scores.
         eps: a weight whose mask value is at most this is dead.
         straight_through: multiply by the hard mask; the gradient of the scores is still that of the soft one.
+        scores: as in ``SoftGate``.
     """
 
-    temperature: float
+    temperature: Tensor | float
     eps: float = 0.0
     straight_through: bool = False
+    scores: Tensor | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "temperature", _as_tensor(self.temperature, None))
 
     def weight(self, matrix: Tensor, scores: Tensor, pattern: Pattern) -> Tensor:
         """Return (N, taps, C) weight times its mask, in one pass."""
@@ -79,5 +96,20 @@ class GroupGate:
         return masked.view(matrix.shape)
 
     def map(self, fn) -> "GroupGate":
-        """Return the gate itself: it has no tensors."""
-        return self
+        """Return the gate with ``fn`` applied to its tensor, for the scores of whatever layer gets it."""
+        return replace(self, temperature=fn(self.temperature).to(torch.float64), scores=None)
+
+    def __deepcopy__(self, memo) -> "GroupGate":
+        return self.map(torch.clone)
+
+    def __reduce__(self):
+        return GroupGate, (self.temperature, self.eps, self.straight_through)
+
+
+def _as_tensor(temperature: float | Tensor, device: torch.device | None) -> Tensor:
+    if isinstance(temperature, Tensor):
+        return temperature
+    return torch.full((), temperature, dtype=torch.float64, device=device)
+
+
+Gate = HardGate | SoftGate | GroupGate

@@ -7,12 +7,21 @@ from torch import Tensor, nn
 from smart_kernels.ops import masked_linear, smart_linear
 from smart_kernels.patterns import Pattern, WeightShape
 
-from .gates import GroupGate, HardGate, SoftGate
+from .gates import Gate, GroupGate, HardGate, SoftGate
+from .held import Held
 
 
 def indexed(mask: Tensor, index: Tensor) -> Tensor:
     """Return ``mask[index]``; 1 where the index is -1."""
     return torch.cat([mask, torch.ones_like(mask[:1])])[index.to(mask.device)]
+
+
+def is_shard(parameter: nn.Parameter) -> bool:
+    """Return whether ``fully_shard`` has cut a Parameter; inside of forward it is whole again.
+
+    Until then a masked layer or BatchNorm shows the Parameter itself, which ``fully_shard`` looks up by its name.
+    """
+    return hasattr(parameter, "placements")
 
 
 class Masked:
@@ -32,7 +41,6 @@ class Masked:
     """
 
     dense_class: type[nn.Module]
-    gate: HardGate | SoftGate | GroupGate | None = None
 
     def attach(self, pattern: Pattern, scores: nn.Parameter | None = None, index: Tensor | None = None) -> None:
         """Take up a pattern; ``scores`` are given when another layer shares the weight, ``index`` when channels are."""
@@ -43,22 +51,38 @@ class Masked:
         if scores is None:
             scores = nn.Parameter(pattern.importance(self.matrix()), self.raw_weight.requires_grad)
         self.scores = scores
+        self.__dict__["held"] = Held()
 
     def detach(self) -> nn.Module:
         """Go back to the plain class, with the pruned weights exactly 0. Needs a hard (or no) gate."""
-        if isinstance(self.gate, SoftGate | GroupGate):
-            raise ValueError("the mask must be hard before a layer becomes plain, got a soft one; call harden() first")
+        self.check_hard()
         with torch.no_grad():
             self.raw_weight.copy_(self.weight)
             if self.raw_bias is not None:
                 self.raw_bias.copy_(self.bias)
         del self._parameters["scores"], self.pattern
-        self.__dict__.pop("gate", None)
+        del self.__dict__["held"]
         self._buffers.pop("index", None)
         self._non_persistent_buffers_set.discard("index")
         self.__dict__.pop("batchnorm", None)
         self.__class__ = self.dense_class
         return self
+
+    def check_hard(self) -> None:
+        """Raise ValueError where the mask is soft, so that the layer cannot become plain."""
+        if isinstance(self.gate, SoftGate | GroupGate):
+            raise ValueError(
+                "the mask must be hard before a layer becomes plain, got a soft one; call harden() of the pruner first "
+                "(a copy has none: copy the model after harden())"
+            )
+
+    @property
+    def gate(self) -> Gate | None:
+        return self.__dict__["held"].now(self.scores)
+
+    @gate.setter
+    def gate(self, gate: Gate | None) -> None:
+        self.__dict__["held"].set(gate)
 
     @property
     def raw_weight(self) -> nn.Parameter:
@@ -76,11 +100,11 @@ class Masked:
     @property
     def weight(self) -> Tensor:
         gate = self._own_gate()
-        if gate is None:
+        if gate is None or is_shard(self.raw_weight):
             return self.raw_weight
         if isinstance(gate, GroupGate):
-            return self._from_matrix(gate.weight(self.matrix(), self.scores, self.pattern))
-        values = self.per_tile(gate.values(self.scores, self.pattern, self.shape))
+            return self._from_matrix(gate.weight(self.matrix(), self.scores_for(gate), self.pattern))
+        values = self.per_tile(gate.values(self.scores_for(gate), self.pattern, self.shape))
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
         # a pruned weight is not read, even if NaN
@@ -89,7 +113,7 @@ class Masked:
     @property
     def bias(self) -> Tensor | None:
         gate = self._own_gate()
-        if self.raw_bias is None or gate is None or not self.pattern.whole_channels:
+        if self.raw_bias is None or gate is None or not self.pattern.whole_channels or is_shard(self.raw_bias):
             return self.raw_bias
         return (self.raw_bias * self.channel_mask()).to(self.raw_bias.dtype)
 
@@ -103,7 +127,12 @@ class Masked:
 
     def score_mask(self) -> Tensor:
         """Return (rows, cols) mask value per score; needs a gate."""
-        return self.gate.values(self.scores, self.pattern, self.shape)
+        gate = self.gate
+        return gate.values(self.scores_for(gate), self.pattern, self.shape)
+
+    def scores_for(self, gate: Gate) -> Tensor:
+        """Return the scores that ``gate`` makes mask values from."""
+        return self.scores if gate.scores is None else gate.scores
 
     def per_score(self, per_tile: Tensor) -> Tensor:
         """Sum (rows, cols) values per tile of this layer into values per score."""
@@ -119,7 +148,7 @@ class Masked:
             return per_score
         return indexed(per_score, self.index)
 
-    def _own_gate(self) -> HardGate | SoftGate | GroupGate | None:
+    def _own_gate(self) -> Gate | None:
         # a soft mask in front of a BatchNorm would be divided out; the BatchNorm carries it instead
         followed = self.__dict__.get("batchnorm") is not None
         return None if followed and isinstance(self.gate, SoftGate) else self.gate
@@ -131,11 +160,12 @@ class Masked:
         shape = self.shape
         tile = pattern.tile(shape)
         if isinstance(gate, GroupGate):  # nothing to leave out: the weight is masked once, the product is dense
-            return F.linear(x, gate.weight(self.matrix(), self.scores, pattern).flatten(1), self.bias)
+            return F.linear(x, gate.weight(self.matrix(), self.scores_for(gate), pattern).flatten(1), self.bias)
         if isinstance(gate, HardGate):
             mask = pattern.tile_values(self.per_tile(gate.mask), shape)
             return masked_linear(x, self._flat(), mask, self.bias, tile=tile)
-        scores = pattern.tile_values(self.scores if self.index is None else self.scores[self.index], shape)
+        scores = self.scores_for(gate)
+        scores = pattern.tile_values(scores if self.index is None else scores[self.index], shape)
         settings = {"tile": tile, "group": pattern.group, "eps": gate.eps}
         return smart_linear(x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, **settings)
 
@@ -150,8 +180,7 @@ class Masked:
         scores.data = moved if moved.dtype.itemsize >= 4 else scores.data.to(moved.device)
         scores.grad = None if scores.grad is None else scores.grad.to(scores.data)
         self._parameters["scores"] = scores
-        if self.gate is not None:
-            self.gate = self.gate.map(fn)
+        self.__dict__["held"].map(fn)
         return self
 
     def extra_repr(self) -> str:

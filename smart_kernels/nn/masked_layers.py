@@ -25,12 +25,12 @@ class MaskedLinear(Masked, nn.Linear):
     def _from_matrix(self, matrix: Tensor) -> Tensor:
         return matrix.squeeze(1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self._own_gate() is None:
-            return F.linear(x, self.raw_weight, self.raw_bias)
-        if x.is_nested:
-            return F.linear(x, self.weight, self.bias)
-        return self._linear(x)
+            return F.linear(input, self.raw_weight, self.raw_bias)
+        if input.is_nested:
+            return F.linear(input, self.weight, self.bias)
+        return self._linear(input)
 
 
 class MaskedConv2d(Masked, nn.Conv2d):
@@ -49,15 +49,15 @@ class MaskedConv2d(Masked, nn.Conv2d):
     def _from_matrix(self, matrix: Tensor) -> Tensor:
         return matrix.transpose(1, 2).reshape(self.raw_weight.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self._own_gate() is None:
-            return self._conv_forward(x, self.raw_weight, self.raw_bias)
+            return self._conv_forward(input, self.raw_weight, self.raw_bias)
         if self._is_pointwise():
             sh, sw = self.stride
-            return self._linear(x[..., ::sh, ::sw].movedim(-3, -1)).movedim(-1, -3)
-        if self._skips(x):
-            return self._conv(x)
-        return self._conv_forward(x, self.weight, self.bias)
+            return self._linear(input[..., ::sh, ::sw].movedim(-3, -1)).movedim(-1, -3)
+        if self._skips(input):
+            return self._conv(input)
+        return self._conv_forward(input, self.weight, self.bias)
 
     def _is_pointwise(self) -> bool:
         return self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "valid")
@@ -81,6 +81,6 @@ class MaskedConv2d(Masked, nn.Conv2d):
         pattern = self.pattern
         shape = self.shape
         conv = geometry(self)
-        mask = pattern.tile_values(self.per_tile(gate.values(self.scores, pattern, shape)), shape)
+        mask = pattern.tile_values(self.per_tile(gate.values(self.scores_for(gate), pattern, shape)), shape)
         settings = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "eps": gate.eps}
         return masked_conv2d(x, self.raw_weight, mask, self.bias, tile=pattern.tile(shape), **settings)

@@ -62,8 +62,7 @@ class SparseLinear(Sparse):
         self._store(format, bias)
         return self
 
-    @property
-    def weight(self) -> Tensor:
+    def dense_weight(self) -> Tensor:
         """Return (N, K)."""
         return self.format.to_dense()
 
@@ -71,12 +70,12 @@ class SparseLinear(Sparse):
         """Return the plain layer."""
         return plain_layer(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"), self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_nested:
-            return F.linear(x, self.weight, self.bias)
-        if x.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more or less would fit
-            raise ValueError(f"x must be (..., {self.in_features}), got {tuple(x.shape)}")
-        return self.format.linear(x, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_nested:
+            return F.linear(input, self.dense_weight(), self.live_bias())
+        if input.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more would fit
+            raise ValueError(f"x must be (..., {self.in_features}), got {tuple(input.shape)}")
+        return self.format.linear(input, self.live_bias())
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -137,8 +136,7 @@ class SparseConv2d(Sparse):
         self.out_channels = conv.out_channels
         self.conv = geometry(conv)
 
-    @property
-    def weight(self) -> Tensor:
+    def dense_weight(self) -> Tensor:
         """Return (N, C, kh, kw)."""
         return kernel(self.format.to_dense(), self.conv)
 
@@ -147,10 +145,10 @@ class SparseConv2d(Sparse):
         sizes = (self.in_channels, self.out_channels, *self.conv)
         return plain_layer(nn.Conv2d(*sizes, bias=self.bias is not None, device="meta"), self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
-            raise ValueError(f"x must be (B, {self.in_channels}, H, W) or without B, got {tuple(x.shape)}")
-        return self.format.conv2d(x, self.bias, self.conv)
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
+            raise ValueError(f"x must be (B, {self.in_channels}, H, W) or without B, got {tuple(input.shape)}")
+        return self.format.conv2d(input, self.live_bias(), self.conv)
 
     def extra_repr(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.conv._asdict().items())

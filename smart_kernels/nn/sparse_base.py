@@ -6,12 +6,15 @@ from torch import Tensor, nn
 from smart_kernels.formats import Conv, Format
 from smart_kernels.patterns import Pattern, WeightShape
 
+from .reading import Reading
+
 
 class Sparse(nn.Module):
     """Base of ``SparseLinear`` and ``SparseConv2d``.
 
     ``weight`` reads as the dense weight, differentiable in what is stored, because ``nn.MultiheadAttention`` and the
-    fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``.
+    fast path of ``nn.TransformerEncoderLayer`` read it without calling ``forward``. It is computed at each reading, so
+    changing it in place is an error; what trains is in ``format``.
 
     Attributes:
         format: how the weight is stored.
@@ -35,9 +38,23 @@ class Sparse(nn.Module):
         live = mask.any(1).to(weight.dtype) if pattern.whole_channels else None
         self._store(format, bias, live)
 
+    def dense_weight(self) -> Tensor:
+        """Return the weight of the plain layer, computed from what is stored."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight of the plain layer, to be read and not to be changed."""
+        return Reading.of(self.dense_weight())
+
     @property
     def bias(self) -> Tensor | None:
-        """Return (N,) or None; 0 where a pruned channel is dead."""
+        """Return (N,) or None; 0 where a pruned channel is dead, and then to be read only."""
+        bias = self.live_bias()
+        return bias if self.live is None or bias is None else Reading.of(bias)
+
+    def live_bias(self) -> Tensor | None:
+        """Return what is added: the Parameter, or where channels may be dead, what is left of it."""
         bias = self._parameters["bias"]
         return bias if bias is None or self.live is None else bias * self.live
 
@@ -84,9 +101,9 @@ def empty_layer(cls: type[nn.Module], **attributes) -> nn.Module:
 
 def plain_layer(module: nn.Module, sparse: Sparse) -> nn.Module:
     learns = any(parameter.requires_grad for parameter in sparse.format.parameters())
-    module.weight = nn.Parameter(sparse.weight.detach().clone(), learns)
+    module.weight = nn.Parameter(sparse.dense_weight().detach().clone(), learns)
     if sparse.bias is not None:
         module.bias = sparse._parameters["bias"]
         if sparse.live is not None:
-            module.bias = nn.Parameter(sparse.bias.detach().clone(), module.bias.requires_grad)
+            module.bias = nn.Parameter(sparse.live_bias().detach().clone(), module.bias.requires_grad)
     return module.train(sparse.training)

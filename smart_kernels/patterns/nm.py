@@ -140,6 +140,6 @@ def _transposable_mask(scores: Tensor, shape) -> Tensor:
     padded = F.pad(scores.float().clamp(-PINNED, PINNED).view(shape.N, shape.taps, shape.C), pad)
     rows, taps, columns = padded.shape
     blocks = padded.view(rows // 4, 4, taps, columns // 4, 4).permute(0, 2, 3, 1, 4).reshape(-1, 16)
-    best = transposable_masks().to(scores.device)[best_masks(blocks)]
+    best = transposable_masks(scores.device)[best_masks(blocks)]
     mask = best.view(rows // 4, taps, columns // 4, 4, 4).permute(0, 3, 1, 2, 4).reshape(padded.shape)
     return mask[: shape.N, :, : shape.C].flatten(1)

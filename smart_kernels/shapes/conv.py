@@ -14,12 +14,12 @@ class Conv(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> "Conv":
-        """From the eight numbers that operators take: kh, kw, sh, sw, ph, pw, dh, dw."""
+        """Read the eight numbers that operators take: kh, kw, sh, sw, ph, pw, dh, dw."""
         return cls(*zip(numbers[::2], numbers[1::2], strict=True))
 
     @property
     def numbers(self) -> list[int]:
-        """What ``of`` reads."""
+        """Return the numbers that ``of`` reads."""
         return [number for pair in self for number in pair]
 
     @property
@@ -38,12 +38,12 @@ class Conv(NamedTuple):
         return self.kernel == (1, 1) and self.padding == (0, 0)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the output."""
+        """Return the (height, width) of the output."""
         sizes = zip((height, width), *self, strict=True)
         return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest (height, width) whose ``output_size`` this is."""
+        """Return the smallest (height, width) whose ``output_size`` this is."""
         sizes = zip((height, width), *self, strict=True)
         return tuple((size - 1) * s - 2 * p + d * (k - 1) + 1 for size, k, s, p, d in sizes)
 

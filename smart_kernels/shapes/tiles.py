@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def grid(shape: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the tile grid over an (N, K) matrix."""
+    """Return the rows and columns of the tile grid over an (N, K) matrix."""
     return -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
 
 
 def expand(values: Tensor, tile: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """(rows, cols) per tile -> (N, K) per element."""
+    """Expand (rows, cols) values per tile to (N, K) per element."""
     if tile == (1, 1):
         return values
     rows, cols = values.shape
@@ -28,19 +28,19 @@ def expand(values: Tensor, tile: tuple[int, int], shape: tuple[int, int]) -> Ten
 
 
 def split(matrix: Tensor, tile: tuple[int, int]) -> Tensor:
-    """(N, K) -> (rows, cols, tile_n, tile_k), zeros beyond the edge."""
+    """Split (N, K) into (rows, cols, tile_n, tile_k), zeros beyond the edge."""
     rows, cols = grid(matrix.shape, tile)
     padded = F.pad(matrix, (0, cols * tile[1] - matrix.shape[1], 0, rows * tile[0] - matrix.shape[0]))
     return padded.view(rows, tile[0], cols, tile[1]).transpose(1, 2)
 
 
 def reduce_sum(matrix: Tensor, tile: tuple[int, int]) -> Tensor:
-    """(N, K) -> (rows, cols): the sum over each tile."""
+    """Sum (N, K) over each tile: (rows, cols)."""
     return split(matrix, tile).sum((2, 3))
 
 
 def cost(shape: tuple[int, int], tile: tuple[int, int]) -> Tensor:
-    """(rows, cols) int64: how many elements each tile really covers."""
+    """Count how many elements each tile really covers: (rows, cols) int64."""
     edges = [
         torch.full((n,), t).index_fill_(0, torch.tensor(n - 1), size - (n - 1) * t)
         for n, t, size in zip(grid(shape, tile), tile, shape, strict=True)

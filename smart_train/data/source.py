@@ -1,4 +1,4 @@
-"""What a source of images is asked, and what it gives."""
+"""The request that a source of images gets, and its answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

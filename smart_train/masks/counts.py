@@ -19,12 +19,13 @@ def counts(masked: MaskedModel, masks: Masks, hard: Masks) -> dict[str, Any]:
     moved = 0.0
     layers = {}
     for pool in masked.pools:
+        scores = pool.scores()
         for name, cost in pool.costs.items():
             now = masks[name].cpu()
             then = hard[name].cpu()
             live += int(cost[now > pool.eps].sum())
             moved += float(((now - then).abs().double() * cost).sum())
-            layers |= _layers(pool.sharing[name], then > 0)
+            layers |= _layers(pool.sharing[name], scores[name], then > 0)
     kept = sum(layer["kept"] for layer in layers.values())
     return {
         "asked_sparsity": sum(pool.asked for pool in masked.pools) / weights,
@@ -35,7 +36,7 @@ def counts(masked: MaskedModel, masks: Masks, hard: Masks) -> dict[str, Any]:
     }
 
 
-def _layers(shared: dict[str, Masked], kept: Tensor) -> dict[str, dict[str, float]]:
+def _layers(shared: dict[str, Masked], scores: Tensor, kept: Tensor) -> dict[str, dict[str, float]]:
     """Count weights and kept weights of the layers that share scores, once for each weight."""
     own = own_weights(list(shared.values()))
     found = {}
@@ -46,5 +47,5 @@ def _layers(shared: dict[str, Masked], kept: Tensor) -> dict[str, dict[str, floa
                 cost[layer.index.cpu() < 0] = 0  # channels that stay are not prunable
             found[name] = {"weights": int(cost.sum()), "kept": int(cost[layer.per_tile(kept)].sum())}
             if layer.pattern.local:
-                found[name]["score_lost"] = layer.pattern.score_lost(layer.scores, layer.shape)
+                found[name]["score_lost"] = layer.pattern.score_lost(scores, layer.shape)
     return found

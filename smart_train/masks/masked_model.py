@@ -5,12 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from smart_kernels import GroupGate, HardGate, Masked, Pattern, SoftGate, mask_, unmask_
+from smart_kernels.convert import whole_or_not_at_all
 from smart_kernels.nn import start_scores_
 
+from .owners import claim, release
 from .pools import Budget, make_pools
+from .ranks import Ranks
+from .shards import joined
 from .sharing import sharing, standardised
+from .wrappers import unwrapped
 
 Masks = dict[str, Tensor]
 Gate = HardGate | SoftGate | GroupGate | None
@@ -25,15 +31,18 @@ class MaskedModel:
         model, pattern, filter_fn, example_input: see ``smart_kernels.mask_``; without a pattern, layers that are
             masked already are taken.
         budget: for all of them.
+        process_group: see ``Ranks``; None for that of a ``DistributedDataParallel`` given as model, else all processes.
         check: called with this object before it is done; raises ValueError where it cannot be pruned.
 
     Attributes:
         sharing: layers by name, those that share scores together.
         layers: the first of each, which stands for all of them.
         pools: who competes with whom.
+        ranks: the processes that have to agree on the masks.
 
     Raises:
-        ValueError: there is nothing to prune, or the budget cannot be met. The model is as it was then.
+        ValueError: there is nothing to prune, the budget cannot be met, or the model is wrapped in a way that keeps the
+            processes from agreeing. The model is as it was then.
     """
 
     def __init__(
@@ -44,31 +53,43 @@ class MaskedModel:
         *,
         filter_fn: Callable[[nn.Module, str], bool] | None,
         example_input: Any,
+        process_group: ProcessGroup | None,
         check: Callable[["MaskedModel"], None],
     ):
         if pattern is None and not (filter_fn is None and example_input is None):
             raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
-        if pattern is not None:
-            mask_(model, pattern, filter_fn, example_input)
-        self.model = model
-        self.sharing = sharing(model)
-        self.layers: dict[str, Masked] = {name: layers[name] for name, layers in self.sharing.items()}
-        try:
-            self.pools = make_pools(self.sharing, budget)
-            check(self)
-        except ValueError:
+        self.model, group = unwrapped(model, process_group)
+        self.ranks = Ranks(self.model, group)
+        with whole_or_not_at_all(self.model):
             if pattern is not None:
-                unmask_(model)  # so that a second attempt finds plain layers
-            raise
+                mask_(self.model, pattern, filter_fn, example_input)
+            self._find_layers(budget)
+            check(self)
+            self.ranks.check_wrappers(self.scores())
+            claim(self.layers, self)
+        self.frozen = {name for name, layers in self.sharing.items() if not _learns(layers)}
+        self.ranks.hide_scores()
+
+    def _find_layers(self, budget: Budget) -> None:
+        self.sharing = sharing(self.model)
+        self.layers: dict[str, Masked] = {name: layers[name] for name, layers in self.sharing.items()}
+        self.pools = make_pools(self.sharing, budget, self.ranks)
 
     def scores(self) -> list[nn.Parameter]:
         """Return the scores, each tensor once."""
         return [layer.scores for layer in self.layers.values()]
 
+    def make_plain(self) -> None:
+        """Bake the masks, which must be hard, into the weights, and let go of the layers; see ``unmask_``."""
+        unmask_(self.model)
+        self.ranks.show()
+        release(self.layers)
+
     def score_by_magnitude(self) -> None:
         """Set every score to the mean magnitude of its tile, standardised over its layer."""
         for layers in self.sharing.values():
-            start_scores_(list(layers.values()), standardised)
+            with joined(layers.values()):
+                start_scores_(list(layers.values()), standardised)
 
     def set_gates(self, gates: Mapping[str, Gate]) -> None:
         """Give each layer, and those that share its scores, its gate; None is no mask."""
@@ -92,13 +113,14 @@ class MaskedModel:
         """Return the values of the masks that the layers carry, 1 where there is none. ``GroupGate`` stores none."""
         found = {}
         for name, layer in self.layers.items():
-            found[name] = torch.ones_like(layer.scores) if layer.gate is None else layer.score_mask()
+            size = {"dtype": layer.scores.dtype, "device": layer.scores.device}
+            found[name] = torch.ones(layer.scores.shape, **size) if layer.gate is None else layer.score_mask()
         return found
 
     def train_scores(self, learn: bool) -> None:
-        """Let the scores learn, or freeze them."""
-        for scores in self.scores():
-            scores.requires_grad_(learn)
+        """Let the scores learn, except those of weights that do not, or freeze them."""
+        for name, scores in zip(self.layers, self.scores(), strict=True):
+            scores.requires_grad_(learn and name not in self.frozen)
             if not learn:
                 scores.grad = None  # or an optimizer would go on with the last one
 
@@ -106,8 +128,9 @@ class MaskedModel:
         """Return the thresholds of the pools and the masks of 0 and 1, as bool; masks that learn are left out."""
         masks = {}
         for name, layer in self.layers.items():
-            if isinstance(layer.gate, HardGate) and not layer.gate.mask.requires_grad:
-                masks[name] = layer.gate.mask.bool()
+            gate = layer.gate
+            if isinstance(gate, HardGate) and not gate.mask.requires_grad:
+                masks[name] = gate.mask.bool()
         return {"pools": self.signature(), "thresholds": [pool.threshold for pool in self.pools], "masks": masks}
 
     def load_state_dict(self, taken: Mapping[str, Any]) -> None:
@@ -134,7 +157,13 @@ class MaskedModel:
 
     def check_scores(self) -> None:
         """Raise ValueError with the names of the layers whose scores have NaN."""
-        check_not_nan("scores", {name: layer.scores for name, layer in self.layers.items()})
+        for pool in self.pools:
+            check_not_nan("scores", pool.scores())
+
+
+def _learns(layers: Mapping[str, Masked]) -> bool:
+    """Return whether the scores of layers that share them may be trained: they or a weight of theirs are."""
+    return any(layer.scores.requires_grad or layer.raw_weight.requires_grad for layer in layers.values())
 
 
 def check_not_nan(what: str, values: Masks) -> None:

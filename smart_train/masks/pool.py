@@ -9,6 +9,7 @@
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from smart_kernels import GroupGate, SoftGate, soft_topk
 from smart_kernels.nn import score_costs
 from smart_train import schedule
 
+from .ranks import Ranks
 from .sharing import Sharing
 
 Gates = dict[str, SoftGate | GroupGate]
@@ -42,8 +44,9 @@ class Pool(ABC):
     cost: Tensor | None = None
     threshold: Tensor | None = None
 
-    def __init__(self, sharing: Sharing, eps: float | None):
+    def __init__(self, sharing: Sharing, eps: float | None, ranks: Ranks):
         self.sharing = sharing
+        self.ranks = ranks
         self._eps = eps
         self.layers = {name: layers[name] for name, layers in sharing.items()}
         self.costs = {name: score_costs(list(layers.values())) for name, layers in sharing.items()}
@@ -68,14 +71,19 @@ class Pool(ABC):
             temperature: > 0, in units of the scores.
             straight_through: N:M only; multiply by the hard mask, with the gradient of the soft one.
         """
-        _, threshold = self._solve(keep, temperature)
+        scores = self.scores()
+        _, threshold = self._solve(scores, keep, temperature)
         self.threshold = threshold.detach()
-        return self.gates(threshold, temperature, straight_through)
+        return self._carrying(scores, self.gates(threshold, temperature, straight_through))
 
     @torch.no_grad()
     def soft_masks(self, keep: float, temperature: float) -> dict[str, Tensor]:
         """Return (rows, cols) soft masks for the scores as they are now."""
-        return self._scatter(self._solve(keep, temperature)[0])
+        return self._scatter(self._solve(self.scores(), keep, temperature)[0])
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return the scores by layer, whole where this process holds a shard of them; see ``Ranks.whole``."""
+        return self.ranks.whole({name: layer.scores for name, layer in self.layers.items()})
 
     @abstractmethod
     def gates(self, threshold: Tensor | None, temperature: float, straight_through: bool = False) -> Gates:
@@ -86,15 +94,20 @@ class Pool(ABC):
         """Return (rows, cols) float32 masks of 0 and 1 that keep the best scores within a budget; None: the target."""
 
     @abstractmethod
-    def _gather(self) -> Tensor:
+    def _gather(self, scores: dict[str, Tensor]) -> Tensor:
         """Return (..., n) all scores, as ``soft_topk`` takes them."""
 
     @abstractmethod
     def _scatter(self, mask: Tensor) -> dict[str, Tensor]:
         """Undo ``_gather`` for a mask: (rows, cols) by layer."""
 
-    def _solve(self, keep: float, temperature: float) -> tuple[Tensor, Tensor]:
-        scores = self._gather()
+    def _carrying(self, scores: dict[str, Tensor], gates: Gates) -> Gates:
+        """Let the gates carry those scores that are not the layers' own, so that the gradient reaches all processes."""
+        own = {name: None if scores[name] is layer.scores else scores[name] for name, layer in self.layers.items()}
+        return {name: gate if own[name] is None else replace(gate, scores=own[name]) for name, gate in gates.items()}
+
+    def _solve(self, by_layer: dict[str, Tensor], keep: float, temperature: float) -> tuple[Tensor, Tensor]:
+        scores = self._gather(by_layer)
         self.cost = None if self.cost is None else self.cost.to(scores)
         start = None if self.threshold is None else self.threshold.to(scores.device)
         return soft_topk(scores, keep, temperature, self.cost, start)

@@ -8,6 +8,7 @@ from smart_kernels import NM
 from .local import LocalPool
 from .pool import Pool
 from .ranked import RankedPool
+from .ranks import Ranks
 from .sharing import Sharing
 
 SCOPES = ("global", "layer")
@@ -27,14 +28,15 @@ class Budget:
 
     def __post_init__(self):
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}")
+            percent = f"; {self.sparsity:g} % is {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
+            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}{percent}")
         if self.eps is not None and not 0 <= self.eps < 1:
             raise ValueError(f"eps must be in [0, 1), got {self.eps}")
         if self.scope not in SCOPES:
             raise ValueError(f"scope must be 'global' or 'layer', got {self.scope!r}")
 
 
-def make_pools(sharing: Sharing, budget: Budget) -> list[Pool]:
+def make_pools(sharing: Sharing, budget: Budget, ranks: Ranks) -> list[Pool]:
     """Return one pool for each N:M pattern, and for the other layers one ("global") or one each ("layer").
 
     Raises:
@@ -47,8 +49,8 @@ def make_pools(sharing: Sharing, budget: Budget) -> list[Pool]:
         (local.setdefault(pattern, {}) if pattern.local else ranked)[name] = layers
     _check_implied(budget.sparsity, ranked, local)
     groups = [ranked] if budget.scope == "global" else [{name: layers} for name, layers in ranked.items()]
-    pools: list[Pool] = [RankedPool(group, budget.sparsity, budget.eps) for group in groups if group]
-    return pools + [LocalPool(members, pattern, budget.eps) for pattern, members in local.items()]
+    pools: list[Pool] = [RankedPool(group, budget.sparsity, budget.eps, ranks) for group in groups if group]
+    return pools + [LocalPool(members, pattern, budget.eps, ranks) for pattern, members in local.items()]
 
 
 def _check_implied(sparsity: float | None, ranked: Sharing, local: Iterable[NM]) -> None:

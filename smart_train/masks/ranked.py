@@ -6,6 +6,7 @@ from smart_kernels import SoftGate
 from smart_kernels.patterns import allowed_weights, keep_best
 
 from .pool import Pool
+from .ranks import Ranks
 from .sharing import Sharing
 
 
@@ -16,8 +17,8 @@ class RankedPool(Pool):
         ValueError: the budget is smaller than the smallest tile of each layer together.
     """
 
-    def __init__(self, sharing: Sharing, sparsity: float, eps: float | None = None):
-        super().__init__(sharing, eps)
+    def __init__(self, sharing: Sharing, sparsity: float, eps: float | None, ranks: Ranks):
+        super().__init__(sharing, eps, ranks)
         self.asked = sparsity * self.weights
         self.budget = allowed_weights(sparsity, self.weights)
         floor = sum(int(cost.min()) for cost in self.costs.values())
@@ -41,13 +42,13 @@ class RankedPool(Pool):
         return dict.fromkeys(self.layers, SoftGate(threshold, temperature, self.eps))
 
     def hard_masks(self, keep=None):
-        scores = [layer.scores for layer in self.layers.values()]
+        scores = list(self.scores().values())
         owners = [[layer.index for layer in layers.values()] for layers in self.sharing.values()]
         budget = self.budget if keep is None else int(keep * self._unit)
         return dict(zip(self.layers, keep_best(scores, list(self.costs.values()), budget, owners), strict=True))
 
-    def _gather(self):
-        return torch.cat([layer.scores.flatten() for layer in self.layers.values()])
+    def _gather(self, scores):
+        return torch.cat([each.flatten() for each in scores.values()])
 
     def _scatter(self, mask):
         parts = mask.split([cost.numel() for cost in self.costs.values()])

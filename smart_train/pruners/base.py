@@ -1,20 +1,20 @@
 """``Pruner``, the seam between a method of pruning and everything else."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 
-from smart_kernels import Pattern, unmask_
-from smart_train.masks import Budget, MaskedModel, check_not_nan, counts
+from smart_kernels import Pattern
+from smart_train.masks import Budget, MaskedModel
 from smart_train.schedule import Lengths
 
-from .hooks import Hooks
+from .staged import Staged
+from .watch import Watch
 
 
-class Pruner(Hooks, ABC):
+class Pruner(Staged):
     """A method that finds which tiles of a model to keep, while the model trains, in three stages.
 
     ========  ==============================================  ====================
@@ -53,6 +53,8 @@ class Pruner(Hooks, ABC):
         filter_fn: ``(module, name) -> bool``, which layers; see ``mask_``.
         example_input: for ``Channel``, prunes layers that share channels together, so that ``slim_`` can remove them;
             see ``mask_``. The budget counts the rows of all layers that write a channel.
+        process_group: the processes that train this model together; None for all, or those of the
+            ``DistributedDataParallel`` that ``model`` is; see docs/scaling.md.
 
     Attributes:
         layers: the masked layers by name; of those that share scores, the first.
@@ -75,20 +77,18 @@ class Pruner(Hooks, ABC):
         eps: float | None = None,
         filter_fn: Callable[[nn.Module, str], bool] | None = None,
         example_input: Any = None,
+        process_group: ProcessGroup | None = None,
     ):
         self.lengths = Lengths(search_steps, dense_steps)
-        where = {"filter_fn": filter_fn, "example_input": example_input, "check": self.check}
-        self.masked = MaskedModel(model, pattern, Budget(sparsity, scope, eps), **where)
-        self.model = model
+        where = {"filter_fn": filter_fn, "example_input": example_input, "process_group": process_group}
+        self.masked = MaskedModel(model, pattern, Budget(sparsity, scope, eps), check=self.check, **where)
+        self.model = self.masked.model
         self.layers = self.masked.layers
         self.pools = self.masked.pools
         self.steps = 0
         self.stage = "dense"
         self.masked.train_scores(self.learns)
-
-    @abstractmethod
-    def search(self) -> None:
-        """Set the masks for a step of the search, at ``progress``; or end it with ``harden()``."""
+        self.watch = Watch(self.masked)
 
     def param_group(self, lr: float = 0.1) -> dict[str, Any]:
         """Return ``parameters()`` as a parameter group for Adam. 0.03 suits N:M better."""
@@ -98,77 +98,6 @@ class Pruner(Hooks, ABC):
         """Return all other parameters of the model."""
         own = {id(parameter) for parameter in self.parameters()}
         return [parameter for parameter in self.model.parameters() if id(parameter) not in own]
-
-    @property
-    def progress(self) -> float:
-        """Of the search: 0 in its first step, 1 in its last."""
-        return self.lengths.progress(self.steps - 1)
-
-    def step(self) -> None:
-        """Set the masks for the coming optimizer step, before its first forward; they stay through accumulation.
-
-        Raises:
-            ValueError: the pruner is finalized.
-        """
-        self._check_open()
-        self.steps += 1
-        if self.stage == "dense" and self.steps > self.lengths.dense_steps:
-            self._start_search()
-        if self.stage == "search" and self.steps > self.lengths.dense_steps + self.lengths.search_steps:
-            self.harden()
-        if self.stage == "search":
-            self.search()
-
-    def harden(self) -> None:
-        """End the search: the best scores within the budget are kept, masks are fixed and scores frozen.
-
-        In the dense stage this prunes at once by the scores of ``start()``; in the finetune stage it does nothing.
-
-        Raises:
-            ValueError: NaN in the scores, a budget too small for the best tile of each layer, or a finalized pruner.
-        """
-        self._check_open()
-        if self.stage == "finetune":
-            return
-        if self.stage == "dense":
-            self._start_search()
-        self.masked.check_scores()
-        self.masked.set_masks(self.masked.hard_masks())
-        self.masked.train_scores(False)
-        self.stage = "finetune"
-
-    def finalize(self) -> dict[str, Any]:
-        """Harden if that has not happened and leave plain layers with exact zeros. Returns the last ``report()``.
-
-        Raises:
-            ValueError: as by ``harden``. There is nothing left to do for the pruner.
-        """
-        self.harden()
-        report = self.report()
-        unmask_(self.model)
-        self.stage = "finalized"
-        return report
-
-    @torch.no_grad()
-    def report(self) -> dict[str, Any]:
-        """Return the state of affairs, in fractions of the prunable weights.
-
-        Looking waits for the GPU, so look now and then, not every step.
-
-        Returns:
-            step, stage; asked_sparsity and kept_sparsity, the latter if the masks were hardened now; live: the fraction
-            whose mask is above eps; gap: ``sum |mask - hard| / kept``; and for each layer in layers its weights and how
-            many are kept, and for N:M the score_lost to further constraints (``NM.score_lost``). A method may add more.
-
-        Raises:
-            ValueError: NaN in scores or masks, naming the layers (nothing else looks for it), or a finalized pruner.
-        """
-        self._check_open()
-        self.masked.check_scores()
-        masks = self.masks()
-        check_not_nan("mask", masks)
-        hard = self.masked.hard_masks() if self.stage == "search" else masks
-        return {"step": self.steps, "stage": self.stage, **counts(self.masked, masks, hard)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what ``model.state_dict()``, which holds weights and scores, does not know: stage and masks.
@@ -187,12 +116,5 @@ class Pruner(Hooks, ABC):
         self.steps = taken["step"]
         self.stage = taken["stage"]
         self.masked.train_scores(self.learns and self.stage != "finetune")
-
-    @torch.no_grad()
-    def _start_search(self) -> None:
-        self.start()
-        self.stage = "search"
-
-    def _check_open(self) -> None:
-        if self.stage == "finalized":
-            raise ValueError("a pruner must have masked layers, got one after finalize(): they are plain now")
+        self.watch.close()
+        self.watch = Watch(self.masked)

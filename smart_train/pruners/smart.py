@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
 from smart_train.masks import Pool
@@ -20,7 +21,8 @@ class SmartPruner(Pruner):
     magnitude of their tile, standardised over its layer.
 
     Args:
-        model, pattern, sparsity, scope, search_steps, dense_steps, eps, filter_fn, example_input: see ``Pruner``.
+        model, pattern, sparsity, scope, search_steps, dense_steps, eps, filter_fn, example_input, process_group: see
+            ``Pruner``.
         temperature: (start, end) of a cosine, or a function of the progress of the search in [0, 1].
         warmup: fraction of the search in which the budget shrinks from everything to its target; 0 for a fixed budget.
         straight_through: N:M only; multiply by hard masks in the search, with the gradients of the soft ones.
@@ -48,11 +50,12 @@ class SmartPruner(Pruner):
         filter_fn: Callable[[nn.Module, str], bool] | None = None,
         straight_through: bool = False,
         example_input: Any = None,
+        process_group: ProcessGroup | None = None,
     ):
         self.cooling = Cooling(temperature, warmup)
         self.straight_through = straight_through
         stages = {"search_steps": search_steps, "dense_steps": dense_steps}
-        where = {"filter_fn": filter_fn, "example_input": example_input}
+        where = {"filter_fn": filter_fn, "example_input": example_input, "process_group": process_group}
         super().__init__(model, pattern, sparsity, scope=scope, eps=eps, **stages, **where)
 
     @property

@@ -87,6 +87,7 @@ class TaylorPruner(OneShotPruner):
         if not batches:
             raise ValueError("prepare must be given at least one batch, got none")
         found = saliency(self.masked, batches, loss)
+        self.masked.ranks.mean_(list(found.values()))
         for name, layer in self.layers.items():
             layer.scores.data.copy_(found[name])
         self.prepared = True

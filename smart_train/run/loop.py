@@ -44,4 +44,7 @@ def _shown(row: dict) -> str:
 
 def _bar(training: Training, title: str) -> tqdm:
     often = 0.2 if sys.stderr.isatty() else 10.0  # a log file wants few lines
-    return tqdm(total=training.steps, initial=training.step, desc=title, unit="step", mininterval=often)
+    bar = tqdm(total=training.steps, initial=training.step, desc=title, unit="step", mininterval=often)
+    if training.cold:
+        bar.set_postfix_str("compiling kernels")
+    return bar

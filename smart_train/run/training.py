@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels import warmup
 from smart_train.data import Data
 from smart_train.pruners import Pruner
 
@@ -79,6 +80,7 @@ class Training:
         self.steps = course.passes - looked_at
         self.seen = course.seen + looked_at
         self.optimizers = _optimizers(recipe, model, pruner)
+        self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
 
     def _take_off(self, course: Course) -> int:
         """Return how many batches go into the pruner's preparation instead of steps."""
@@ -97,12 +99,24 @@ class Training:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
         if self.pruner:
             self.pruner.step()
+        if self.cold and self.pruner.stage != "dense":
+            self._compile()
         for group in self.optimizers[0].param_groups:
             group["lr"] = self.lr * lr_factor(self.step, self.flat, self.steps)
         loss = self._loss(*self._batch(self.seen + self.step))
         self._update(loss)
         self.step += 1
         return loss.detach()
+
+    def _compile(self) -> None:
+        """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
+        images, _ = self._batch(self.seen + self.step)
+        with self._autocast():
+            warmup(self.model, [tuple(images.shape)])
+        self.cold = False
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
 
     def _update(self, loss: Tensor) -> None:
         pruner = self.pruner
@@ -120,7 +134,7 @@ class Training:
         return images.to(self.device), labels.to(self.device)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+        with self._autocast():
             if self.teacher is None:
                 return F.cross_entropy(self.model(images), labels)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote still loads: saved models give the same outputs, checkpoints go on to the same end."""
+"""Files of version 0.1.0 still load: saved models give the same outputs, checkpoints go on to the same end."""
 
 from pathlib import Path
 

@@ -95,6 +95,7 @@ def copy_chunk(warp, i):
 
     submit(warp, warp.copies, work)
     block.count["cp.async", size] += 1
+    block.count["cp.async bytes",] += int(np.minimum(count, size).sum())
 
 
 def tensor_operands(warp, operand: str, lane: int) -> tuple[TensorMap, list[int]]:

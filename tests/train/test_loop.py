@@ -3,8 +3,11 @@ import json
 import pytest
 import torch
 
+from smart_kernels.patterns import parse
+from smart_train import SmartPruner
 from smart_train import data as datasets
 from smart_train.models import build
+from smart_train.run import training as training_module
 from smart_train.run.evaluate import accuracy
 from smart_train.run.loop import fit
 from smart_train.run.recipe import Recipe
@@ -82,6 +85,51 @@ def test_a_loss_that_is_not_finite_stops_the_training(digits, tmp_path):
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="loss must be finite, got nan at step 5"):
         fit(Training(model, digits, recipe, Course(10)), tmp_path)
+
+
+def pruned(digits, cold):
+    """A training whose kernels are still to be compiled, or are not."""
+    torch.manual_seed(0)
+    recipe = Recipe.for_model("cnn-tiny", **TINY)
+    model = build("cnn-tiny", 1, 8, 10)
+    training = Training(
+        model, digits, recipe, Course(6), pruner=SmartPruner(model, parse(recipe.pattern), 0.75, search_steps=6)
+    )
+    training.cold = cold
+    return training
+
+
+def test_kernels_are_compiled_before_the_first_forward(digits, tmp_path, monkeypatch, capsys):
+    """After the pruner's first step, without which a masked layer runs no kernel of ours; the progress bar says so."""
+    training, seen = pruned(digits, cold=True), []
+
+    def warm(model, shapes):
+        seen.append((model, shapes, training.pruner.steps, training.step))
+
+    monkeypatch.setattr(training_module, "warmup", warm)
+    fit(training, tmp_path)
+    assert [(model is training.model, shapes, steps) for model, shapes, _, steps in seen] == [
+        (True, [(32, 1, 8, 8)], 0)
+    ]
+    assert seen[0][2] == 1 and not training.cold and "compiling kernels" in capsys.readouterr().err
+
+
+def test_compiling_changes_nothing_of_the_training(digits, tmp_path):
+    """It runs forward and backward of the masked model once more: no statistics, gradients or random numbers differ."""
+    states = []
+    for cold in (True, False):
+        training = pruned(digits, cold)
+        fit(training, tmp_path / str(cold))
+        states.append(training.model.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_nothing_is_compiled_on_a_cpu_or_without_a_pruner(digits):
+    recipe = Recipe.for_model("cnn-tiny", **TINY)
+    model = build("cnn-tiny", 1, 8, 10)
+    assert not Training(model, digits, recipe, Course(6)).cold
+    pruner = SmartPruner(model, parse(recipe.pattern), 0.75, search_steps=6)
+    assert not Training(model, digits, recipe, Course(6), pruner=pruner).cold
 
 
 def test_accuracy_leaves_the_mode_of_the_model_alone(digits):

@@ -8,6 +8,7 @@ from torch import nn
 
 from smart_kernels import NM, Block, Channel
 from smart_train import SmartPruner
+from tests.conftest import INTERPRETED
 
 from .small_models import CONVS, LINEARS, POINTWISE, Shared, make_layers, make_mlp
 
@@ -153,3 +154,22 @@ def test_step_does_not_wait_for_the_gpu():
             pruner.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="traces, which the interpreter does not change")
+@pytest.mark.parametrize("pattern", [Block(32, 32), NM(2, 4)], ids=str)
+def test_nothing_is_compiled_anew_while_the_temperature_falls(pattern):
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    pruner = SmartPruner(model, pattern, 0.5, search_steps=20)
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for _ in range(20):
+        pruner.step()
+        compiled(torch.randn(4, 64)).sum().backward()
+    assert len(graphs) <= 2  # the first threshold has no predecessor

@@ -1,6 +1,5 @@
 """Which layers have to share channel scores, so that a channel can really be removed."""
 
-import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,10 +8,8 @@ from torch import Tensor, nn
 
 from smart_kernels.convert.modules import BATCHNORMS
 
-from .follow import Follower, follow
+from .follow import Follower
 from .ties import STAYS
-
-logger = logging.getLogger("smart_kernels")
 
 
 class Member(NamedTuple):
@@ -36,16 +33,17 @@ class Group(NamedTuple):
     batchnorms: list[tuple[Member, nn.Module | None]]
 
 
-def coupled(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> list[Group]:
+def coupled(found: Follower, model: nn.Module, chosen: dict[str, nn.Module]) -> list[Group]:
     """Find groups of the chosen layers and of the grouped convolutions and BatchNorms that their channels run through.
 
     A layer is left out where a channel of it cannot be removed: the model returns it, something like a LayerNorm mixes
-    it with others, or a layer that is not chosen writes it, too.
+    it with others, or a layer that is not chosen writes it, too. ``found.notes`` says so.
 
-    Raises:
-        ValueError: channels reach an operator without a rule.
+    Args:
+        found: of a run of the model.
+        model: the same.
+        chosen: layers to prune by name.
     """
-    found = follow(model, example_input)
     writers = {name: module for name, module in model.named_modules() if _writes(found, module)}
     roots = {name: _roots(found, module.weight) for name, module in writers.items()}
     free = _free(found, writers, roots, chosen)
@@ -68,10 +66,12 @@ def _free(found: Follower, writers: dict, roots: dict, chosen: dict[str, nn.Modu
     """Find the chosen layers whose channels can all be removed, by name."""
     free = {name: writers[name] for name in chosen if name in writers}
     for name in chosen.keys() - free.keys():
-        logger.warning("%s stays dense: it does not run on the example", name)
+        runs = id(chosen[name].weight) in found.axes
+        why = "its channels cannot be removed" if runs else "it does not run on the example"
+        found.notes[f"{name} stays dense: {why}"] = None
     while stuck := _stuck(found, writers, roots, free):
         for name in stuck:
-            logger.warning("%s stays dense: its channels cannot be removed", name)
+            found.notes[f"{name} stays dense: its channels cannot be removed"] = None
             del free[name]
     return free
 

@@ -9,137 +9,133 @@ Nothing is traced, so any Python may happen in ``forward``; tied weights and fun
     conv b  5 6 7 8 --'
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from smart_kernels.convert.modules import call, evaluating
 
-from .rules import RULES
-from .ties import STAYS, Channels, Ties
+from .operands import plain_name, tensors_of, written
+from .output import copied, some_tensor
+from .places import Place, Places
+from .record import Record
+from .rules import READERS, RULES
+from .ties import STAYS, Channels, constant
+
+NOT_FEWER = "the model does not run with fewer"
+NOT_KNOWN = "it is not known what becomes of them"
 
 
-class Follower(TorchFunctionMode):
+class Follower(Record, TorchFunctionMode):
     """A recorder of what one forward does to the channels of a model.
 
-    Attributes:
-        ties: which numbers are tied.
-        axes: id of a Parameter or buffer -> its dimensions that hold channels, and their numbers.
-        read: numbers whose value changes something that is not tied to them.
-        dense, grouped, transposed: ids of the weights of layers that mix all channels, of grouped convolutions, and of
-            those among the former with input channels first.
-        place: name of the module that runs.
+    Args:
+        model: what is run; it stays as it is.
+        held: calls of operators, or inputs of modules, that need their channels in full number.
     """
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.ties = Ties()
-        self.axes: dict[int, dict[int, Tensor]] = {}
-        self.read: set[int] = set()
-        self.place = ""
-        self.dense: set[int] = set()
-        self.grouped: set[int] = set()
-        self.transposed: set[int] = set()
-        self.tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        self._channels, self._uses, self._makers = (WeakTensorKeyDictionary() for _ in range(3))
-        self._normalised: list[tuple[Tensor, int]] = []
+    def __init__(self, model: nn.Module, held: Collection[Place] = ()):
+        super().__init__(model)
+        self._model = model
+        self._held = held
+        self._places = Places()
+        self._failed: Place | None = None
+        self._calls = WeakTensorKeyDictionary()  # tensor -> the call that made it
+        self._unread: dict[Place, list[Tensor]] = {}  # numbers that no operator has read yet
+
+    @torch.no_grad()
+    def run(self, example_input) -> "Follower":
+        """Run the model in eval mode and conclude.
+
+        Raises:
+            ValueError: the output shows no tensor.
+            Exception: whatever the model raises; ``trouble`` says where then.
+        """
+        with evaluating(self._model), self._places.watching(self._model, self._enter), self:
+            outputs = some_tensor(call(self._model, copied(example_input)))
+        self.stay(*outputs)
+        self._hold_unread()
+        self.note_own_axes()
+        return self
+
+    @property
+    def trouble(self) -> Place:
+        """Return where the forward ended with an error."""
+        return self._failed or Place(self._places.module)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = function(*args, **kwargs)
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if not outputs or not any(t in self._channels or id(t) in self.tensors for t in inputs):
-            return out
-        for t in inputs:
-            self._uses[t] = self._uses.get(t, 0) + 1
-        name = function.__name__.strip("_")
-        rule = RULES.get(name)
-        if rule is None and any(t in self._channels and self._removable(self._channels[t]) for t in inputs):
-            raise ValueError(f"channels can be followed through known operators only, got {name} in {self.place}")
-        found = rule(self, function, args, kwargs, outputs) if rule else [None] * len(outputs)
-        for y, channels in zip(outputs, found, strict=True):
-            self._channels[y] = channels or constant(y)
+        place = self._places.next(plain_name(function))
+        try:
+            out = function(*args, **kwargs)
+        except Exception:
+            self._failed = place
+            raise
+        self._failed = None
+        inputs = tensors_of((args, kwargs))
+        if any(t in self._channels or self.known(t) for t in inputs):
+            self._follow(place, function, args, kwargs, inputs, out)
         return out
 
-    def channels(self, tensor: Tensor) -> Channels:
-        """Return the channels of any tensor: as found, or one for each element of a parameter, or constant."""
-        if tensor not in self._channels and id(tensor) in self.tensors:
-            numbers = self.ties.new(tensor.numel()).view(tensor.shape)
-            self._channels[tensor] = Channels(numbers, (tensor.detach() == 0).cpu())
-        return self._channels[tensor] if tensor in self._channels else constant(tensor)
+    def _follow(self, place: Place, function, args, kwargs, inputs: list[Tensor], out) -> None:
+        outputs = tensors_of(out)
+        changed = written(function, args, inputs, outputs)
+        if not outputs and place.operator in READERS:
+            self.stay(*inputs)
+        if not outputs and not changed:
+            return
+        for t in inputs:
+            self._uses[t] = self._uses.get(t, 0) + 1
+            self._unread.pop(self._calls.get(t), None)
+        zeros = [self.channels(t).zero for t in changed]
+        results = outputs or changed
+        for y, channels in zip(results, self._apply(place, inputs, function, args, kwargs, results), strict=True):
+            self._channels[y] = channels
+            self._calls[y] = place
+        if any((before & ~self._channels[t].zero).any() for t, before in zip(changed, zeros, strict=True)):
+            self._forget_zeros(changed)
+        if not any(t._base is not None for t in changed):  # a write into a view is read where the rest of it is
+            self._unread[place] = [self._channels[y].numbers for y in results if self.removable([y])]
 
-    def known(self, tensor: Tensor | None) -> bool:
-        """Return whether it is a parameter or buffer of the model."""
-        return id(tensor) in self.tensors
+    def _apply(self, place: Place, inputs: list[Tensor], function, args, kwargs, outputs) -> list[Channels]:
+        """Return the channels of the outputs by the rule for the call; without one those of the inputs stay."""
+        if place in self._held:
+            self._hold(place, inputs, NOT_FEWER)
+        try:
+            found = RULES[place.operator](self, function, args, kwargs, outputs)
+            return [channels or constant(y) for y, channels in zip(outputs, found, strict=True)]
+        except Exception:  # no rule, or arguments that it was not made for; what it has tied so far does no harm
+            self._hold(place, inputs, NOT_KNOWN)
+            return [constant(y) for y in outputs]
 
-    def axis(self, tensor: Tensor | None, dim: int, numbers: Tensor) -> None:
-        """Note that dimension ``dim`` of a parameter or buffer holds these channels."""
-        if tensor is not None:
-            self.ties.tie(self.axes.setdefault(id(tensor), {}).setdefault(dim, numbers), numbers)
+    def _hold(self, place: Place, inputs: list[Tensor], why: str) -> None:
+        if self.removable(inputs):
+            self.notes[f"channels stay that reach {place}: {why}"] = None
+        self.stay(*inputs)
 
-    def stay(self, *tensors: Tensor) -> None:
-        """Note that the channels of these cannot be removed."""
-        for tensor in tensors:
-            self.ties.stay(self.channels(tensor).numbers)
+    def _hold_unread(self) -> None:
+        """Let channels stay that only something which is not seen here can have read."""
+        for place, each in self._unread.items():
+            if any((self.ties.roots(numbers) != STAYS).any() for numbers in each):
+                self.notes[f"channels stay that leave {place}: it is not seen what reads them"] = None
+            for numbers in each:
+                self.ties.stay(numbers)
 
-    def made(self, y: Tensor, weight: Tensor) -> None:
-        """Note that ``y`` is the output of the layer with this weight."""
-        self._makers[y] = id(weight)
+    def _enter(self, place: Place, inputs) -> None:
+        if place in self._held:
+            self._hold(place, tensors_of(inputs), NOT_FEWER)
 
-    def normalised(self, x: Tensor, norm: Tensor | None) -> None:
-        """Note that ``x`` goes into the BatchNorm with this weight."""
-        if norm is not None and x in self._makers:
-            self._normalised.append((x, id(norm)))
-
-    def followers(self) -> dict[int, int]:
-        """Map the id of a layer's weight to that of the BatchNorm which alone reads its output."""
-        return {self._makers[x]: norm for x, norm in self._normalised if self._uses[x] == 1}
-
-    def finish(self, outputs) -> "Follower":
-        """Conclude after the forward: what the model returns stays, parameters used as they are get their axes."""
-        self.stay(*(t for t in tree_leaves(outputs) if isinstance(t, Tensor)))
-        for tensor in self.tensors.values():
-            if tensor in self._channels:
-                self._own_axis(tensor, self._channels[tensor])
-        return self
-
-    def _own_axis(self, tensor: Tensor, channels: Channels) -> None:
-        thin = Channels.thin(self.ties.roots(channels.numbers), channels.zero.new_zeros(()).expand(tensor.shape))
-        dims = [dim for dim, size in enumerate(thin.numbers.shape) if size > 1]
-        if len(dims) == 1:
-            self.axis(tensor, dims[0], thin.numbers.flatten())
-        else:
-            self.ties.stay(channels.numbers)
-
-    def _removable(self, channels: Channels) -> bool:
-        return bool((self.ties.roots(channels.numbers.unique()) != STAYS).any())
-
-
-def constant(tensor: Tensor) -> Channels:
-    """Return the channels of a tensor that does not follow from the model's layers: they stay."""
-    size = [1] * tensor.dim()
-    return Channels(torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool))
+    def _forget_zeros(self, changed: list[Tensor]) -> None:
+        """Note that what lies in the memory of these was written: other views of it are no longer 0."""
+        written_places = {_memory(t) for t in changed}
+        for tensor, (numbers, zero) in list(self._channels.items()):
+            if _memory(tensor) in written_places and not any(tensor is t for t in changed):
+                self._channels[tensor] = Channels(numbers, torch.zeros_like(zero))
 
 
-@torch.no_grad()
-def follow(model: nn.Module, example_input) -> Follower:
-    """Run the model once, in eval mode, and say which of its channels belong together.
-
-    Raises:
-        ValueError: channels reach an operator without a rule; the message names it and the module that calls it.
-    """
-    follower = Follower(model)
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(
-            module.register_forward_pre_hook(lambda _, __, name=name: setattr(follower, "place", name), prepend=True)
-        )
-    try:
-        with evaluating(model), follower:
-            return follower.finish(call(model, example_input))
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _memory(tensor: Tensor) -> int:
+    """Return where the memory of a tensor begins; -1 where it is not one piece."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else -1

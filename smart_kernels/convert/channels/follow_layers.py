@@ -6,12 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .follow_values import mix
-from .ties import Channels
+from .follow_places import mix
+from .operands import tensors_of
+from .ties import STAYS, Channels
 
 CONV = inspect.signature(lambda input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: None)
 TRANSPOSED = inspect.signature(
     lambda input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1: None
+)
+
+
+TORCH_BATCH_NORM = inspect.signature(
+    lambda input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled: None
 )
 
 
@@ -35,12 +41,13 @@ def conv_transpose(follower, function, args, kwargs, outputs):
 
 
 def batch_norm(follower, function, args, kwargs, outputs):
-    bound = inspect.signature(F.batch_norm).bind(*args, **kwargs)
+    signature = TORCH_BATCH_NORM if function is torch.batch_norm else inspect.signature(F.batch_norm)
+    bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     names = "input", "running_mean", "running_var", "weight", "bias"
     x, mean, var, weight, bias = (bound.arguments[name] for name in names)
     found = follower.channels(x).vector(1, x.shape[1])
-    if found is None or mean is None:
+    if found is None or mean is None or bound.arguments["training"]:
         return mix(follower, function, args, kwargs, outputs)
     numbers, zero = found
     for tensor in (mean, var, weight, bias):
@@ -54,9 +61,18 @@ def batch_norm(follower, function, args, kwargs, outputs):
     return [_along(numbers, dead, x.dim(), 1)]
 
 
+def instance_norm(follower, function, args, kwargs, outputs):
+    """Follow one that normalises each channel by itself and has nothing of its own for it."""
+    x, *rest = (*args, *kwargs.values())
+    found = follower.channels(x).vector(1, x.shape[1])
+    if found is None or any(isinstance(t, Tensor) for t in rest):
+        return mix(follower, function, args, kwargs, outputs)
+    return [follower.channels(x)]
+
+
 def prelu(follower, function, args, kwargs, outputs):
     """Follow one slope for all, or one per channel."""
-    x, weight = args
+    x, weight = inspect.signature(lambda input, weight: None).bind(*args, **kwargs).args
     channels = follower.channels(x)
     if weight.numel() > 1:
         found = channels.vector(1, x.shape[1])
@@ -64,6 +80,20 @@ def prelu(follower, function, args, kwargs, outputs):
             return mix(follower, function, args, kwargs, outputs)
         follower.axis(weight, 0, found[0])
     return [channels]
+
+
+def embedding(follower, function, args, kwargs, outputs):
+    """Start new channels: the columns of the table."""
+    bound = inspect.signature(F.embedding).bind(*args, **kwargs).arguments
+    table = bound["weight"]
+    if not follower.known(table):
+        return mix(follower, function, args, kwargs, outputs)
+    numbers = follower.new(table.shape[1])
+    follower.axis(table, 0, torch.full((len(table),), STAYS))
+    follower.axis(table, 1, numbers)
+    follower.dense.add(id(table))
+    follower.transposed.add(id(table))
+    return [_along(numbers, (table.detach() == 0).all(0).cpu(), outputs[0].dim(), -1)]
 
 
 def _dense(follower, bound, args, kwargs, outputs, dim: int, axes: tuple[int, int]) -> list[Channels | None]:
@@ -76,7 +106,7 @@ def _dense(follower, bound, args, kwargs, outputs, dim: int, axes: tuple[int, in
     used = (weight.detach() != 0).transpose(0, axes[0]).flatten(2).any(-1) if weight.dim() > 2 else weight.detach() != 0
     used = used.cpu() & ~zero
     follower.read.update(numbers[used.any(0)].tolist())
-    new = follower.ties.new(len(used))
+    new = follower.new(len(used))
     follower.axis(weight, axes[0], new)
     follower.axis(weight, axes[1], numbers)
     follower.axis(bias, 0, new)
@@ -110,7 +140,7 @@ def _unknown(follower, weight: Tensor, args, kwargs, outputs) -> list[None]:
     if follower.known(weight):
         for dim, size in enumerate(weight.shape[:2]):
             follower.axis(weight, dim, torch.zeros(size, dtype=torch.int64))
-    follower.stay(*(t for t in args if isinstance(t, Tensor) and not follower.known(t)))
+    follower.stay(*(t for t in tensors_of((args, kwargs)) if not follower.known(t)))
     return [None] * len(outputs)
 
 

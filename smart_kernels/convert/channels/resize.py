@@ -35,6 +35,10 @@ def resize_(model: nn.Module) -> None:
             module.num_features = len(module.running_mean)
         elif isinstance(module, nn.PReLU):
             module.num_parameters = len(weight)
+        elif isinstance(module, nn.Embedding):
+            module.embedding_dim = weight.shape[1]
+        elif isinstance(module, nn.RNNBase):
+            module.input_size = module.weight_ih_l0.shape[1]
 
 
 def sizes(model: nn.Module) -> Sizes:

@@ -1,47 +1,65 @@
 """The rule of each operator: what it does to the channels of its inputs. See ``follow.py``.
 
 A rule takes the follower, the function, its arguments and its output tensors, and returns the channels of each output;
-None for one whose channels are all mixed up and stay.
+None for one whose channels are all mixed up and stay. The channels that reach an operator without a rule stay, too.
 """
 
 from collections.abc import Callable
 
-from .follow_layers import batch_norm, conv, conv_transpose, linear, prelu
-from .follow_moves import chunk, move, shape
-from .follow_values import combine, keep, mix, pad, pool, reduce
+from .follow_layers import batch_norm, conv, conv_transpose, embedding, instance_norm, linear, prelu
+from .follow_moves import chunk, fresh, glu, move, shape, write
+from .follow_places import along, mix, normalize, pad, pool, reduce, sample
+from .follow_recurrent import pack, recurrent
+from .follow_values import elementwise, keep, product, quotient
 
 BY_RULE: dict[Callable, str] = {
-    keep: """relu relu6 hardtanh gelu silu hardswish mish tanh sigmoid hardsigmoid leaky_relu elu selu celu softplus
-        softsign logsigmoid exp log abs neg sqrt rsqrt square pow clamp clip dropout dropout1d dropout2d feature_dropout
-        rsub rtruediv clone contiguous to type float double half bfloat16 detach""",
-    combine: "add sub mul div maximum minimum",
-    pool: """max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d
-        adaptive_max_pool2d lp_pool2d interpolate""",
+    elementwise: """relu relu6 hardtanh gelu silu hardswish hardsigmoid mish tanh sigmoid leaky_relu elu selu celu rrelu
+        softplus softsign logsigmoid hardshrink softshrink tanhshrink threshold exp exp2 expm1 log log2 log10
+        log1p logit abs absolute neg negative positive sign sgn sqrt rsqrt square reciprocal pow rpow
+        float_power ceil floor round trunc frac sin cos tan asin acos atan sinh cosh asinh acosh atanh sinc erf
+        erfc erfinv deg2rad rad2deg clamp clip clamp_min clamp_max nan_to_num add iadd radd sub isub rsub
+        subtract rtruediv rdiv addcmul addcdiv lerp maximum minimum fmax fmin atan2 hypot logaddexp logaddexp2
+        fmod remainder mod xlogy copysign heaviside where masked_fill gt ge lt le eq ne greater greater_equal
+        less less_equal not_equal isnan isinf isfinite isclose logical_and logical_or logical_xor logical_not
+        bitwise_and bitwise_or bitwise_xor bitwise_not and or xor invert""",
+    product: "mul imul rmul multiply",
+    quotient: "div itruediv truediv divide true_divide floor_divide floordiv",
+    keep: """dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout clone
+        contiguous to type type_as float double half bfloat16 bool int long cpu cuda detach alias requires_grad
+        zeros_like ones_like full_like rand_like randn_like empty_like""",
+    pool: """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+        adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+        lp_pool1d lp_pool2d lp_pool3d interpolate upsample upsample_nearest upsample_bilinear""",
+    sample: "grid_sample",
     pad: "pad",
-    reduce: "mean sum amax amin",
-    mix: """layer_norm group_norm instance_norm rms_norm softmax log_softmax matmul bmm baddbmm einsum normalize
-        scaled_dot_product_attention multi_head_attention_forward setitem""",
-    move: "permute transpose squeeze unsqueeze expand movedim moveaxis swapaxes t get cat stack",
-    shape: """view reshape flatten unflatten split split_with_sizes tensor_split unbind getitem narrow select
-        index_select repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle channel_shuffle""",
+    reduce: """mean sum nansum nanmean amax amin max min prod var std var_mean std_mean norm vector_norm median any all
+        logsumexp""",
+    along: "softmax log_softmax softmin cumsum cumprod cummax cummin logcumsumexp sort argsort",
+    normalize: "normalize",
+    mix: """layer_norm group_norm rms_norm local_response_norm matmul rmatmul mm bmm mv dot inner outer addmm addbmm
+        baddbmm bilinear einsum tensordot kron cdist cross cosine_similarity scaled_dot_product_attention
+        multi_head_attention_forward""",
+    move: """permute transpose squeeze unsqueeze expand expand_as movedim moveaxis swapaxes swapdims t get cat concat
+        concatenate stack""",
+    shape: """view view_as reshape reshape_as flatten unflatten ravel split split_with_sizes tensor_split unbind
+        getitem narrow select index_select unfold repeat tile repeat_interleave roll flip pixel_shuffle
+        pixel_unshuffle channel_shuffle""",
     chunk: "chunk",
+    glu: "glu",
+    write: "setitem",
+    fresh: "new_zeros new_ones new_full new_empty new_tensor",
     linear: "linear",
     conv: "conv1d conv2d conv3d",
     conv_transpose: "conv_transpose1d conv_transpose2d conv_transpose3d",
     batch_norm: "batch_norm",
+    instance_norm: "instance_norm",
     prelu: "prelu",
-}
-ALIASES = {
-    "iadd": "add",
-    "radd": "add",
-    "isub": "sub",
-    "imul": "mul",
-    "rmul": "mul",
-    "itruediv": "div",
-    "truediv": "div",
-    "concat": "cat",
-    "concatenate": "cat",
-    "absolute": "abs",
+    embedding: "embedding",
+    pack: "pack_padded_sequence",
+    recurrent: "lstm gru rnn_tanh rnn_relu",
 }
 RULES: dict[str, Callable] = {name: rule for rule, names in BY_RULE.items() for name in names.split()}
-RULES |= {alias: RULES[name] for alias, name in ALIASES.items()}
+TO_PYTHON = (
+    "item tolist numpy array bool float int index contains equal allclose is_nonzero"  # give values, not tensors
+)
+READERS = frozenset(TO_PYTHON.split())

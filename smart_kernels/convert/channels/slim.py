@@ -1,20 +1,17 @@
 """``slim_``: channels that are exactly 0, or that nobody reads, leave the model; what is left are smaller layers."""
 
+import logging
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from smart_kernels.convert.measure import agrees
-from smart_kernels.convert.modules import call, evaluating
+from smart_kernels.convert.modules import check_whole
 from smart_kernels.nn import Masked, Sparse
 
-from .follow import Follower, follow
-from .resize import note_, resize_, select_, sizes
-from .ties import STAYS
+from .remove import remove_
+from .resize import note_, sizes
 
-PASSES = 10  # removing rows may leave columns unread, and so on up the model
+logger = logging.getLogger("smart_kernels")
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,8 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
 
     Parameters stay the same objects with less in them, so that tied weights stay tied. Optimizers made before hold
     states of the old sizes: make new ones. The model is run to find out what belongs together, and again to check that
-    its output is the same but for rounding.
+    its output is the same but for rounding. Where it does not run with fewer channels, sizes written into its
+    ``forward`` for instance, they stay, with one line in the log.
 
     Args:
         model: plain, as ``SmartPruner.finalize`` or ``unmask_`` leave it; not yet ``compress_``-ed.
@@ -53,60 +51,18 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
         The layers that became smaller; ``print`` shows them.
 
     Raises:
-        ValueError: masked or sparse layers; an operator that channels cannot be followed through; or an output that
-            changed, when the model is put back as it was.
+        ValueError: masked or sparse layers, an output without a tensor, or one that changed. The model is as it was
+            then, as after any other error.
     """
     if any(isinstance(module, Masked | Sparse) for module in model.modules()):
         raise ValueError("slim_ needs plain layers: call finalize() or unmask_(model) before, and compress_ after it")
+    check_whole(model, "slim_")
     before = {id(t): t.data for t in (*model.parameters(), *model.buffers())}
     old_sizes = sizes(model)
-    expected = _run(model, example_input)
-    try:
-        for _ in range(PASSES):
-            if not _cut(model, follow(model, example_input)):
-                break
-        _check_same(expected, _run(model, example_input))
-    except Exception as error:
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.data = before[id(tensor)]
-        resize_(model)
-        raise ValueError(f"slim_ left the model as it was: {error}") from error
+    for note in remove_(model, example_input).notes:
+        logger.warning(note)
     note_(model, {name: size for name, size in sizes(model).items() if size != old_sizes[name]})
     return Slimmed(_changes(model, before), (_count(model, before), sum(p.numel() for p in model.parameters())))
-
-
-def _cut(model: nn.Module, found: Follower) -> bool:
-    """Remove every channel that nothing reads; whether there were any."""
-    axes = {key: {dim: found.ties.roots(n) for dim, n in dims.items()} for key, dims in found.axes.items()}
-    live = found.ties.root_set(found.read) | {STAYS}
-    for roots in (roots for dims in axes.values() for roots in dims.values()):
-        if live.isdisjoint(roots.tolist()):
-            live.add(roots[0].item())  # a tensor without channels is no layer
-    alive = torch.tensor(sorted(live))
-    cut = False
-    for key, dims in axes.items():
-        tensor = found.tensors[key]
-        for dim, roots in dims.items():
-            keep = torch.isin(roots, alive)
-            if not keep.all():
-                select_(tensor, dim, keep.nonzero()[:, 0])
-                cut = True
-    resize_(model)
-    return cut
-
-
-@torch.no_grad()
-def _run(model: nn.Module, example_input) -> list[Tensor]:
-    with evaluating(model):
-        return [t.clone() for t in tree_leaves(call(model, example_input)) if isinstance(t, Tensor)]
-
-
-def _check_same(expected: list[Tensor], outputs: list[Tensor]) -> None:
-    for before, after in zip(expected, outputs, strict=True):
-        if not agrees(after, before):
-            error = (after.double() - before.double()).norm()
-            size = before.double().norm()
-            raise ValueError(f"the output must agree to rounding, got a relative difference of {error / size:.1e}")
 
 
 def _changes(model: nn.Module, before: dict[int, Tensor]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -1,6 +1,6 @@
 """From a pruned model to a fast one: ``compress_``, its settings, its report, and warming the result up."""
 
-from .compress import LAYERS, compress_
+from .compress import compress_
 from .explain import explaining_groups
 from .report import LayerReport, Report
 from .select import PLAIN
@@ -10,7 +10,6 @@ from .warmup import warmup
 __all__ = [
     "BACKENDS",
     "DENSE",
-    "LAYERS",
     "PLAIN",
     "LayerReport",
     "Report",

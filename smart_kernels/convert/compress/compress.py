@@ -6,17 +6,32 @@ import torch
 from torch import nn
 
 from smart_kernels.convert.measure import device_name
-from smart_kernels.convert.modules import device_of, fold_batchnorm_, inputs_of, swap_, users_of_weights
+from smart_kernels.convert.modules import (
+    LAYERS,
+    Outputs,
+    Snapshot,
+    bake_torch_masks_,
+    device_of,
+    fold_proven_,
+    inputs_of,
+    left_alone,
+    swap_,
+    unfoldable,
+    users_of_weights,
+    whole_or_not_at_all,
+)
 from smart_kernels.nn import Masked, Sparse
 
+from .agreeing import keep_what_agrees_
+from .alike import Memory
 from .explain import zeros_of
+from .original import Original
 from .report import Report
 from .select import Selected, lacking, select
 from .settings import Settings
 from .whole import settle_
 
 logger = logging.getLogger("smart_kernels")
-LAYERS = (nn.Linear, nn.Conv2d)
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "FSDPModule")
 
 
@@ -31,11 +46,19 @@ def compress_(
 ) -> Report:
     """Make a pruned model fast, in place: each layer keeps the backend that wins on its own input.
 
-    Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts. Candidates are
+    Works on anybody's pruned model: zeros in plain ``nn.Linear`` and ``nn.Conv2d`` are what counts, masks of
+    ``torch.nn.utils.prune`` become zeros. Modules stay the same objects; hooks, names and attributes survive. What
+    cannot be changed safely is left alone, with a line in the report. The output of the whole model is compared in the
+    end: where it has changed by more than rounding, layers that change it are taken back. Candidates are
     timed interleaved; a sparse one has to win by more than the spread. A layer that stays dense stays a plain module.
-    In the end the whole model is timed beside the dense ones, and is a dense one where that is faster.
-    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with. What is free both
-    get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into channels_last.
+    Of layers that are alike, in sizes, input and zeros, one is measured, unless its choice was a close one.
+    What is free all get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into
+    channels_last. In the end the whole model is timed beside the dense ones and beside itself as it came, and is one of
+    those where that is faster: then nothing is folded and each tensor is where it was.
+    With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with.
+
+    Needs memory for the candidates of one layer at a time, and until the end for the winners and for the old form of
+    what was folded or put into channels_last.
 
     Args:
         model: on the device it will run on. Layers compressed before are chosen again.
@@ -51,29 +74,49 @@ def compress_(
 
     Raises:
         ValueError: the model is wrapped, still masked, itself a single layer or without parameters, or an argument is
-            unknown, or asks for CUDA graphs elsewhere.
+            unknown, or asks for CUDA graphs elsewhere; or the output has changed. The model is as it was then, as
+            after any other error.
     """
     settings = Settings(pattern, backends, policy, seconds, cuda_graph)
     _check(model)
     device = device_of(model)
     settings.check_device(device)
-    _prepare(model)
-    selected, absent = _select(model, example_input, settings)
-    rows, before, after = settle_(model, selected, example_input, settings)
-    return Report(rows, device_name(device), absent=absent, settings=settings.to_dict(), before=before, after=after)
+    with whole_or_not_at_all(model):
+        expected = Outputs(model, example_input)
+        bake_torch_masks_(model, list(model.modules()))
+        original = Original(model, Snapshot(model))
+        left = left_alone(model) | _prepare(model, example_input, expected)
+        selected, absent = _select(model, example_input, settings, left)
+        plain = Snapshot(model)
+        rows, before, after = settle_(model, original, selected, example_input, settings)
+        if expected.changed(model):
+            rows, after = keep_what_agrees_(model, plain, rows, expected, settings)
+    if expected.unknown:
+        absent += (f"the output of the whole model was not compared: {expected.unknown}",)
+    costs = {"before": before, "after": after}
+    return Report(rows, device_name(device), absent=absent, settings=settings.to_dict(), left=left, **costs)
 
 
-def _prepare(model: nn.Module) -> None:
-    """Make it a plain model with all that is free for a dense one, too."""
+def _prepare(model: nn.Module, example_input, expected: Outputs) -> dict[str, str]:
+    """Make it a plain model with all that may be faster for a dense one, too. Tensors are replaced, not written to.
+
+    Returns:
+        the BatchNorms that stay, with the reasons.
+    """
     for module in {m for m in model.modules() if isinstance(m, Sparse)}:
         swap_(model, {module: module.to_dense()})
-    fold_batchnorm_(model)
+    unfolded = Snapshot(model)
+    left = unfoldable(model)
+    if (folded := fold_proven_(model, example_input)) and (difference := expected.changed(model)):
+        unfolded.restore()
+        left |= dict.fromkeys(folded, f"with it folded, the model gives {difference}")
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)
+    return left
 
 
 def _select(
-    model: nn.Module, example_input, settings: Settings
+    model: nn.Module, example_input, settings: Settings, left: dict[str, str]
 ) -> tuple[dict[tuple[str, ...], Selected], tuple[str, ...]]:
     """Measure the layers, each on its own input.
 
@@ -81,30 +124,38 @@ def _select(
         what each weight may end as, by the names of the layers that share it; and a line for each reason why something
         could not be tried on this device.
     """
-    groups = _weights(model)
-    inputs = inputs_of(model, [layers[0] for layers in groups.values()], example_input)
+    groups = _weights(model, left)
+    inputs = inputs_of(model, [layer for layers in groups.values() for layer in layers.values()], example_input)
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
-    for names, layers in groups.items():
-        zeros = zeros_of(layers[0], settings.pattern)
+    memory = Memory()
+    for layers in groups.values():
+        shared = dict(sorted(layers.items(), key=lambda item: item[1] not in inputs))  # the first is measured
+        first = next(iter(shared.values()))
+        zeros = zeros_of(first, settings.pattern)
         absent |= dict.fromkeys(lacking(zeros, settings.tried))
-        shared = dict(zip(names, layers, strict=True))
-        selected[names] = select(shared, zeros, inputs.get(layers[0]), settings)
+        selected[tuple(shared)] = select(shared, zeros, inputs.get(first), settings, memory)
     return selected, tuple(absent)
 
 
-def _weights(model: nn.Module) -> dict[tuple[str, ...], list[nn.Module]]:
-    """Find the Linears and Conv2ds by weight: the names and the modules that share it."""
+def _weights(model: nn.Module, left: dict[str, str]) -> dict[int, dict[str, nn.Module]]:
+    """Find the Linears and Conv2ds by weight: those that share it, by name.
+
+    A weight that somebody uses who is none of those, or of whom there is a line in ``left``, is left out with a line.
+    """
     users = users_of_weights(model)
     modules = dict(model.named_modules())
-    groups: dict[tuple[str, ...], list[nn.Module]] = {}
-    for module in modules.values():
-        if type(module) in LAYERS:
-            names = tuple(users[id(module.weight)])
-            groups[names] = [modules[name] for name in names]
-    for names in [names for names, layers in groups.items() if len({type(layer) for layer in layers}) > 1]:
-        logger.warning("the weight of %s stays dense: it has users of several kinds", ", ".join(names))
-        del groups[names]
+    groups: dict[int, dict[str, nn.Module]] = {}
+    for name, module in modules.items():
+        if type(module) not in LAYERS or name in left:
+            continue
+        sharing = {each: modules[each] for each in users[id(module.weight)]}
+        others = [each for each, other in sharing.items() if type(other) is not type(module) or each in left]
+        if others:
+            left[name] = f"its weight has users of several kinds, {', '.join(others)} among them"
+            logger.warning("%s stays dense: %s", name, left[name])
+        else:
+            groups.setdefault(id(module.weight), sharing)
     return groups
 
 

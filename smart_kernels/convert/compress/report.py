@@ -63,7 +63,9 @@ class Report:
         absent: a line for each backend that could not be tried there.
         settings: arguments of ``compress_``, to choose again in the same way.
         before, after: what the whole model cost, dense, and costs now. ``before.ms`` is the time of the best dense
-            model, with plain layers or each as its own ``baseline``: BatchNorms folded, channels_last; timed in turns.
+            model: as it came, or with BatchNorms folded, in channels_last, with plain layers or each as its own
+            ``baseline``; timed in turns.
+        left: name of each layer or BatchNorm that was left alone -> why.
     """
 
     rows: tuple[LayerReport, ...]
@@ -73,6 +75,7 @@ class Report:
     settings: dict = field(default_factory=dict)
     before: Cost | None = None
     after: Cost | None = None
+    left: dict[str, str] = field(default_factory=dict)
 
     @property
     def totals(self) -> dict[str, float]:
@@ -99,7 +102,7 @@ class Report:
         absent = tuple(data.get("absent", ()))
         settings = data.get("settings", {})
         costs = [None if data.get(when) is None else Cost(**data[when]) for when in ("before", "after")]
-        return cls(rows, data["device"], data["torch_version"], absent, settings, *costs)
+        return cls(rows, data["device"], data["torch_version"], absent, settings, *costs, data.get("left", {}))
 
     def __str__(self) -> str:
         lines = [("layer", "shape", "kept", "tile", "runs as", "dense ms", "ms", "speedup", "spread", "")]
@@ -111,7 +114,8 @@ class Report:
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         whole = [f"whole model  {self.before.change(self.after)}"] if self.before and self.after else []
         head = f"{self.device}, torch {self.torch_version}"
-        return "\n".join([head, *(line.rstrip() for line in table), *whole, *self.absent])
+        left = [f"{name or 'the model'} is left alone: {reason}" for name, reason in self.left.items()]
+        return "\n".join([head, *(line.rstrip() for line in table), *whole, *self.absent, *left])
 
 
 def _cells(row: LayerReport) -> tuple[str, ...]:

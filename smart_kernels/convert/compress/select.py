@@ -7,14 +7,14 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.measure import Times, agrees, choose, pair_ratio, timing
+from smart_kernels.convert.measure import Choice, Times, choose, pair_ratio, timing
 from smart_kernels.formats import FORMATS, Format, Zeros
 from smart_kernels.nn import geometry, sparse_layer, weight_shape
 
+from .alike import Likeness, Measured, Memory, likeness
 from .report import LayerReport
 from .settings import Settings
-
-PLAIN = "dense"  # label of the layer itself
+from .usable import PLAIN, usable
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -36,7 +36,20 @@ class Selected:
     plain: Outcome
 
 
-def select(layers: dict[str, Layer], zeros: Zeros, x: Tensor | None, settings: Settings) -> Selected:
+@dataclass(frozen=True)
+class Subject:
+    """Layers that share a weight, of which the first is measured on its input ``x``, and how their line begins."""
+
+    report: LayerReport
+    layers: list[Layer]
+    zeros: Zeros
+    x: Tensor
+    like: Likeness
+
+
+def select(
+    layers: dict[str, Layer], zeros: Zeros, x: Tensor | None, settings: Settings, memory: Memory | None = None
+) -> Selected:
     """Measure everything that the layers which share a weight could run as.
 
     Args:
@@ -44,6 +57,7 @@ def select(layers: dict[str, Layer], zeros: Zeros, x: Tensor | None, settings: S
         zeros: their weight, and what its zeros are made of.
         x: the input of the first, or None where the model does not call it.
         settings: how to choose.
+        memory: layers of the same model that were measured before; a layer like one of them runs as it does.
     """
     layer = next(iter(layers.values()))
     name, *others = layers
@@ -51,25 +65,54 @@ def select(layers: dict[str, Layer], zeros: Zeros, x: Tensor | None, settings: S
     report = LayerReport(name, tuple(weight_shape(layer)), density, zeros.tile, shared=tuple(others))
     if x is None:
         return _alone(replace(report, note="not called: left as it is"))
-    modules = candidates(
-        [*layers.values()], zeros, settings.tried
-    )  # outside of inference mode: what is built here trains later
+    report = replace(report, note=_left_dense(layer, settings))
+    subject = Subject(report, [*layers.values()], zeros, x, likeness(layer, zeros, x))
+    memory = Memory() if memory is None else memory
+    seen = memory.find(subject.like)
+    return (seen and _as_seen(subject, settings, seen)) or _measure(subject, settings, memory)
+
+
+def _measure(subject: Subject, settings: Settings, memory: Memory) -> Selected:
+    # outside of inference mode: what is built here trains later
+    modules = candidates(subject.layers, subject.zeros, settings.tried)
     dense = tuple(label for label in modules if FORMATS[name_of(label)].dense)
     with torch.inference_mode():
-        modules, notes = _usable(modules, x, settings.cuda_graph)
-        calls = {label: partial(module, x) for label, module in modules.items()}
+        modules, notes = usable(modules, subject.x, settings.cuda_graph)
+        calls = {label: partial(module, subject.x) for label, module in modules.items()}
         times = {}
         if len(calls) > 1:
-            times = timing.time_in_turns(calls, dense, x.device, settings.seconds, settings.cuda_graph)
-    report = replace(report, note="; ".join(filter(None, [*notes, _left_dense(layer, settings)])))
+            times = timing.time_in_turns(calls, dense, subject.x.device, settings.seconds, settings.cuda_graph)
+    report = _noted(subject.report, *notes)
     if not times:
         return _alone(report)
     choice = choose(times, dense, settings.policy)
+    memory.add(Measured(report.name, subject.like, times, choice), dense)
+    return _selected(report, times, choice, modules)
+
+
+def _as_seen(subject: Subject, settings: Settings, seen: Measured) -> Selected | None:
+    """Return the outcomes of a layer like this one; None where this one cannot run as that does."""
+    wanted = {PLAIN, seen.choice.name, seen.choice.baseline}
+    modules = candidates(subject.layers, subject.zeros, settings.tried, wanted)
+    with torch.inference_mode():
+        modules, _ = usable(modules, subject.x, settings.cuda_graph)
+    if wanted != modules.keys():
+        return None
+    return _selected(_noted(subject.report, f"measured as {seen.name}"), seen.times, seen.choice, modules)
+
+
+def _noted(report: LayerReport, *notes: str) -> LayerReport:
+    return replace(report, note="; ".join(filter(None, [*notes, report.note])))
+
+
+def _selected(report: LayerReport, times: Times, choice: Choice, modules: dict[str, nn.Module]) -> Selected:
     labels = (choice.name, choice.baseline, PLAIN)
     return Selected(*(_outcome(report, times, label, choice.baseline, modules[label]) for label in labels))
 
 
-def candidates(layers: list[Layer], zeros: Zeros, backends: tuple[str, ...]) -> dict[str, nn.Module]:
+def candidates(
+    layers: list[Layer], zeros: Zeros, backends: tuple[str, ...], wanted: set[str] | None = None
+) -> dict[str, nn.Module]:
     """Build what a layer could run as, by label; what a format refuses is left out.
 
     Args:
@@ -77,6 +120,7 @@ def candidates(layers: list[Layer], zeros: Zeros, backends: tuple[str, ...]) -> 
             has a geometry that no sparse layer has.
         zeros: the weight.
         backends: names of formats.
+        wanted: labels of those to build; None for all.
     """
     layer = layers[0]
     found: dict[str, nn.Module] = {PLAIN: layer}
@@ -84,6 +128,8 @@ def candidates(layers: list[Layer], zeros: Zeros, backends: tuple[str, ...]) -> 
         return found
     for format in map(FORMATS.__getitem__, backends):
         for label, options in format.candidates(zeros):
+            if wanted is not None and label not in wanted:
+                continue
             try:
                 found[label] = sparse_layer(layer, format.from_zeros(zeros, **options))
             except ValueError:
@@ -135,24 +181,6 @@ def _outcome(report: LayerReport, times: Times, label: str, baseline: str, modul
         pairs=len(times[PLAIN]),
     )
     return Outcome(report, format)
-
-
-def _usable(modules: dict[str, nn.Module], x: Tensor, cuda_graph: bool) -> tuple[dict[str, nn.Module], list[str]]:
-    """Return the candidates whose output is the dense one and that can be timed, and a line about each other kind."""
-    exact = modules[PLAIN](x)
-    differ = [label for label, module in modules.items() if label != PLAIN and not agrees(module(x), exact)]
-    loose = [label for label in modules if cuda_graph and label not in differ and not _capturable(modules[label], x)]
-    reasons = {"output differs": differ, "not in a CUDA graph": loose}
-    good = {label: module for label, module in modules.items() if label not in (*differ, *loose)}
-    return good, [f"{reason}: {', '.join(wrong)}" for reason, wrong in reasons.items() if wrong]
-
-
-def _capturable(module: nn.Module, x: Tensor) -> bool:
-    try:
-        timing.capture(partial(module, x))
-    except RuntimeError:
-        return False
-    return True
 
 
 def _left_dense(layer: Layer, settings: Settings) -> str:

@@ -1,50 +1,74 @@
-"""The model with the winners, held against the dense ones: what wins alone may lose in the model."""
+"""The model with the winners, held against the dense ones and itself: what wins alone may lose in the model."""
 
-import copy
 from dataclasses import replace
 from statistics import median
 
 from torch import nn
 
 from smart_kernels.convert.measure import Cost, cost, settle, time_models
-from smart_kernels.convert.modules import swap_
-from smart_kernels.nn import sparse_layer
+from smart_kernels.convert.modules import swap_, twin
+from smart_kernels.nn import Sparse, sparse_layer
 
+from .original import Original
 from .report import LayerReport
 from .select import Selected
 from .settings import Settings
 
 KINDS = ("chosen", "rival", "plain")  # attributes of Selected
+ORIGINAL = "original"  # the model as it came
 
 Weights = dict[tuple[str, ...], Selected]  # by the names of the layers that share one
 
 
 def settle_(
-    model: nn.Module, selected: Weights, example_input, settings: Settings
+    model: nn.Module, original: Original, selected: Weights, example_input, settings: Settings
 ) -> tuple[tuple[LayerReport, ...], Cost, Cost]:
-    """Swap the layers for the winners, or for the dense ones where the whole model is faster so.
+    """Swap the layers for the winners, or for the dense ones or what they came as where the whole model is faster so.
+
+    Args:
+        model: with plain layers, and with what is free for all.
+        original: the model as it came. It is a candidate where it differs and stores nothing that is not to be tried.
 
     Returns:
         the lines of the layers, what the fastest dense model costs, and what the model costs now.
     """
     before = cost(model, example_input)
-    models = {kind: _with(_twin(model), selected, kind) for kind in _different(selected)}
+    models = {kind: _with(twin(model), selected, kind) for kind in _different(selected)}
+    if original.differs(model) and original.stored_as() <= set(settings.tried):
+        models[ORIGINAL] = original.model
     times = time_models(models, example_input, settings.seconds, settings.cuda_graph)
     kind = settle(times, settings.policy)
     ms = {name: 1e3 * median(rounds) for name, rounds in times.items()}
-    dense_ms = min(ms[name] for name in models if not any(_all(selected, name, "sparse")))
-    after = replace(cost(_with(model, selected, kind), example_input), ms=ms[kind])
-    return tuple(_report(each, kind) for each in selected.values()), replace(before, ms=dense_ms), after
+    dense_ms = min(ms[name] for name, each in models.items() if _is_dense(each))
+    rows = _finish(model, original, selected, kind)
+    after = replace(cost(model, example_input), ms=ms[kind])
+    return rows, replace(before, ms=dense_ms), after
+
+
+def _finish(model: nn.Module, original: Original, selected: Weights, kind: str) -> tuple[LayerReport, ...]:
+    """Make the model the one that won, and return the lines of its layers."""
+    if kind == ORIGINAL:
+        original.put_back_()
+        return tuple(_as_it_came(model.get_submodule(each.plain.report.name), each) for each in selected.values())
+    _with(model, selected, kind)
+    return tuple(_report(each, kind) for each in selected.values())
+
+
+def _as_it_came(layer: nn.Module, each: Selected) -> LayerReport:
+    report = replace(each.plain.report, note=_joined(each.plain.report.note, "the model as it came is faster"))
+    if not isinstance(layer, Sparse):
+        return report
+    return replace(report, choice=layer.format.name, options=layer.format.options(), ms=None)  # was not timed alone
+
+
+def _is_dense(model: nn.Module) -> bool:
+    return all(module.format.dense for module in model.modules() if isinstance(module, Sparse))
 
 
 def _different(selected: Weights) -> list[str]:
     """Return the kinds without those that equal an earlier one."""
-    choices = [_all(selected, kind, "choice") for kind in KINDS]
+    choices = [[getattr(each, kind).report.choice for each in selected.values()] for kind in KINDS]
     return [kind for i, kind in enumerate(KINDS) if choices[i] not in choices[:i]]
-
-
-def _all(selected: Weights, kind: str, attribute: str) -> list:
-    return [getattr(getattr(each, kind).report, attribute) for each in selected.values()]
 
 
 def _report(each: Selected, kind: str) -> LayerReport:
@@ -52,12 +76,11 @@ def _report(each: Selected, kind: str) -> LayerReport:
     if report.choice == each.chosen.report.choice:
         return report
     loss = f"{each.chosen.report.choice} loses in the whole model"
-    return replace(report, note="; ".join(filter(None, [report.note, loss])))
+    return replace(report, note=_joined(report.note, loss))
 
 
-def _twin(model: nn.Module) -> nn.Module:
-    """Copy the modules, not their tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _with(model: nn.Module, selected: Weights, kind: str) -> nn.Module:

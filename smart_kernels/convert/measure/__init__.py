@@ -1,7 +1,8 @@
 """How long models and layers take, what they cost, and which is the faster."""
 
+from smart_kernels.convert.modules import agrees
+
 from . import timing
-from .agree import agrees
 from .choice import Choice, Times, choose, pair_ratio, settle
 from .compare import Comparison, compare, time_models
 from .cost import Cost, cost

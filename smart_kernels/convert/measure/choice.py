@@ -50,12 +50,12 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
 
 
 def settle(times: Times, policy: str = "speed") -> str:
-    """Pick the whole model that stays: the one with the winners, unless a dense one is faster.
+    """Pick the whole model that stays: the one with the winners, unless a dense one or the one that came is faster.
 
     Every winner has passed ``choose`` alone, with its weight in the cache; in the model the median decides.
 
     Args:
-        times: ``"chosen"``, and the dense models that differ from it -> seconds of each round.
+        times: ``"chosen"``, and the models that differ from it -> seconds of each round.
         policy: with ``"size"`` the winners stay.
     """
     rival = min(times.keys() - {"chosen"}, key=lambda name: median(times[name]), default="chosen")

@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -14,18 +15,40 @@ from .choice import Times, pair_ratio
 PAIRS = 30  # fewest interleaved rounds behind a choice
 STEADY = 0.05  # spread below which more rounds are not needed
 SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
+SHORTEST_S = 1e-7  # what a clock says of less than it can see
+MOST_REPEATS = 1000  # calls in one graph
 WARM_S = 4e-3  # untimed calls in front of a sample: time to read what a cache holds
 FINALISTS = 2  # sparse candidates that get the full number of rounds
 
+Call = Callable[[], object]
 Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for the device and gives the seconds per call
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The clock of a device.
+
+    Attributes:
+        timed: (run, calls) -> runs; what it returns waits for the device and gives the seconds per call.
+        capture: call -> the replay of a CUDA graph of it; None: calls are timed as they are.
+    """
+
+    timed: Callable[[Call, int], Callable[[], float]]
+    capture: Callable[[Call], Call] | None = None
+
+
+def clock_of(device: torch.device, cuda_graph: bool = False) -> Clock:
+    """Return events on a GPU, and the time of this thread or of the wall on a CPU."""
+    return Clock(_on_gpu if device.type == "cuda" else _on_cpu, capture if cuda_graph else None)
+
+
 def time_in_turns(
-    candidates: dict[str, Callable[[], object]],
+    candidates: dict[str, Call],
     dense: tuple[str, ...],
     device: torch.device,
     seconds: float,
     cuda_graph: bool = False,
+    clock: Clock | None = None,
 ) -> Times:
     """Time the candidates in turn.
 
@@ -38,11 +61,13 @@ def time_in_turns(
         device: that they run on.
         seconds: for more rounds.
         cuda_graph: time replays of CUDA graphs, which leave out what a launch costs the host.
+        clock: to time with; default: that of the device.
 
     Returns:
         candidate -> seconds per call of each round.
     """
-    samples = {name: sampling(call, device, cuda_graph) for name, call in candidates.items()}
+    clock = clock or clock_of(device, cuda_graph)
+    samples = {name: sampling(call, clock) for name, call in candidates.items()}
     trial = _rounds(samples, 5)
     sparse = sorted(candidates.keys() - set(dense), key=lambda name: median(trial[name]))[:FINALISTS]
     final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
@@ -54,7 +79,7 @@ def time_in_turns(
     return times
 
 
-def capture(run: Callable[[], object]) -> Callable[[], None]:
+def capture(run: Call) -> Call:
     """Return the replay of a CUDA graph of ``run``, which has run before: tuning a kernel cannot be captured.
 
     Raises:
@@ -77,34 +102,53 @@ def _rounds(samples: dict[str, Sample], count: int) -> Times:
     return {name: [row[name]() for row in rows] for name in samples}
 
 
-def sampling(call: Callable[[], object], device: torch.device, cuda_graph: bool = False) -> Sample:
+def sampling(call: Call, clock: Clock) -> Sample:
     """Return what takes samples of a call as it is when it runs again and again.
 
     Other candidates have filled the cache: ``WARM_S`` of untimed calls put back what the call finds there when it runs
     alone; none where one call takes more than twice that. A sample repeats the call as often as makes it long enough
     to time.
     """
-    timed = _on_gpu if device.type == "cuda" else _on_cpu
     call()  # packs weights, tunes kernels
-    once = max(timed(call, 1)(), 1e-7)
-    repeats = max(1, round(SAMPLE_S / once))
-    run = partial(_repeat, call, repeats)
-    run = capture(run) if cuda_graph else run
-    warm = round(WARM_S / (once * repeats))
+    run, repeats, seconds = _graph(call, clock) if clock.capture else _loop(call, clock)
+    warm = round(WARM_S / seconds)
 
     def sample():
         _repeat(run, warm)
-        return timed(run, repeats)
+        return clock.timed(run, repeats)
 
     return sample
 
 
-def _repeat(call: Callable[[], object], times: int) -> None:
+def _loop(call: Call, clock: Clock) -> tuple[Call, int, float]:
+    """Return what runs the call as often as a sample wants, how often that is, and the seconds that it takes."""
+    once = max(clock.timed(call, 1)(), SHORTEST_S)
+    repeats = max(1, round(SAMPLE_S / once))
+    return partial(_repeat, call, repeats), repeats, once * repeats
+
+
+def _graph(call: Call, clock: Clock) -> tuple[Call, int, float]:
+    """Return the same of replays of a graph.
+
+    How often follows from replays alone: what a call costs the host is not in a graph. A graph costs a launch however
+    short it is, so that of one call says too much of a short call: the graph grows until that hardly counts.
+    """
+    repeats = 1
+    while True:
+        replay = clock.capture(partial(_repeat, call, repeats))
+        replay()  # the first brings the graph to the device
+        seconds = max(clock.timed(replay, 1)(), SHORTEST_S)
+        if seconds >= SAMPLE_S / 2 or repeats >= MOST_REPEATS:
+            return replay, repeats, seconds
+        repeats = min(MOST_REPEATS, max(repeats + 1, round(repeats * SAMPLE_S / seconds)))
+
+
+def _repeat(call: Call, times: int) -> None:
     for _ in range(times):
         call()
 
 
-def _on_gpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
+def _on_gpu(run: Call, calls: int) -> Callable[[], float]:
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
     start.record()
@@ -118,7 +162,7 @@ def _on_gpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
     return elapsed
 
 
-def _on_cpu(run: Callable[[], object], calls: int) -> Callable[[], float]:
+def _on_cpu(run: Call, calls: int) -> Callable[[], float]:
     # the time of this thread does not count what other processes take, but misses what other threads do
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     begin = clock()

@@ -1,25 +1,46 @@
 """A model as a tree of modules: running it, who follows whom, folding and replacing."""
 
+from .agree import agrees
 from .attention import split_attention_
+from .before import Outputs
 from .fast_path import switch_fast_paths_
-from .fold import Folded, fold_batchnorm_, refold_
-from .graph import BATCHNORMS, call, device_of, evaluating, following_batchnorms, inputs_of, users_of_weights
+from .fold import Folded, fold_batchnorm_, fold_proven_, refold_, unfoldable
+from .followers import following_batchnorms
+from .graph import call, device_of, evaluating, inputs_of, users_of_weights
+from .outputs import tensors_in
+from .plain import BATCHNORMS, LAYERS, left_alone, plain_batchnorm, why_not_plain
+from .pruned import bake_torch_masks_
+from .shards import check_whole
 from .swap import swap_
-from .transaction import whole_or_not_at_all
+from .transaction import Snapshot, whole_or_not_at_all
+from .twin import twin
 
 __all__ = [
     "BATCHNORMS",
+    "LAYERS",
     "Folded",
+    "Outputs",
+    "Snapshot",
+    "agrees",
+    "bake_torch_masks_",
     "call",
+    "check_whole",
     "device_of",
     "evaluating",
     "fold_batchnorm_",
+    "fold_proven_",
     "following_batchnorms",
     "inputs_of",
+    "left_alone",
+    "plain_batchnorm",
     "refold_",
     "split_attention_",
     "swap_",
     "switch_fast_paths_",
+    "tensors_in",
+    "twin",
+    "unfoldable",
     "users_of_weights",
     "whole_or_not_at_all",
+    "why_not_plain",
 ]

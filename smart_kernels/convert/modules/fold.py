@@ -1,67 +1,107 @@
 """``fold_batchnorm_``: in evaluation a BatchNorm is a factor and a sum, which the layer in front can do for free."""
 
+import logging
 from itertools import chain
 
 import torch
 from torch import nn
 
-from .graph import BATCHNORMS, following_batchnorms, users_of_weights
+from .before import Outputs
+from .followers import following_batchnorms
+from .graph import users_of_weights
+from .plain import BATCHNORMS, LAYERS, plain_batchnorm, why_not_plain
 from .swap import swap_
+from .transaction import whole_or_not_at_all
 
-LAYERS = (nn.Linear, nn.Conv2d)
+logger = logging.getLogger("smart_kernels")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Folded(nn.Identity):
     """Where a BatchNorm was."""
 
 
-def fold_batchnorm_(model: nn.Module) -> list[str]:
+def fold_batchnorm_(model: nn.Module, example_input=None) -> list[str]:
     """Fold each BatchNorm into the layer in front of it, in place; ``Folded``, an identity, stays in its stead.
 
         scale = gamma / sqrt(running_var + eps)
         weight <- weight * scale        bias <- (bias - running_mean) * scale + beta
 
     Folded is a BatchNorm that reads the output of a plain ``nn.Linear`` or ``nn.Conv2d`` which nothing else reads, both
-    called once, in evaluation, with running statistics, and with no weight shared. The graph is traced; where tracing
-    fails, neighbours in ``nn.Sequential`` count. Zeros of the weight stay zeros. A channel whose gamma is 0 is dead
+    called once, in evaluation, with running statistics, without hooks, and with no weight shared. A subclass counts if
+    its forward is that of ``nn.BatchNorm2d``. Zeros of the weight stay zeros. A channel whose gamma is 0 is dead
     afterwards, and its bias is beta.
+
+    Who reads what is proven by tracing the forward; an ``if`` that depends on data is followed both ways.
 
     Args:
         model: in evaluation mode; what is in training mode stays as it is.
+        example_input: tensor, tuple of positional or dict of keyword arguments. With it, a model that cannot be traced
+            is run to see who reads what, and the output is compared with that before. Without it, nothing is folded
+            in such a model, and a line in the log says so.
 
     Returns:
         The names of the BatchNorms that are gone.
+
+    Raises:
+        ValueError: the output has changed. The model is as it was then, as after any other error.
+    """
+    with whole_or_not_at_all(model):
+        expected = None if example_input is None else Outputs(model, example_input)
+        folded = fold_proven_(model, example_input)
+        if folded and expected is not None:
+            expected.check(model, "fold_batchnorm_")
+    return folded
+
+
+def fold_proven_(model: nn.Module, example_input=None) -> list[str]:
+    """Do what ``fold_batchnorm_`` does within somebody's transaction, and compare nothing.
+
+    Weights get other memory: a snapshot of the model holds the old one.
     """
     users = users_of_weights(model)
     names = {module: name for name, module in model.named_modules()}
+    pairs = following_batchnorms(model, example_input)
+    if pairs is None:
+        logger.warning("BatchNorms stay: who reads them cannot be traced, and there is no example_input to run")
     folded = []
-    for layer, norm in following_batchnorms(model).items():
-        if type(layer) in LAYERS and type(norm) in BATCHNORMS and _foldable(layer, norm, users):
+    for layer, norm in (pairs or {}).items():
+        if why_not_plain(layer) is None and _foldable(layer, norm, users):
             _fold(layer, norm)
             swap_(model, {norm: Folded()})
             folded.append(names[norm])
     return folded
 
 
+def unfoldable(model: nn.Module) -> dict[str, str]:
+    """Return the BatchNorms that compute something of their own: name -> why they are not folded."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, BATCHNORMS)}
+    reason = "{} is no plain BatchNorm, so it is not folded"
+    return {name: reason.format(type(norm).__name__) for name, norm in norms.items() if not plain_batchnorm(norm)}
+
+
 def _foldable(layer: nn.Module, norm: nn.Module, users: dict[int, list[str]]) -> bool:
     alone = all(len(users[id(p)]) == 1 for p in chain(layer.parameters(), norm.parameters()))
-    hooks = any(m._forward_hooks or m._forward_pre_hooks for m in (layer, norm))
+    hooks = any(getattr(module, name) for module in (layer, norm) for name in HOOKS)
     return alone and not hooks and not layer.training and not norm.training and norm.running_var is not None
 
 
 @torch.no_grad()
 def _fold(layer: nn.Module, norm: nn.Module) -> None:
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.affine:
+    if norm.weight is not None:
         scale = scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale
-    if norm.affine:
+    if norm.bias is not None:
         shift = shift + norm.bias.double()
     if layer.bias is not None:
         shift = shift + layer.bias.double() * scale
     weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight.copy_(weight)
-    layer.bias = nn.Parameter(shift.to(layer.weight.dtype), layer.weight.requires_grad)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(shift.to(layer.weight.dtype), layer.weight.requires_grad)
+    else:
+        layer.bias.data = shift.to(layer.bias.dtype)
+    layer.weight.data = weight.to(layer.weight.dtype)  # in other memory: who shares the old one keeps what it has
 
 
 def refold_(model: nn.Module, names: list[str], biased: set[str]) -> None:

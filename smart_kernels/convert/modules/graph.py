@@ -1,35 +1,10 @@
-"""Which BatchNorm follows which layer, who uses a weight, and running a model to find out more."""
+"""Who uses a weight, and running a model to find out what its layers get."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch.fx
+import torch
 from torch import Tensor, nn
-
-BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-def following_batchnorms(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Find layers whose output goes into a BatchNorm and nowhere else, both called once, with that BatchNorm.
-
-    Read off the traced graph; where tracing fails, off those of the submodules.
-    """
-    try:
-        graph = torch.fx.symbolic_trace(model).graph
-    except Exception:  # tracing runs the user's forward, which may raise anything
-        return {layer: norm for child in model.children() for layer, norm in following_batchnorms(child).items()}
-    called = {node: model.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
-    once = [module for module, times in Counter(called.values()).items() if times == 1]
-    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}  # weights read directly
-    pairs: dict[nn.Module, nn.Module] = {}
-    for node, module in called.items():
-        source = node.args[0] if node.args else None
-        if not isinstance(module, BATCHNORMS) or source not in called or {node.target, source.target} & read:
-            continue
-        if len(source.users) == 1:
-            pairs[called[source]] = module
-    return {layer: norm for layer, norm in pairs.items() if layer in once and norm in once}
 
 
 def users_of_weights(model: nn.Module) -> dict[int, list[str]]:
@@ -77,15 +52,21 @@ def call(model: nn.Module, example_input):
     return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)
 
 
+def input_of(args: tuple, kwargs: dict) -> Tensor:
+    """Return what a layer of one input was called with, in place or as ``input=``."""
+    return args[0] if args else kwargs["input"]
+
+
 def inputs_of(model: nn.Module, layers: list[nn.Module], example_input) -> dict[nn.Module, Tensor]:
     """Return the largest input that each layer gets in one forward."""
     inputs: dict[nn.Module, Tensor] = {}
 
-    def keep(module, args):
-        if module not in inputs or args[0].numel() > inputs[module].numel():
-            inputs[module] = args[0].detach().clone()
+    def keep(module, args, kwargs):
+        x = input_of(args, kwargs)
+        if module not in inputs or x.numel() > inputs[module].numel():
+            inputs[module] = x.detach().clone()
 
-    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without calling the layers
     try:

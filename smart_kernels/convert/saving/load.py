@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from smart_kernels.convert.channels import fit_
 from smart_kernels.convert.compress import PLAIN, LayerReport, Report, Settings, compress_
 from smart_kernels.convert.measure import device_name
-from smart_kernels.convert.modules import device_of, refold_, swap_
+from smart_kernels.convert.modules import device_of, refold_, swap_, whole_or_not_at_all
 from smart_kernels.formats import FORMATS, Zeros
 from smart_kernels.nn import matrix, sparse_layer, weight_shape
 
 from .bounded import most_text
 from .files import read
 from .restore import fill, reported, split_attention
-from .untouched import untouched_on_error
 
 logger = logging.getLogger("smart_kernels")
 
@@ -37,12 +36,14 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
 
     Raises:
         ValueError: the files are damaged, or do not fit the model or each other, or ``rechoose`` without
-            ``example_input``. The model is as it was then.
+            ``example_input``. The model is as it was then, values included, as after any other error; its values wait
+            on the CPU.
     """
     config, tensors = read(Path(directory), most_text(len(model.state_dict())))
     report = reported(config)
     rechoose = _rechooses(model, report, example_input, rechoose)
-    with untouched_on_error(model):
+    with whole_or_not_at_all(model) as before:
+        before.keep(*model.parameters(), *model.buffers())
         _fill(model, config, tensors)
         if rechoose:
             return compress_(model, example_input, **Settings.arguments(report.settings, device_of(model)))

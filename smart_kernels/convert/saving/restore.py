@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.compress import LAYERS, Report, Settings
-from smart_kernels.convert.modules import switch_fast_paths_
+from smart_kernels.convert.compress import Report, Settings
+from smart_kernels.convert.modules import LAYERS, switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
 from smart_kernels.nn import Pieces, SplitAttention, split_, weight_shape
 from smart_kernels.patterns import parse

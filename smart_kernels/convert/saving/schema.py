@@ -138,8 +138,9 @@ REPORT = Table(
         "before": optional(_COST),
         "after": optional(_COST),
         "totals": anything,
+        "left": mapping(text),
     },
-    frozenset({"absent", "settings", "before", "after", "totals"}),
+    frozenset({"absent", "settings", "before", "after", "totals", "left"}),
 )
 CONFIG = Table(
     {

@@ -8,14 +8,14 @@
     +-----++---+
                                   sum_pieces_kernel adds them up in this order. With SPLITS = 1 it is not needed.
 
-Steps gather tiles that are narrow in K, as in ``block_gather``.
+Steps gather tiles that are narrow in K, see steps.py.
 """
 
 import triton
 import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import block_limit, block_start
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import finish
 from smart_kernels.kernels.common.tuning import autotune, shared_memory
 
 from .steps import columns_of, in_step, listed, rows_of_tile
@@ -32,8 +32,11 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 
 
 def worth_trying(configs, args, **kwargs):
-    """No more sums in a thread than it has registers for, no fewer warps where they would exchange masks, and as many
-    stages as fit, but two only where that is all: what few rows wait for is memory."""
+    """Keep configurations whose threads have room for their sums, with as many stages as fit.
+
+    With too few warps threads would exchange masks. Two stages are kept only where no more fit: what few rows wait for
+    is memory.
+    """
     warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 1024, 1 if kwargs["EVEN_K"] else 4)
     step = (kwargs["BLOCK_M"] + kwargs["BLOCK_N"]) * kwargs["BLOCK_K"] * args["x_ptr"].element_size()
     stages = min(6 if kwargs["BLOCK_M"] <= 32 else 4, shared_memory() // step)
@@ -87,44 +90,19 @@ def block_decode_kernel(
                 x = tl.load(x_kp, mask=in_k[:, None], other=0.0)
                 w = tl.load(w_kp, mask=in_k[None, :], other=0.0)
             acc = tl.dot(w, x, acc, input_precision=PRECISION)
-            col, slot, entry = next_col, next_slot, entry + GATHER
+            col = next_col
+            slot = next_slot
+            entry = entry + GATHER
 
     offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)
     in_y = in_n[:, None] & (offs_m < M)[None, :]
-    offs_m = offs_m.to(tl.int64)[None, :]
+    offs_m = offs_m.to(tl.int64)
     if SPLITS == 1:
-        if bias_ptr is not None:
-            acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[:, None]
-        if residual_ptr is not None:
-            r_p = residual_ptr + offs_m * stride_rm + offs_n.to(tl.int64)[:, None] * stride_rn
-            acc += tl.load(r_p, mask=in_y, other=0.0).to(tl.float32)
-        acc = activate(acc, ACTIVATION)
+        finish(
+            acc, bias_ptr, residual_ptr, y_ptr, offs_m, offs_n, in_n, in_y, stride_rm, stride_rn, stride_ym,
+            ACTIVATION, 1)
     else:
+        m = offs_m[None, :]
         y_ptr += pid_s.to(tl.int64) * M * stride_ym
-    tl.store(y_ptr + offs_m * stride_ym + offs_n[:, None], acc.to(y_ptr.dtype.element_ty), mask=in_y)
-
-
-@triton.jit
-def sum_pieces_kernel(
-    # tensors; bias and residual may be None
-    pieces_ptr, bias_ptr, residual_ptr, y_ptr,
-    # sizes
-    M, N,
-    # strides
-    stride_rm, stride_rn,
-    # compile-time
-    SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
-):
-    m, offs_n = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    in_n = offs_n < N
-    acc = tl.zeros((BLOCK_N,), tl.float32)
-    for piece in tl.static_range(SPLITS):
-        acc += tl.load(pieces_ptr + (piece * M + m) * N + offs_n, mask=in_n, other=0.0)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    if residual_ptr is not None:
-        r_p = residual_ptr + m * stride_rm + offs_n.to(tl.int64) * stride_rn
-        acc += tl.load(r_p, mask=in_n, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + m * N + offs_n, acc.to(y_ptr.dtype.element_ty), mask=in_n)
+        tl.store(y_ptr + m * stride_ym + offs_n[:, None], acc, mask=in_y)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import block_limit, block_start
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import finish
 from smart_kernels.kernels.common.tuning import autotune
 
 from .steps import columns_of, in_step, listed, rows_of_tile
@@ -27,7 +27,7 @@ KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K",
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M."""
+    """Keep the configurations whose blocks are no taller than M."""
     return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
 
 
@@ -80,16 +80,13 @@ def block_gather_kernel(
                 x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_kp, mask=in_k[:, None], other=0.0)
             acc = tl.dot(x, w, acc, input_precision=PRECISION)
-            col, slot, entry = next_col, next_slot, entry + GATHER
+            col = next_col
+            slot = next_slot
+            entry = entry + GATHER
 
     offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)
     in_y = (offs_m < M)[:, None] & in_n[None, :]
-    offs_m = offs_m.to(tl.int64)[:, None]
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        r_p = residual_ptr + offs_m * stride_rm + offs_n.to(tl.int64)[None, :] * stride_rn
-        acc += tl.load(r_p, mask=in_y, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    tl.store(y_ptr + offs_m * stride_ym + offs_n[None, :], acc.to(y_ptr.dtype.element_ty), mask=in_y)
+    finish(
+        acc, bias_ptr, residual_ptr, y_ptr, offs_m.to(tl.int64), offs_n, in_n, in_y, stride_rm, stride_rn, stride_ym,
+        ACTIVATION, 0)

@@ -11,14 +11,17 @@ from smart_kernels.kernels.common.blocks import block_limit
 
 @triton.jit
 def listed(entry, end, cols_ptr, slots_ptr, PARTS_K: tl.constexpr):
-    """The block column and the stored tile of each entry; an entry beyond the row repeats its last one."""
+    """Return the block column and the stored tile of each entry; an entry beyond the row repeats its last one."""
     tile = tl.minimum(entry, end - 1) // PARTS_K
     return tl.load(cols_ptr + tile), tile if slots_ptr is None else tl.load(slots_ptr + tile)
 
 
 @triton.jit
 def columns_of(col, in_tile, offs_k, TILE_K: tl.constexpr, PIECE: tl.constexpr):
-    """Where the pieces of a step start in K, and its columns. What is hinted holds; for AMD loaded indices hide it."""
+    """Return where the pieces of a step start in K, and the columns of its elements.
+
+    The hints state what is always so; the compiler for AMD does not see it behind loaded indices.
+    """
     k0 = tl.max_constancy(col * TILE_K + in_tile, PIECE)
     k = tl.max_contiguous(k0 + offs_k % PIECE, PIECE)
     return k0, tl.multiple_of(k, PIECE) if TILE_K % PIECE == 0 else k
@@ -26,7 +29,11 @@ def columns_of(col, in_tile, offs_k, TILE_K: tl.constexpr, PIECE: tl.constexpr):
 
 @triton.jit
 def in_step(entry, end, k0, k, col, K, TILE_K: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr):
-    """Which elements of a step exist: all of a row's whole pieces up to K, else the columns of its tiles."""
+    """Return which elements of a step exist.
+
+    Pieces beyond the end of the row do not. Where all others are whole, nothing else is asked; where those at the edge
+    of K are missing as a whole, the start of a piece decides; else each column.
+    """
     if EVEN_K:
         return entry < end
     elif WHOLE:
@@ -37,5 +44,5 @@ def in_step(entry, end, k0, k, col, K, TILE_K: tl.constexpr, EVEN_K: tl.constexp
 
 @triton.jit
 def rows_of_tile(pid_n, TILE_N: tl.constexpr, PARTS_N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The rows of the stored tile that a program reads; those beyond its end start over and are not stored."""
+    """Return the rows of the stored tile that a program reads; those beyond its end start over and are not stored."""
     return (pid_n % PARTS_N * BLOCK_N + tl.arange(0, BLOCK_N)) % TILE_N

@@ -2,16 +2,19 @@
 
 from .block_matmul import block_grad_kernel, block_matmul_kernel
 from .conv_matmul import conv_grad_kernel, conv_matmul_kernel
-from .nm import decode_words_kernel, transpose_kernel
+from .nm import transpose_kernel
 from .nm_matmul import semi_structured_kernel
+from .tuner import Compiler, Tuned, compiling
 from .tuning import on_this_device
 
 __all__ = [
+    "Compiler",
+    "Tuned",
     "block_grad_kernel",
     "block_matmul_kernel",
+    "compiling",
     "conv_grad_kernel",
     "conv_matmul_kernel",
-    "decode_words_kernel",
     "on_this_device",
     "semi_structured_kernel",
     "transpose_kernel",

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from .blocks import block_limit, block_start
-from .epilogue import activate
+from .epilogue import finish, load_residual
 from .tuning import KEY, autotune, fitting, wgmma, worth_trying_grad
 
 TMA_ROWS = 128  # of x, in what one descriptor copies
@@ -44,10 +44,10 @@ GRAD_CONFIGS = [
 
 
 def worth_trying(configs, args, **kwargs):
-    """Nothing that the device cannot hold or that is for another precision, no copies that need a descriptor where
-    there is none.
+    """Keep what the device holds and what is for this precision; copies by descriptor only where there is one.
 
-    The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled."""
+    The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled.
+    """
     scaled = args["scale_ptr"] is not None
     exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
     found = [c for c in configs if c.kwargs["TMA"] <= kwargs["TMA_FITS"] and (exact or c is not EXACT)]
@@ -56,8 +56,11 @@ def worth_trying(configs, args, **kwargs):
 
 
 def fit_for_fp8(configs):
-    """Where wgmma could multiply them, fewer than 64 rows of fp8 are converted and multiplied as fp16. Elsewhere the
-    compiler copies the sums in every step of four warps and 128 rows."""
+    """Keep the configurations that suit fp8.
+
+    Where wgmma could multiply them, fewer than 64 rows of fp8 are converted and multiplied as fp16. Elsewhere the
+    compiler copies the sums in every step of four warps and 128 rows.
+    """
     if wgmma():
         return [c for c in configs if c.kwargs["BLOCK_M"] >= 64]
     return [c for c in configs if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)]
@@ -102,8 +105,7 @@ def block_matmul_kernel(
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if residual_ptr is not None:  # the sums start from it: added at the end it would need registers beside them
-        r_p = residual_ptr + offs_m.to(tl.int64)[:, None] * stride_rm + offs_yn.to(tl.int64)[None, :] * stride_rn
-        acc = tl.load(r_p, mask=inside, other=0.0).to(tl.float32)
+        acc = load_residual(residual_ptr, offs_m.to(tl.int64), offs_yn, inside, stride_rm, stride_rn, 0)
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)
         slot = start if slots_ptr is None else tl.load(slots_ptr + start)
@@ -129,11 +131,7 @@ def block_matmul_kernel(
                 acc += tl.dot(x, w) * tl.load(scale_ptr + slot * stride_scale)
             col, slot = next_col, next_slot
 
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_yn, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    acc = activate(acc, ACTIVATION)
-    y_p = y_ptr + offs_m.to(tl.int64)[:, None] * stride_ym + offs_yn[None, :]
-    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=inside)
+    finish(acc, bias_ptr, None, y_ptr, offs_m.to(tl.int64), offs_yn, in_n, inside, 0, 0, stride_ym, ACTIVATION, 0)
 
 
 @autotune(GRAD_CONFIGS, [*KEY, "EVEN"], worth_trying_grad)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from .blocks import block_limit, block_start, inside
-from .epilogue import activate
+from .epilogue import activate, bias_and_residual
 from .tuning import autotune, fitting, wgmma, worth_trying_grad
 
 CONFIGS = [  # the first is valid for every shape
@@ -45,7 +45,7 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "BLOCK_N", "BLOCK_K", "HALO", "PRECISION
 
 
 def worth_trying(configs, args, **kwargs):
-    """Nothing that the device cannot hold; where operands need registers, pixels and their bits leave half the sums."""
+    """Keep what the device holds; where operands need registers, pixels and their bits leave room for half the sums."""
     return fitting(configs, args, kwargs, sums=128 if wgmma() else 64)
 
 
@@ -103,12 +103,7 @@ def conv_matmul_kernel(
             dh = (phase_h + OFFSET_H + t // KW * STEP_H) // UP_H
             dw = (phase_w + OFFSET_W + t % KW * STEP_W) // UP_W
             reach |= (inside(h + dh, H) & inside(w + dw, W)).to(tl.int32) << t
-    # the sums start from what is added to them: after the loop that would need registers of its own
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
+    acc = bias_and_residual(bias_ptr, residual_ptr, offs_n, in_n, y_offs, in_y, BLOCK_M, BLOCK_N)
 
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)
@@ -173,12 +168,17 @@ def conv_grad_kernel(
 
     # columns beyond the edge hold garbage here and are replaced when stored
     in_dy = None if EVEN else in_n[:, None]
-    start, end = part * chunk, tl.minimum(M, part * chunk + chunk)
+    start = part * chunk
+    end = tl.minimum(M, part * chunk + chunk)
     whole = start + (end - start) // BLOCK_M * BLOCK_M
     offs_m = start + tl.arange(0, BLOCK_M)
     # a step of BLOCK_M pixels, as images, rows and columns: adding with carry is cheaper than dividing
-    image, i, j = offs_m // (P * Q), offs_m // Q % P, offs_m % Q
-    images, rows, columns = BLOCK_M // (P * Q), BLOCK_M // Q % P, BLOCK_M % Q
+    image = offs_m // (P * Q)
+    i = offs_m // Q % P
+    j = offs_m % Q
+    images = BLOCK_M // (P * Q)
+    rows = BLOCK_M // Q % P
+    columns = BLOCK_M % Q
     dy_p = dy_ptr + offs_n[:, None]
     x_p = x_ptr + (shift_h * stride_xh + shift_w * stride_xw) + offs_k[None, :]
 

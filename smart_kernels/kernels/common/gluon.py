@@ -9,7 +9,7 @@ from . import epilogue
 
 
 def first(module, *names):
-    """The first of the names that the module has."""
+    """Return the first of the names that the module has."""
     return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
@@ -23,7 +23,7 @@ activate = gluon.jit(epilogue.activate.fn)
 
 @gluon.jit
 def finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, ACTIVATION: gl.constexpr):
-    """activation(y + bias + residual) for fp32 sums of these rows and columns; either pointer may be None."""
+    """Return activation(y + bias + residual) for fp32 sums of these rows and columns; either pointer may be None."""
     if bias_ptr is not None:
         y += gl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(gl.float32)[None, :]
     if residual_ptr is not None:

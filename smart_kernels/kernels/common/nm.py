@@ -7,8 +7,6 @@
 import triton
 import triton.language as tl
 
-WORDS = tl.constexpr(8)  # words of indices in a tile of the form for few rows
-
 
 @triton.jit
 def stored(
@@ -16,14 +14,16 @@ def stored(
     KEEP: tl.constexpr, BITS: tl.constexpr, SPAN: tl.constexpr, EVEN: tl.constexpr,
     ROWS: tl.constexpr, GROUPS: tl.constexpr,
 ):
-    """What a tile of W stores, row after row: the indices of each group, the first in the lowest bits, and a tuple of
-    its values; 0 beyond ``rows`` and ``groups``, which EVEN tiles do not reach.
+    """Load what a tile of W stores, row after row: the indices of each group, the first in the lowest bits, and a tuple
+    of its values; 0 beyond ``rows`` and ``groups``, which EVEN tiles do not reach.
 
     SPAN bytes hold the indices of a group, wherever in a byte they begin. One dimension: with two, it would depend on
     the compiler whether threads side by side stay in one row.
     """
     offs = tl.arange(0, ROWS * GROUPS)
-    row, group, start = offs // GROUPS, group0 + offs % GROUPS, tl.cast(row0, tl.int64)
+    row = offs // GROUPS
+    group = group0 + offs % GROUPS
+    start = tl.cast(row0, tl.int64)
     inside = None if EVEN else (row0 + row < rows) & (group < groups)
     other = None if EVEN else 0
     first = group * (KEEP * BITS)
@@ -43,7 +43,7 @@ def stored(
 
 @triton.jit
 def words_of(code, values, KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, PLACES: tl.constexpr):
-    """The weights of each group, the first in the lowest bits, PLACES in a word: a tuple of tensors."""
+    """Place the weights of each group in words of PLACES, the first in the lowest bits: a tuple of tensors."""
     SIZE: tl.constexpr = values[0].dtype.primitive_bitwidth
     WORD: tl.constexpr = tl.int64 if PLACES * SIZE == 64 else tl.int32
     PIECE: tl.constexpr = tl.uint16 if SIZE == 16 else tl.uint32
@@ -64,7 +64,8 @@ def words_of(code, values, KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.con
 def spread(
     words, SIZE: tl.constexpr, PLACES: tl.constexpr, GROUP: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr,
 ):
-    """The bits of the weights FIRST, FIRST + STEP, ... of each group, from ``words_of``: (groups * GROUP / STEP,)."""
+    """Return the bits of the weights FIRST, FIRST + STEP, ... of each group from ``words_of``: (groups * GROUP /
+    STEP,)."""
     if STEP == GROUP:
         return (words[FIRST // PLACES] >> (FIRST % PLACES * SIZE)).to(tl.int16 if SIZE == 16 else tl.int32)
     else:
@@ -78,37 +79,11 @@ def tile(
     code, values, KEEP: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr,
     ROWS: tl.constexpr, GROUPS: tl.constexpr,
 ):
-    """What ``stored`` returns -> the (ROWS, GROUPS * GROUP) weights."""
+    """Spread what ``stored`` returns out to the (ROWS, GROUPS * GROUP) weights."""
     SIZE: tl.constexpr = values[0].dtype.primitive_bitwidth
     PLACES: tl.constexpr = min(64 // SIZE, GROUP)
     bits = spread(words_of(code, values, KEEP, GROUP, BITS, PLACES), SIZE, PLACES, GROUP, 0, 1)
     return tl.reshape(bits, (ROWS, GROUPS * GROUP)).to(values[0].dtype, bitcast=True)
-
-
-@triton.jit
-def decode_words_kernel(
-    # tensors
-    indices_ptr, words_ptr,
-    # sizes: all words, words and groups of a row
-    SIZE, width, groups,
-    # strides
-    stride_in,
-    # compile-time
-    BLOCK: tl.constexpr,
-):
-    """2:4 indices -> a bit per place, eight groups that lie 32 columns apart in each word."""
-    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = offs < SIZE
-    row, column = offs // width, offs % width
-    word = tl.zeros((BLOCK,), tl.int32)
-    for h in tl.static_range(8):
-        group = column // WORDS * (8 * WORDS) + h * WORDS + column % WORDS
-        there = inside & (group < groups)
-        byte = tl.load(indices_ptr + row * stride_in + group // 2, mask=there, other=0).to(tl.int32)
-        pair = byte >> ((group % 2) * 4).to(tl.int32)
-        occupied = (1 << (pair & 3)) | (1 << ((pair >> 2) & 3))
-        word |= tl.where(there, occupied, 0) << (4 * h)
-    tl.store(words_ptr + offs, word, mask=inside)
 
 
 @triton.jit
@@ -122,7 +97,7 @@ def transpose_kernel(
     # compile-time
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
-    """2:4 values and indices of W.T, where both are 2:4: a byte of W.T's indices is eight rows of W."""
+    """Store 2:4 values and indices of W.T, where both are 2:4: a byte of W.T's indices is eight rows of W."""
     offs_k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)[:, None]
     octet = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     group, place = offs_k // 4, (offs_k % 4).to(tl.int32)

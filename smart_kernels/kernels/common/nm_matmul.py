@@ -11,7 +11,7 @@ W.T.
 import triton
 import triton.language as tl
 
-from .epilogue import activate
+from .epilogue import finish
 from .nm import stored, tile
 from .tuning import autotune
 
@@ -25,7 +25,7 @@ CONFIGS = [  # the first is valid for every shape
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M; where fp32 is exact, tall ones are shallow: its operands pass through registers."""
+    """Keep blocks no taller than M; where fp32 is exact, tall ones are shallow: its operands pass through registers."""
     exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
     found = []
     for config in configs:
@@ -54,7 +54,8 @@ def semi_structured_kernel(
     BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_R: tl.constexpr,
 ):
     # eight blocks of M side by side share the weights in L2
-    pid, blocks_o = tl.program_id(0), tl.cdiv(OUT, BLOCK_O)
+    pid = tl.program_id(0)
+    blocks_o = tl.cdiv(OUT, BLOCK_O)
     pid_m, pid_o = tl.swizzle2d(pid // blocks_o, pid % blocks_o, tl.cdiv(M, BLOCK_M), blocks_o, 8)
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_o = pid_o * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -94,13 +95,7 @@ def semi_structured_kernel(
         w = tile(code, values, KEEP, GROUP, BITS, ROWS, GROUPS)
         code, values = next_code, next_values
 
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_o, mask=in_o, other=0.0).to(tl.float32)[None, :]
     offs_m = offs_m.to(tl.int64)
     in_y = (offs_m < M)[:, None] & in_o[None, :]
-    if residual_ptr is not None:
-        residual_p = residual_ptr + offs_m[:, None] * stride_rm + offs_o.to(tl.int64)[None, :] * stride_ro
-        acc += tl.load(residual_p, mask=in_y, other=0.0).to(tl.float32)
-    acc = activate(acc, ACTIVATION)
-    y_p = y_ptr + offs_m[:, None] * stride_ym + offs_o[None, :]
-    tl.store(y_p, acc.to(y_ptr.dtype.element_ty), mask=in_y)
+    finish(
+        acc, bias_ptr, residual_ptr, y_ptr, offs_m, offs_o, in_o, in_y, stride_rm, stride_ro, stride_ym, ACTIVATION, 0)

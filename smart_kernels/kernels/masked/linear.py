@@ -26,8 +26,11 @@ CONFIGS = [  # the first is valid for every shape
 
 
 def worth_trying(configs, args, **kwargs):
-    """Four warps cannot hold more than 64 x 64 beside 64 rows of M; eight run out of predicates for many tiles, of work
-    for less than 64 x 64, and of registers for the addresses of the narrow copies of fp32."""
+    """Keep the configurations whose threads have room for a block of this size.
+
+    Four warps cannot hold more than 64 x 64 beside 64 rows of M. Eight run out of predicates for many tiles, of work
+    for less than 64 x 64, and of registers for the addresses of the narrow copies of fp32.
+    """
     size = kwargs["BLOCK_N"] * kwargs["BLOCK_K"]
     many = kwargs["TILES_N"] > 1 and kwargs["TILES_K"] > 1
     starved = many or size < 64 * 64 or args["x_ptr"].element_size() == 4
@@ -51,7 +54,7 @@ def pack_kernel(
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
 ):
-    """packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge.
+    """Store packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge.
 
     The first program of each row also puts it into ``order``, if there is one: by falling length, equal ones as they
     come.
@@ -106,7 +109,8 @@ def store_gradients(
     PER_TILE_N: tl.constexpr, PER_TILE_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, DEAD_GRAD: tl.constexpr,
 ):
-    """dweight = mask * g and dmask = sum over a tile of g * weight, from the gradient g of one block of weight * mask.
+    """Store dweight = mask * g and dmask = sum over a tile of g * weight; g is the gradient of a block of weight *
+    mask.
 
     Blocks that share a tile write their part of its sum to dmask[tile row, tile column, part]. Where the mask is
     soft, dmask is the gradient of the score.
@@ -168,7 +172,7 @@ def weight_grad_kernel(
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, DEAD_GRAD: tl.constexpr, PRECISION: tl.constexpr,
     EVEN_M: tl.constexpr, BLOCK_M: tl.constexpr,
 ):
-    """The gradients of one live block, from g = dy.T @ x."""
+    """Compute the gradients of one live block, from g = dy.T @ x."""
     slot = tl.program_id(0)
     row = slot // C
     if slot < tl.load(end_ptr + row):

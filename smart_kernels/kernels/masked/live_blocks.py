@@ -18,7 +18,7 @@ from smart_kernels.kernels.common.blocks import block_limit, block_start
 
 @triton.jit
 def block_span(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """The elements of block i, and which of them belong to it; EVEN: all, known while compiling."""
+    """Return the elements of block i, and which of them belong to it; EVEN: all, known while compiling."""
     offs = block_start(i, STRIDE, PARTS, BLOCK) + tl.arange(0, BLOCK)
     inside = tl.full((BLOCK,), 1, tl.int1) if EVEN else offs < block_limit(i, size, STRIDE, PARTS)
     return offs, inside
@@ -27,7 +27,7 @@ def block_span(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.con
 @triton.jit
 def element_tiles(i, TILE: tl.constexpr, TILES: tl.constexpr, STRIDE: tl.constexpr, PARTS: tl.constexpr,
                   BLOCK: tl.constexpr):
-    """The tile of each element of block i; a single entry, to be broadcast, where all share one."""
+    """Return the tile of each element of block i; a single entry, to be broadcast, where all share one."""
     start = block_start(i, STRIDE, PARTS, BLOCK)
     if TILES == 1:
         return start // TILE + tl.arange(0, 1)
@@ -38,7 +38,7 @@ def element_tiles(i, TILE: tl.constexpr, TILES: tl.constexpr, STRIDE: tl.constex
 @triton.jit
 def load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, inside,
               stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k):
-    """Mask values of the tiles tile_n x tile_k, fp32; 0 where not inside."""
+    """Load the mask values of the tiles tile_n x tile_k, fp32; 0 where not inside."""
     offs = tile_n.to(tl.int64)[:, None] * stride_maskn + tile_k[None, :] * stride_maskk
     value = tl.load(mask_ptr + offs, mask=inside, other=0.0)
     if threshold_ptr is not None:
@@ -58,7 +58,7 @@ def load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, inside,
 
 @triton.jit
 def is_live(mask, eps):
-    """Not dead; NaN is live, so that it stays visible."""
+    """Return whether a mask value is above eps; NaN is live, so that it stays visible."""
     return (mask <= eps) == 0
 
 
@@ -77,7 +77,7 @@ def live_blocks_kernel(
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One program per block row; CHUNK block columns at a time, compacted in order."""
+    """List the live blocks of one block row, in order; CHUNK block columns are looked at together."""
     row = tl.program_id(0)
     # the first element of each tile of the block
     offs_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N) + tl.arange(0, TILES_N) * TILE_N

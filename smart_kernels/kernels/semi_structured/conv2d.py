@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import inside
-from smart_kernels.kernels.common.epilogue import activate
+from smart_kernels.kernels.common.epilogue import activate, bias_and_residual
 from smart_kernels.kernels.common.nm import stored, tile
 from smart_kernels.kernels.common.tuning import autotune, holds, wgmma
 
@@ -27,8 +27,10 @@ KEY = ["M_CLASS", "N", "K", "KH", "KW", "KEEP", "GROUP", "BLOCK_K", "EVEN", "HAL
 
 
 def worth_trying(configs, args, **kwargs):
-    """No blocks taller than M, nothing that the device cannot hold; where operands need registers, few sums."""
-    size, precision, found = args["x_ptr"].element_size(), kwargs["PRECISION"], []
+    """Keep blocks no taller than M that the device holds; where operands need registers, with few sums."""
+    size = args["x_ptr"].element_size()
+    precision = kwargs["PRECISION"]
+    found = []
     sums = 16 if size == 4 and precision == "ieee" else 128 if wgmma() else 32
     for config in configs:
         step = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"], kwargs["BLOCK_K"]
@@ -43,7 +45,7 @@ def stored_at(
     K: tl.constexpr, STEPS: tl.constexpr, BLOCKS_K: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr,
     BITS: tl.constexpr, SPAN: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
-    """What the tile of W of step ``e`` stores, of the last step if there are fewer."""
+    """Load what the tile of W of step ``e`` stores, of the last step if there are fewer."""
     e = tl.minimum(e, STEPS - 1)
     groups: tl.constexpr = (K + GROUP - 1) // GROUP
     tap, block = e // BLOCKS_K, e % BLOCKS_K
@@ -73,10 +75,12 @@ def semi_structured_conv_kernel(
 ):
     # eight blocks of pixels side by side share the weights in L2
     M = images * P * Q
-    pid, blocks_n = tl.program_id(0), tl.cdiv(N, BLOCK_N)
+    pid = tl.program_id(0)
+    blocks_n = tl.cdiv(N, BLOCK_N)
     pid_m, pid_n = tl.swizzle2d(pid // blocks_n, pid % blocks_n, tl.cdiv(M, BLOCK_M), blocks_n, 8)
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n, offs_k = pid_n * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
     in_n = offs_n < N
     # pixels beyond the last repeat it: no mask for them in the loop, and they are not stored
     pixel = tl.minimum(offs_m, M - 1)
@@ -92,12 +96,7 @@ def semi_structured_conv_kernel(
         for t in tl.static_range(KH * KW):
             in_h = inside(h + (OFFSET_H + t // KW * STEP_H), H)
             reach |= (in_h & inside(w + (OFFSET_W + t % KW * STEP_W), W)).to(tl.int32) << t
-    # the sums start from what is added to them: after the loop that would need registers of its own
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    if residual_ptr is not None:
-        acc += tl.load(residual_ptr + y_offs, mask=in_y, other=0.0).to(tl.float32)
+    acc = bias_and_residual(bias_ptr, residual_ptr, offs_n, in_n, y_offs, in_y, BLOCK_M, BLOCK_N)
 
     # two steps ahead what a tile of W stores is loaded, one step ahead it is spread out, beside the products
     STEPS: tl.constexpr = KH * KW * BLOCKS_K

@@ -25,7 +25,7 @@ COUNT = tl.constexpr(len(MASKS.value))
 
 @triton.jit
 def quarters(t):
-    """(R, 4 C) -> four (R, C): the first, second, third and fourth of each group."""
+    """Split (R, 4 C) into four (R, C): the first, second, third and fourth of each group."""
     t = t.reshape(t.shape[0], t.shape[1] // 4, 2, 2)
     even, odd = tl.split(t)
     first, third = tl.split(even)
@@ -35,7 +35,8 @@ def quarters(t):
 
 @triton.jit
 def importance(weight, scores_ptr, offsets, inside):
-    """Of weights, fp32; their magnitude without scores. NaN is infinite, and nothing beyond the edge is kept."""
+    """Return the fp32 scores of weights, magnitudes without scores. NaN counts as infinite; beyond the edge it is
+    -inf."""
     if scores_ptr is None:
         scores = tl.abs(weight.to(tl.float32))
     else:
@@ -45,7 +46,7 @@ def importance(weight, scores_ptr, offsets, inside):
 
 @triton.jit
 def pick(w, keep0, keep1, keep2, keep3):
-    """Two values of four and the four bits that say which."""
+    """Return two values of four and the four bits that say which."""
     first = tl.where(keep0, w[0], tl.where(keep1, w[1], w[2]))
     second = tl.where(keep3, w[3], tl.where(keep2, w[2], w[1]))
     code = tl.where(keep0, 0, tl.where(keep1, 1, 2)) + tl.where(keep3, 12, tl.where(keep2, 8, 4))
@@ -54,7 +55,7 @@ def pick(w, keep0, keep1, keep2, keep3):
 
 @triton.jit
 def store_row(values_ptr, indices_ptr, first, second, code, rows, groups, N, G, stride_v, stride_i):
-    """Two (R, C) values and their code for the groups (R, 1) x (1, C) of a saved form."""
+    """Store two (R, C) values and their code for the groups (R, 1) x (1, C) of a saved form."""
     R: tl.constexpr = first.shape[0]
     C: tl.constexpr = first.shape[1]
     places = groups * 2 + tl.arange(0, 2 * C)[None, :]
@@ -81,13 +82,14 @@ def prune_kernel(
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
     group = tl.program_id(1) * BLOCK_G
     cols = group * 4 + tl.arange(0, 4 * BLOCK_G)[None, :]
-    offsets, inside = rows * stride_w + cols, (rows < N) & (cols < K)
+    offsets = rows * stride_w + cols
+    inside = (rows < N) & (cols < K)
     weight = tl.load(weight_ptr + offsets, mask=inside, other=0.0)            # (BLOCK_N, 4 BLOCK_G)
     s0, s1, s2, s3 = quarters(importance(weight, scores_ptr, offsets, inside))
 
     b01, b02, b03 = (s0 >= s1).to(tl.int32), (s0 >= s2).to(tl.int32), (s0 >= s3).to(tl.int32)
     b12, b13, b23 = (s1 >= s2).to(tl.int32), (s1 >= s3).to(tl.int32), (s2 >= s3).to(tl.int32)
-    # kept is who loses at most once
+    # each pair is compared once, b12: 1 beats 2; a weight that is beaten at most once is kept
     first, second, code = pick(
         quarters(weight), b01 + b02 + b03 >= 2, b12 + b13 >= 1 + b01, b23 >= b02 + b12, b03 + b13 + b23 <= 1)
     store_row(values_ptr, indices_ptr, first, second, code, rows, group, N, G, stride_v, stride_i)
@@ -110,7 +112,8 @@ def prune_both_ways_kernel(
     w = ()
     sums = ()  # of each pair in each row; float64, so that a pinned score does not hide the others
     for i in tl.static_range(4):
-        offsets, inside = (blocks * 4 + i) * stride_w + cols, (blocks * 4 + i < N) & (cols < K)
+        offsets = (blocks * 4 + i) * stride_w + cols
+        inside = (blocks * 4 + i < N) & (cols < K)
         row = tl.load(weight_ptr + offsets, mask=inside, other=0.0)           # (BLOCK_N, 4 BLOCK_K)
         scores = importance(row, scores_ptr, offsets, inside)
         s0, s1, s2, s3 = quarters(tl.minimum(tl.maximum(scores, -PINNED), PINNED).to(tl.float64))

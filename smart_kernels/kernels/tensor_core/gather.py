@@ -1,4 +1,4 @@
-"""Values of a packed 2:4 matrix, fetched where its metadata says; layouts in ``sparse_mma``.
+"""Values of a packed 2:4 matrix, fetched where its metadata says; layouts in mma.py.
 
     from a dense matrix of its shape       what training fetches from dy.T @ x
     from its transpose, packed as well     W.T from W after every step: the places stay, the values change
@@ -14,14 +14,14 @@ PIECE = tl.constexpr(2048)
 
 @triton.jit
 def places(meta_ptr, row, group, steps):
-    """The two places of four columns of a row, two bits each. ``steps`` of 64 columns make a row."""
+    """Return the two places of four columns of a row, two bits each. ``steps`` of 64 columns make a row."""
     word = ((row // 64) * steps + group // 16) * 128 + row % 64 // 16 * 32 + row % 8 * 4 + group % 16 // 4
     return (tl.load(meta_ptr + word) >> (row % 16 // 8 * 16 + group % 4 * 4).to(tl.int32)) & 15
 
 
 @triton.jit
 def address(row, group, steps, FRAGMENTS: tl.constexpr):
-    """Where the first of two values is."""
+    """Return where the first of two values is."""
     if FRAGMENTS:
         lane = row % 8 * 4 + group % 4
         return ((row // 16) * (2 * steps) + group // 8) * 256 + lane * 8 + group % 8 // 4 * 4 + row % 16 // 8 * 2
@@ -47,8 +47,11 @@ def sparse_gather_kernel(
         row = piece * 16 + j // 32 % 8 + j // 2 % 2 * 8
         group = j // 256 * 8 + j // 8 % 4 + j // 4 % 2 * 4
     else:
-        row, group = piece + j * 0, piece * 0 + j // 2
-    n64, k64, steps = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+        row = piece + j * 0
+        group = piece * 0 + j // 2
+    n64 = tl.program_id(0).to(tl.int64)
+    k64 = tl.program_id(1)
+    steps = tl.num_programs(1)
     row, group = n64 * 64 + row, k64 * 16 + group
     column = group * 4 + ((places(meta_ptr, row, group, steps) >> (j % 2 * 2)) & 3)
     inside = (row < rows) & (column < columns)

@@ -37,7 +37,7 @@ def candidates(low, high, newton, CANDIDATES: tl.constexpr):
 
 @triton.jit
 def first_bracket(partial_ptr, start_ptr, group, programs, keep, temperature, BLOCK_P: tl.constexpr):
-    """Adds up the partials of the range kernel."""
+    """Add up the partials of the range kernel: low, high and where Newton starts."""
     rows = tl.arange(0, BLOCK_P)
     in_p = rows < programs
     p = partial_ptr + (group * programs + rows) * (2 * SLOTS)
@@ -54,9 +54,11 @@ def first_bracket(partial_ptr, start_ptr, group, programs, keep, temperature, BL
 
 @triton.jit
 def narrow(state_ptr, partial_ptr, group, programs, keep, temperature, CANDIDATES: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Adds up the partials of the pass before and keeps the part of the bracket with the root."""
+    """Add up the partials of the pass before and keep the part of the bracket with the root."""
     s = state_ptr + group * STATE
-    low, high, newton = tl.load(s), tl.load(s + 1), tl.load(s + 2)
+    low = tl.load(s)
+    high = tl.load(s + 1)
+    newton = tl.load(s + 2)
     if low < high:
         rows = tl.arange(0, BLOCK_P)
         in_p = (rows < programs)[:, None]
@@ -131,8 +133,10 @@ def soft_topk_pass_kernel(
 
     # double buffers: other programs may still be reading what the pass before wrote
     partial_size = programs.to(tl.int64) * G * (2 * SLOTS)
-    partial_in, partial_out = partial_ptr + turn % 2 * partial_size, partial_ptr + (turn + 1) % 2 * partial_size
-    state_in, state_out = state_ptr + turn % 2 * G * STATE, state_ptr + (turn + 1) % 2 * G * STATE
+    partial_in = partial_ptr + turn % 2 * partial_size
+    partial_out = partial_ptr + (turn + 1) % 2 * partial_size
+    state_in = state_ptr + turn % 2 * G * STATE
+    state_out = state_ptr + (turn + 1) % 2 * G * STATE
     if BEFORE == 0:
         low, high, newton = first_bracket(partial_in, start_ptr, group, programs, keep, temperature, BLOCK_P)
     else:

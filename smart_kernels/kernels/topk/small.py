@@ -21,7 +21,7 @@ def load_cost(cost_ptr, groups, cols, inside, stride_cg):
 
 @triton.jit
 def solve(scores, cost, start, keep, temperature, inv_temperature):
-    """(BLOCK_G, BLOCK_N) scores, -inf where there are none, and cost -> (BLOCK_G,) fp64 thresholds.
+    """Solve for the (BLOCK_G,) fp64 thresholds of (BLOCK_G, BLOCK_N) scores, -inf where there are none, and costs.
 
     start: where to begin; ignored outside of the bracket.
     """

@@ -1,7 +1,7 @@
 """y = weight * mask, where the mask is the soft (or hard) top-KEEP of every GROUP scores in a row: one pass each way.
 
-    row of C = 6 weights, GROUP = 4    w w w w | w w . .        a group is solved in registers, as in soft_topk_small;
-                                       s s s s | s s -inf -inf  the mask is never stored, only its threshold
+    row of C = 6 weights, GROUP = 4    w w w w | w w . .        a group is solved in registers, as in small.py; the
+                                       s s s s | s s -inf -inf  mask is never stored, only its threshold
 """
 
 import triton
@@ -13,7 +13,7 @@ from .soft_topk import INF, soft_mask, split
 
 @triton.jit
 def places(groups, G, C, per_row, GROUP: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr):
-    """Offsets of the (len(groups), BLOCK) weights of some groups, and which exist."""
+    """Return the offsets of the (len(groups), BLOCK) weights of some groups, and which exist."""
     offs = tl.arange(0, BLOCK)
     if FULL:  # groups lie next to each other
         return groups[:, None] * GROUP + offs[None, :], (groups < G)[:, None] & (offs < BLOCK)[None, :]
@@ -23,9 +23,10 @@ def places(groups, G, C, per_row, GROUP: tl.constexpr, BLOCK: tl.constexpr, FULL
 
 @triton.jit
 def best(scores, KEEP: tl.constexpr, BLOCK: tl.constexpr):
-    """1 for the KEEP largest of each row, ties by place."""
+    """Return 1 for the KEEP largest of each row, ties by place, else 0."""
     offs = tl.arange(0, BLOCK)
-    mine, other = scores[:, :, None], scores[:, None, :]
+    mine = scores[:, :, None]
+    other = scores[:, None, :]
     ahead = (other > mine) | ((other == mine) & (offs[None, None, :] < offs[None, :, None]))
     return (tl.sum(ahead.to(tl.int32), 2) < KEEP).to(tl.float32)
 
@@ -33,11 +34,11 @@ def best(scores, KEEP: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def smart_weight_kernel(
     # tensors
-    weight_ptr, scores_ptr, y_ptr, threshold_ptr,
+    weight_ptr, scores_ptr, temperature_ptr, y_ptr, threshold_ptr,
     # sizes
     G, C, per_row,
     # scalars
-    temperature: tl.float64, inv_temperature, eps,
+    eps,
     # compile-time
     KEEP: tl.constexpr, GROUP: tl.constexpr, HARD: tl.constexpr,
     FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK: tl.constexpr,
@@ -47,7 +48,10 @@ def smart_weight_kernel(
     scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)           # (BLOCK_G, BLOCK)
     weight = tl.load(weight_ptr + offsets, mask=inside, other=0.0)            # (BLOCK_G, BLOCK)
 
-    keep, start = tl.full((), KEEP, tl.float64), tl.full((BLOCK_G,), INF, tl.float64)
+    temperature = tl.load(temperature_ptr)
+    inv_temperature = (1.0 / temperature).to(tl.float32)
+    keep = tl.full((), KEEP, tl.float64)
+    start = tl.full((BLOCK_G,), INF, tl.float64)
     threshold = solve(scores, inside.to(tl.float32), start, keep, temperature, inv_temperature)
     if HARD:
         mask = best(scores, KEEP, BLOCK)
@@ -62,11 +66,11 @@ def smart_weight_kernel(
 @triton.jit
 def smart_weight_bwd_kernel(
     # tensors
-    dy_ptr, weight_ptr, scores_ptr, threshold_ptr, dweight_ptr, dscores_ptr,
+    dy_ptr, weight_ptr, scores_ptr, threshold_ptr, temperature_ptr, dweight_ptr, dscores_ptr,
     # sizes
     G, C, per_row,
     # scalars
-    inv_temperature, eps,
+    eps,
     # compile-time
     UNDERFLOW: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr, HARD: tl.constexpr,
     FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK: tl.constexpr,
@@ -78,6 +82,7 @@ def smart_weight_bwd_kernel(
     dy = tl.load(dy_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     lead, rest = split(tl.load(threshold_ptr + groups, mask=groups < G, other=0.0))
 
+    inv_temperature = (1.0 / tl.load(temperature_ptr)).to(tl.float32)
     soft = soft_mask(scores, lead[:, None], rest[:, None], inv_temperature)
     dmask = weight * dy
     if HARD:

@@ -21,7 +21,7 @@ INF = tl.constexpr(float("inf"))
 
 @triton.jit
 def split(threshold):
-    """fp64 as the sum of two fp32."""
+    """Split fp64 into the sum of two fp32."""
     lead = threshold.to(tl.float32)
     rest = tl.where(tl.abs(lead) == INF, 0.0, threshold - lead.to(tl.float64)).to(tl.float32)
     return lead, rest
@@ -29,7 +29,10 @@ def split(threshold):
 
 @triton.jit
 def soft_mask(scores, lead, rest, inv_temperature):
-    """Infinite scores are pinned to 0 and 1, also where the threshold is infinite; a NaN threshold gives NaN."""
+    """Compute the mask.
+
+    Infinite scores are pinned to 0 and 1, also where the threshold is infinite; a NaN threshold gives NaN.
+    """
     mask = tl.sigmoid((scores - lead - rest) * inv_temperature)
     mask = tl.where(tl.abs(scores) == INF, tl.where(scores > 0, 1.0, 0.0), mask)
     return tl.where(lead == lead, mask, lead)
@@ -37,7 +40,7 @@ def soft_mask(scores, lead, rest, inv_temperature):
 
 @triton.jit
 def free_cost(scores, cost):
-    """The cost of what is neither pinned nor padding. NaN scores make it NaN, which ends in the threshold."""
+    """Return the cost of what is neither pinned nor padding. NaN scores make it NaN, which ends in the threshold."""
     return tl.where(tl.abs(scores) == INF, 0.0, tl.where(scores == scores, cost, scores)).to(tl.float64)
 
 
@@ -48,7 +51,7 @@ def pinned_cost(scores, cost):
 
 @triton.jit
 def bracket(lowest, highest, total, pinned, keep, temperature):
-    """Range of the finite scores -> [low, high]; both are the threshold itself where nothing is left to solve."""
+    """Return [low, high] around the threshold; both are the threshold itself where nothing is left to solve."""
     budget = keep - pinned
     solvable = (budget > 0) & (budget < total)
     offset = temperature * tl.log(tl.where(solvable, budget, 1.0) / tl.where(solvable, total - budget, 1.0))
@@ -58,7 +61,7 @@ def bracket(lowest, highest, total, pinned, keep, temperature):
 
 @triton.jit
 def mask_sums(scores, cost, lead, rest, inv_temperature, AXIS: tl.constexpr):
-    """sum(cost * mask) and sum(cost * mask * (1 - mask)), fp64."""
+    """Return sum(cost * mask) and sum(cost * mask * (1 - mask)), fp64."""
     z = (scores - lead - rest) * inv_temperature
     g = tl.sigmoid(-tl.abs(z))  # min(mask, 1 - mask), which does not round to 1: the sum sees every last bit
     hard = tl.sum(tl.where(z > 0, cost, 0.0), AXIS).to(tl.float64)
@@ -68,6 +71,9 @@ def mask_sums(scores, cost, lead, rest, inv_temperature, AXIS: tl.constexpr):
 
 @triton.jit
 def newton_step(excess, slope, temperature):
-    """From sum(cost mask) - keep and sum(cost mask (1 - mask)): how far the threshold has to rise, rounded to fp32."""
+    """Return how far the threshold has to rise, rounded to fp32.
+
+    ``excess`` is sum(cost mask) - keep and ``slope`` is sum(cost mask (1 - mask)).
+    """
     quotient = excess.to(tl.float32) / slope.to(tl.float32)
     return tl.where(tl.abs(excess) <= EXACT, 0.0, temperature * quotient.to(tl.float64))

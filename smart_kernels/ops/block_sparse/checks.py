@@ -3,28 +3,25 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import DTYPES, needs_gradient
 from smart_kernels.reference.common.epilogue import check_activation
 
+from .stored import StoredBlocks
 
-def check(x, values, crow_indices, col_indices, bias, out_features) -> None:
+
+def check(x: Tensor, w: StoredBlocks, bias: Tensor | None, out_features: int) -> None:
     """Raise ``ValueError`` unless shapes and devices fit."""
-    if values.dim() != 3 or 0 in values.shape[1:]:
-        raise ValueError(f"values must be (nnz, bn, bk) with bn, bk >= 1, got {tuple(values.shape)}")
-    expected = {"crow_indices": (-(-out_features // values.shape[1]) + 1,), "col_indices": (len(values),)}
-    for name, indices in (("crow_indices", crow_indices), ("col_indices", col_indices)):
-        if indices.shape != expected[name] or indices.dtype not in (torch.int32, torch.int64):
-            raise ValueError(
-                f"{name} must be {expected[name]} int32 or int64 for values {tuple(values.shape)} and "
-                f"out_features {out_features}, got {tuple(indices.shape)} {indices.dtype}"
-            )
+    w.check(out_features, "out_features")
     if x.dim() == 0:
         raise ValueError("x must be (..., K), got a scalar")
     if bias is not None and bias.shape != (out_features,):
         raise ValueError(f"bias must be (out_features,) = ({out_features},), got {tuple(bias.shape)}")
-    tensors = [t for t in (x, values, bias, crow_indices, col_indices) if t is not None]
+    tensors = [t for t in (x, w.values, bias, w.crow_indices, w.col_indices) if t is not None]
     if any(t.device != x.device for t in tensors):
         raise ValueError(f"all tensors must be on the device of x, got {[str(t.device) for t in tensors]}")
+    in_blocks = -(-x.shape[-1] // w.values.shape[2])
+    w.check_index(len(w.crow_indices) - 1 + 2 * (in_blocks + len(w.values)), "block_index")
 
 
 def check_dtypes(*tensors: Tensor | None) -> None:
@@ -34,8 +31,8 @@ def check_dtypes(*tensors: Tensor | None) -> None:
         raise ValueError(f"x, values and bias must share one of {DTYPES}, got {dtypes}")
 
 
-def check_fp8(x, values, bias, residual, scale) -> bool:
-    """Whether this is a product of float8_e4m3fn; raise ``ValueError`` unless all fits one."""
+def check_fp8(x: Tensor, values: Tensor, bias: Tensor | None, residual: Tensor | None, scale: Tensor | None) -> bool:
+    """Return whether this is a product of float8_e4m3fn; raise ``ValueError`` unless all fits one."""
     if torch.float8_e4m3fn not in (x.dtype, values.dtype):
         if scale is not None:
             raise ValueError(
@@ -44,11 +41,7 @@ def check_fp8(x, values, bias, residual, scale) -> bool:
         return False
     if x.dtype != values.dtype:
         raise ValueError(f"x and values must both be float8_e4m3fn, got {x.dtype} and {values.dtype}")
-    if scale is None or scale.dtype != torch.float32 or scale.shape not in ((), (len(values),)):
-        found = None if scale is None else (tuple(scale.shape), scale.dtype)
-        raise ValueError(f"scale must be () or ({len(values)},) float32 for values in float8_e4m3fn, got {found}")
-    if scale.device != x.device:
-        raise ValueError(f"scale must be on the device of x, {x.device}, got {scale.device}")
+    _check_scale(scale, len(values), x.device)
     if bias is not None and bias.dtype not in DTYPES:
         raise ValueError(f"bias must be one of {DTYPES} for x in float8_e4m3fn, got {bias.dtype}")
     if needs_gradient(x, values, bias, residual, scale):
@@ -56,25 +49,23 @@ def check_fp8(x, values, bias, residual, scale) -> bool:
     return True
 
 
-def check_epilogue(x, activation, residual, out_dtype, shape) -> None:
-    """Raise ``ValueError`` unless what follows the sums fits a result of ``shape``."""
-    check_activation(activation)
+def _check_scale(scale: Tensor | None, nnz: int, device: torch.device) -> None:
+    if scale is None or scale.dtype != torch.float32 or scale.shape not in ((), (nnz,)):
+        found = None if scale is None else (tuple(scale.shape), scale.dtype)
+        raise ValueError(f"scale must be () or ({nnz},) float32 for values in float8_e4m3fn, got {found}")
+    if scale.device != device:
+        raise ValueError(f"scale must be on the device of x, {device}, got {scale.device}")
+
+
+def check_epilogue(x: Tensor, epilogue: Epilogue, out_features: int) -> None:
+    """Raise ``ValueError`` unless activation, residual and dtype fit the result."""
+    check_activation(epilogue.activation)
+    shape = *x.shape[:-1], out_features
+    residual = epilogue.residual
     if residual is not None and (residual.shape != shape or residual.device != x.device):
         raise ValueError(
             f"residual must be {tuple(shape)} on {x.device} like the result, got {tuple(residual.shape)} on "
             f"{residual.device}"
         )
-    if out_dtype is not None and out_dtype not in DTYPES:
-        raise ValueError(f"out_dtype must be one of {DTYPES}, got {out_dtype}")
-
-
-def check_index(index: Tensor | None, crow_indices: Tensor, values: Tensor, in_features: int) -> None:
-    """Raise ``ValueError`` unless ``index`` has the size of one made of such indices."""
-    if index is None:
-        return
-    size = len(crow_indices) - 1 + 2 * (-(-in_features // values.shape[2]) + len(values))
-    if index.shape != (size,) or index.dtype != torch.int32 or index.device != values.device:
-        raise ValueError(
-            f"index must be ({size},) int32 on {values.device}, as block_index makes it of these indices, got "
-            f"{tuple(index.shape)} {index.dtype} on {index.device}"
-        )
+    if epilogue.dtype is not None and epilogue.dtype not in DTYPES:
+        raise ValueError(f"out_dtype must be one of {DTYPES}, got {epilogue.dtype}")

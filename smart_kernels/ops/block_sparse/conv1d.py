@@ -21,7 +21,7 @@ def block_sparse_conv1d(
     residual: Tensor | None = None,
     index: Tensor | None = None,
 ) -> Tensor:
-    """:func:`block_sparse_conv2d` of images one pixel high.
+    """Apply :func:`block_sparse_conv2d` to images one pixel high.
 
     Args:
         x: (B, C, L); the others as there.

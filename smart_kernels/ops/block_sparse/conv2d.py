@@ -3,12 +3,14 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
 from smart_kernels.reference.common.epilogue import check_activation, finish
 from smart_kernels.shapes import Conv, pair
 
-from .conv_checks import check_conv, check_conv_index
+from .conv_checks import check_conv
 from .conv_operators import block_conv
+from .stored import StoredBlocks
 
 Size = int | tuple[int, int]
 
@@ -29,7 +31,7 @@ def block_sparse_conv2d(
     residual: Tensor | None = None,
     index: Tensor | None = None,
 ) -> Tensor:
-    """``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) in block compressed sparse rows.
+    """Return ``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) in block compressed sparse rows.
 
     Block column ``tap * ceil(C / tile_c) + i`` is channel block ``i`` of kernel position ``tap = row * kw + column``.
     Costs follow the number of stored blocks. Differentiable in ``x``, ``values``, ``bias`` and ``residual``; activation
@@ -45,7 +47,7 @@ def block_sparse_conv2d(
         out_channels: N.
         activation: None, "relu", "relu6", "gelu", "gelu_tanh" or "silu".
         residual: shape of the result, or None.
-        index: what :func:`.bsr_indices.conv_index` made of these indices; without it each backward sorts them anew.
+        index: what ``conv_index`` made of these indices; without it each backward sorts them anew.
 
     Returns:
         (B, N, H', W') in channels_last, dtype of ``x``, accumulated in fp32 (fp64 for fp64).
@@ -56,11 +58,19 @@ def block_sparse_conv2d(
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
     check_activation(activation)
     x, values, bias, residual = autocast_all(x, values, bias, residual)
-    check_conv(x, values, crow_indices, col_indices, bias, out_channels, conv, residual)
-    check_conv_index(index, crow_indices, col_indices, values, (out_channels, x.shape[1]), conv)
-    wanted = needs_gradient(x, values, bias, residual)
-    after = (None, None) if wanted else (None if residual is None else nhwc(residual), activation)
+    w = StoredBlocks(values, crow_indices, col_indices, index)
+    epilogue = Epilogue(bias, residual, activation)
+    check_conv(x, w, epilogue, out_channels, conv)
     with no_autocast(x):
-        args = nhwc(x), values, crow_indices, col_indices, bias, after[0], conv.numbers, out_channels, after[1]
-        y = block_conv(*args, index).movedim(3, 1)
-        return finish(y, None, residual, activation) if wanted else y
+        return _conv2d(x, w, epilogue, conv, out_channels)
+
+
+def _conv2d(x: Tensor, w: StoredBlocks, epilogue: Epilogue, conv: Conv, out_channels: int) -> Tensor:
+    """Fuse activation and residual where torch needs not differentiate them."""
+    bias, residual, activation = epilogue.bias, epilogue.residual, epilogue.activation
+    args = nhwc(x), w.values, w.crow_indices, w.col_indices, bias
+    if needs_gradient(x, w.values, bias, residual):
+        y = block_conv(*args, None, conv.numbers, out_channels, None, w.index)
+        return finish(y.movedim(3, 1), None, residual, activation)
+    rest = None if residual is None else nhwc(residual)
+    return block_conv(*args, rest, conv.numbers, out_channels, activation, w.index).movedim(3, 1)

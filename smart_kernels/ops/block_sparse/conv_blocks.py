@@ -1,4 +1,4 @@
-"""What a convolution derives from the indices of its blocks alone; made once, it lies in one int32 tensor."""
+"""The blocks of a convolution's weight, listed for its kernels; all lists lie in one int32 tensor."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.ops.common.blocks import BlockPlaces, BlockRows
 from smart_kernels.ops.common.conv_matmul import transposed
 from smart_kernels.shapes import Conv
 
 from . import kernel_blocks
+from .stored import StoredBlocks
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,17 @@ class ConvBlocks:
     index: Tensor | None = None
 
     @classmethod
-    def of(cls, crow_indices, col_indices, tile, channels, conv, index=None) -> "ConvBlocks":
-        """For stored blocks of size ``tile`` and a weight of (output, input) ``channels``."""
+    def of(cls, w: StoredBlocks, channels: tuple[int, int], conv: Conv) -> "ConvBlocks":
+        """Make them for a weight of (output, input) ``channels``."""
+        return cls.of_tile(w.crow_indices, w.col_indices, w.values.shape[1:], channels, conv, w.index)
+
+    @classmethod
+    def of_tile(cls, crow_indices, col_indices, tile, channels, conv, index=None) -> "ConvBlocks":
+        """Make them from the indices of stored blocks of size ``tile``."""
         return cls(crow_indices, col_indices, conv, *kernel_blocks.axes(tile, channels), index)
 
     def forward(self) -> BlockRows:
-        """The rows of the convolution; slots of ``kernel_blocks.windows``."""
+        """Return the rows of the convolution; slots of ``kernel_blocks.windows``."""
         if self.index is not None:
             start, end, cols, slots, *_ = self._parts
             return BlockRows(start, end, cols, slots if self._cut else None)
@@ -47,32 +53,33 @@ class ConvBlocks:
         return BlockRows(start, end, cols, self._slots())
 
     def backward(self) -> BlockRows:
-        """The rows (phase, channel block) of the transposed convolution; slots of ``kernel_blocks.windows``."""
+        """Return the rows (phase, channel block) of the transposed convolution; slots likewise."""
         if self.index is not None:
             return BlockRows(*self._parts[4:8])
-        rows, slots = transposed(*self.places(), self.conv, self.n, self.k), self._slots()
+        rows = transposed(self.places(), self.conv)
+        slots = self._slots()
         return rows if slots is None else BlockRows(rows.start, rows.end, rows.cols, slots[rows.slots])
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """The row and the column of each kernel block."""
+    def places(self) -> BlockPlaces:
+        """Return where each kernel block is."""
         if self.index is not None:
-            return self._parts[8], self._parts[2]
+            return BlockPlaces(self._parts[8], self._parts[2], self.n, self.k)
         return kernel_blocks.places(self.crow_indices, self.col_indices, self.n, self.k)
 
     def pack(self) -> Tensor:
-        """All of them in one tensor."""
-        forward, backward = self.forward(), self.backward()
+        """Return all lists in one tensor."""
+        forward = self.forward()
         slots = [forward.slots] if self._cut else []
-        back = backward.start, backward.end, backward.cols, backward.slots
-        return torch.cat([forward.start, forward.end, forward.cols, *slots, *back, self.places()[0]])
+        lists = [forward.start, forward.end, forward.cols, *slots, *self.backward().lists]
+        return torch.cat([*lists, self.places().rows])
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the lists in ``pack``."""
-        n, k = self.n, self.k
-        entries = n.parts * len(self.col_indices) * k.parts
-        columns = self.conv.stride[0] * self.conv.stride[1] * k.blocks
-        return n.blocks, n.blocks, entries, entries * self._cut, columns, columns, entries, entries, entries
+        """The lengths of the lists in ``pack``."""
+        entries = self.n.parts * len(self.col_indices) * self.k.parts
+        columns = self.conv.stride[0] * self.conv.stride[1] * self.k.blocks
+        rows = self.n.blocks
+        return rows, rows, entries, entries * self._cut, columns, columns, entries, entries, entries
 
     @cached_property
     def _parts(self) -> tuple[Tensor, ...]:

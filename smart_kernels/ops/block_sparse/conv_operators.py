@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.conv_matmul import Walk, conv_grad, conv_matmul
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.blocks import BlockMatrix
+from smart_kernels.ops.common.conv_matmul import conv_grad, conv_matmul
+from smart_kernels.ops.common.epilogue import Epilogue
+from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.walk import Walk
 from smart_kernels.reference.block_sparse import conv2d as reference
 from smart_kernels.shapes import Conv
 
 from . import kernel_blocks
 from .conv_blocks import ConvBlocks
+from .stored import StoredBlocks
 
 
 def _fake(x, values, crow_indices, col_indices, bias, residual, geometry, out_channels, activation, index=None):
@@ -37,16 +41,15 @@ def block_conv(
     activation: str | None,
     index: Tensor | None = None,
 ) -> Tensor:
-    args = x, values, crow_indices, col_indices, bias, residual, geometry, out_channels, activation
     if x.dtype == torch.float64:
-        return reference.block_sparse_conv2d(*args)
+        return reference.block_sparse_conv2d(
+            x, values, crow_indices, col_indices, bias, residual, geometry, out_channels, activation
+        )
     conv = Conv.of(geometry)
-    blocks = ConvBlocks.of(crow_indices, col_indices, values.shape[1:], (out_channels, x.shape[3]), conv, index)
-    n, k, size = blocks.n, blocks.k, conv.output_size(*x.shape[1:3])
-    return conv_matmul(
-        x, kernel_blocks.windows(values, n, k), blocks.forward(), Walk.forward(conv), size, n, k,
-        None if bias is None else bias.contiguous(), residual, activation,
-    )  # fmt: skip
+    blocks = ConvBlocks.of(StoredBlocks(values, crow_indices, col_indices, index), (out_channels, x.shape[3]), conv)
+    w = BlockMatrix(kernel_blocks.windows(values, blocks.n, blocks.k), blocks.forward(), blocks.n, blocks.k)
+    size = conv.output_size(*x.shape[1:3])
+    return conv_matmul(x, w, Walk.forward(conv), size, Epilogue(bias, residual, activation))
 
 
 @define("block_sparse_conv2d_dx", reference=reference.block_sparse_conv2d_dx, fake=_fake_dx)
@@ -62,16 +65,15 @@ def block_conv_dx(
     channels: int,
     index: Tensor | None = None,
 ) -> Tensor:
-    args = dy, values, crow_indices, col_indices, bias, geometry, height, width, channels
     if dy.dtype == torch.float64:
-        return reference.block_sparse_conv2d_dx(*args)
+        return reference.block_sparse_conv2d_dx(
+            dy, values, crow_indices, col_indices, bias, geometry, height, width, channels
+        )
     conv = Conv.of(geometry)
-    blocks = ConvBlocks.of(crow_indices, col_indices, values.shape[1:], (dy.shape[3], channels), conv, index)
-    n, k, size = blocks.n, blocks.k, (height, width)
-    return conv_matmul(
-        dy, kernel_blocks.windows(values, n, k).mT, blocks.backward(), Walk.transposed(conv), size, k, n,
-        None if bias is None else bias.contiguous(),
-    )  # fmt: skip
+    blocks = ConvBlocks.of(StoredBlocks(values, crow_indices, col_indices, index), (dy.shape[3], channels), conv)
+    windows = kernel_blocks.windows(values, blocks.n, blocks.k)
+    w_t = BlockMatrix(windows.mT, blocks.backward(), blocks.k, blocks.n)
+    return conv_matmul(dy, w_t, Walk.transposed(conv), (height, width), Epilogue(bias))
 
 
 @define("block_sparse_conv2d_dvalues", reference=reference.block_sparse_conv2d_dvalues, fake=_fake_dvalues)
@@ -87,10 +89,10 @@ def block_conv_dvalues(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_conv2d_dvalues(dy, x, crow_indices, col_indices, geometry, tile_n, tile_c)
-    conv, channels = Conv.of(geometry), (dy.shape[3], x.shape[3])
-    blocks = ConvBlocks.of(crow_indices, col_indices, (tile_n, tile_c), channels, conv, index)
-    n, k = blocks.n, blocks.k
-    return kernel_blocks.join(conv_grad(dy, x, *blocks.places(), conv, n, k, x.dtype), n, k)
+    conv = Conv.of(geometry)
+    channels = dy.shape[3], x.shape[3]
+    blocks = ConvBlocks.of_tile(crow_indices, col_indices, (tile_n, tile_c), channels, conv, index)
+    return kernel_blocks.join(conv_grad(dy, x, blocks.places(), conv, x.dtype), blocks.n, blocks.k)
 
 
 def _setup_context(ctx, inputs, output):
@@ -99,7 +101,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dy):
-    (x, values, *indices, index), needs, dy = ctx.saved_tensors, ctx.needs_input_grad, dy.contiguous()
+    x, values, *indices, index = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    dy = dy.contiguous()
     dx = dvalues = None
     if needs[0]:
         dx = block_conv_dx(dy, values, *indices, None, ctx.geometry, *x.shape[1:], index)
@@ -114,7 +118,9 @@ def _setup_dx_context(ctx, inputs, output):
 
 
 def _backward_dx(ctx, g):
-    (dy, values, *indices, index), needs, g = ctx.saved_tensors, ctx.needs_input_grad, g.contiguous()
+    dy, values, *indices, index = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    g = g.contiguous()
     ddy = dvalues = None
     if needs[0]:
         ddy = block_conv(g, values, *indices, None, None, ctx.geometry, dy.shape[3], None, index)
@@ -123,5 +129,5 @@ def _backward_dx(ctx, g):
     return ddy, dvalues, None, None, g.sum((0, 1, 2)) if needs[4] else None, *[None] * 5
 
 
-block_conv.register_autograd(_backward, setup_context=_setup_context)
-block_conv_dx.register_autograd(_backward_dx, setup_context=_setup_dx_context)
+differentiable(block_conv, _backward, _setup_context)
+differentiable(block_conv_dx, _backward_dx, _setup_dx_context)

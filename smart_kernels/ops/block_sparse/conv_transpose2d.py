@@ -3,11 +3,13 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, no_autocast
 from smart_kernels.shapes import Conv, pair
 
-from .conv_checks import check_conv, check_conv_index
+from .conv_checks import check_conv
 from .conv_operators import block_conv_dx
+from .stored import StoredBlocks
 
 
 def block_sparse_conv_transpose2d(
@@ -25,7 +27,7 @@ def block_sparse_conv_transpose2d(
     out_channels: int,
     index: Tensor | None = None,
 ) -> Tensor:
-    """``conv_transpose2d(x, W) + bias``: the input gradient of the convolution whose weight is W.
+    """Return ``conv_transpose2d(x, W) + bias``: the input gradient of the convolution whose weight is W.
 
     Args:
         x: (B, C, H, W); dtypes as in :func:`block_sparse_conv2d`.
@@ -35,8 +37,7 @@ def block_sparse_conv_transpose2d(
         bias: (N,) or None.
         kernel_size, stride, padding, output_padding, dilation: as in ``nn.ConvTranspose2d``.
         out_channels: N.
-        index: what :func:`.bsr_indices.conv_index` made of these indices, its channels (C, N); without it each call
-            sorts them anew.
+        index: what ``conv_index`` made of these indices, its channels (C, N); without it each call sorts them anew.
 
     Returns:
         (B, N, H', W') in channels_last.
@@ -44,10 +45,11 @@ def block_sparse_conv_transpose2d(
     Raises:
         ValueError: a shape, dtype or device does not fit.
     """
-    conv, extra = Conv(*map(pair, (kernel_size, stride, padding, dilation))), pair(output_padding)
+    conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
+    extra = pair(output_padding)
     x, values, bias = autocast_all(x, values, bias)
-    check_conv(x, values, crow_indices, col_indices, bias, out_channels, conv, transposed=True)
-    check_conv_index(index, crow_indices, col_indices, values, (x.shape[1], out_channels), conv)
+    w = StoredBlocks(values, crow_indices, col_indices, index)
+    check_conv(x, w, Epilogue(bias), out_channels, conv, transposed=True)
     if not all(0 <= e < s for e, s in zip(extra, conv.stride, strict=True)):
         raise ValueError(f"output_padding must be at least 0 and below stride {conv.stride}, got {extra}")
     size = conv.input_size(*x.shape[2:])

@@ -1,4 +1,4 @@
-"""What can be said of block compressed sparse rows from their indices alone."""
+"""What follows from the indices of block compressed sparse rows alone, made once per change of them."""
 
 import torch
 from torch import Tensor
@@ -19,12 +19,14 @@ def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, in
         col_indices: (nnz,) must be inside the grid and rise inside each row.
         grid: rows and columns of blocks, ``ceil(N / bn)`` and ``ceil(K / bk)``.
     """
-    (rows, cols), nnz = grid, len(col_indices)
+    rows, cols = grid
+    nnz = len(col_indices)
     if crow_indices.shape != (rows + 1,):
         raise ValueError(f"crow_indices must be (rows + 1,) for {rows} block rows, got {tuple(crow_indices.shape)}")
     if (dtypes := {crow_indices.dtype, col_indices.dtype}) - {torch.int32, torch.int64}:
         raise ValueError(f"indices must be int32 or int64, got {sorted(map(str, dtypes))}")
-    crow, col = crow_indices.long().cpu(), col_indices.long().cpu()
+    crow = crow_indices.long().cpu()
+    col = col_indices.long().cpu()
     # the largest first: differences of numbers beyond it may overflow
     if crow[0] != 0 or crow[-1] != nnz or crow.max() > nnz or (crow.diff() < 0).any():
         raise ValueError(f"crow_indices must rise from 0 to nnz for {nnz} blocks, got {crow.tolist()}")
@@ -36,10 +38,10 @@ def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, in
 
 
 def block_index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
-    """What ``block_sparse_linear`` derives from the indices, made once per change of them and passed as ``index``.
+    """Make the ``index`` of ``block_sparse_linear``.
 
-    Holds the block rows by falling length, so that no long one is left for the end, and the blocks by columns, which
-    the gradient of ``x`` walks. Stays on the device of the indices, without a synchronisation.
+    It holds the block rows by falling length, so that no long one is left for the end, and the blocks by columns, which
+    the gradient of ``x`` walks. It stays on the device of the indices, without a synchronisation.
 
     Args:
         crow_indices: (rows + 1,) int32 or int64.
@@ -63,7 +65,7 @@ def conv_index(
     padding: Size = 0,
     dilation: Size = 1,
 ) -> Tensor:
-    """The same for ``block_sparse_conv2d`` and its relatives, which depends on the geometry, too.
+    """Make the ``index`` of ``block_sparse_conv2d`` and its relatives, which depends on the geometry, too.
 
     Args:
         crow_indices, col_indices: as there.
@@ -75,4 +77,4 @@ def conv_index(
         (L,) int32: block rows with their start, end and columns, for the convolution and for the gradient of ``x``.
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
-    return ConvBlocks.of(crow_indices, col_indices, tile, channels, conv).pack()
+    return ConvBlocks.of_tile(crow_indices, col_indices, tile, channels, conv).pack()

@@ -10,19 +10,23 @@ from torch import Tensor
 
 from smart_kernels.kernels.common.tuning import shared_memory
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.ops.common.blocks import BlockPlaces, BlockRows
 
 LARGEST = (128, 64)  # block of W that one program of its gradient works on
 
 
 def axes(block, shape, largest=LARGEST, least=(16, 16)) -> tuple[Axis, Axis]:
+    """Return how stored blocks of size ``block`` of a weight of this shape are cut."""
     n, k = (Axis.separate(*args) for args in zip(shape, block, largest, least, strict=True))
     return n, k
 
 
 def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
-    """A step reads 256 bytes of each row of x and W, and 256 rows of W, if the device holds two steps of 128 rows.
-    Tensor cores take 16 elements of a row, of one byte 32; steps of these are scaled, in registers of their own."""
+    """Return how they are cut for ``x @ W.T``.
+
+    A step reads 256 bytes of each row of x and W, and 256 rows of W, if the device holds two steps of 128 rows.
+    Tensor cores take 16 elements of a row, of one byte 32; steps of these are scaled, in registers of their own.
+    """
     if itemsize == 1:
         return axes(block, shape, (128, 128), (16, 32))
     roomy = shared_memory() >= 2 * (128 + 128) * 256
@@ -30,20 +34,20 @@ def forward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
 
 
 def backward_axes(block, shape, itemsize: int) -> tuple[Axis, Axis]:
-    """The same for the transposed product."""
+    """Return how they are cut for ``dy @ W``."""
     k, n = forward_axes(block[::-1], shape[::-1], itemsize)
     return n, k
 
 
 def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
-    """(nnz, bn, bk) -> (n.parts * nnz * k.parts, n.block, k.block), a view where nothing is cut or padded."""
+    """Cut (nnz, bn, bk) into (n.parts * nnz * k.parts, n.block, k.block), a view where nothing is cut or padded."""
     values = filled(values, n, k)
     parts = values.view(len(values), n.parts, n.block, k.parts, k.block).permute(1, 0, 3, 2, 4)
     return parts.reshape(n.parts * len(values) * k.parts, n.block, k.block)
 
 
 def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
-    """(nnz, bn, bk) -> (S, n.block, k.block), a view where nothing is padded: kernel blocks are at ``slots`` of it.
+    """View (nnz, bn, bk) as (S, n.block, k.block), after padding it: kernel blocks are at ``slots`` of it.
 
     Where a stored block is cut, its parts are not next to each other, so the windows overlap: one starts every
     ``k.block`` elements.
@@ -56,7 +60,7 @@ def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
 
 
 def slots(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
-    """The window of each kernel block, in the order of ``cut``."""
+    """Return the window of each kernel block, in the order of ``cut``."""
     options = {"device": col_indices.device, "dtype": torch.int32}
     part_n, block, part_k = (torch.arange(size, **options) for size in (n.parts, len(col_indices), k.parts))
     rows = (block * n.parts + part_n[:, None]) * (n.block * k.parts)
@@ -64,7 +68,7 @@ def slots(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
 
 
 def filled(values: Tensor, n: Axis, k: Axis) -> Tensor:
-    """Stored blocks with zeros up to whole kernel blocks."""
+    """Fill stored blocks with zeros up to whole kernel blocks."""
     _, bn, bk = values.shape
     if (bn, bk) == (n.parts * n.block, k.parts * k.block):
         return values
@@ -72,19 +76,19 @@ def filled(values: Tensor, n: Axis, k: Axis) -> Tensor:
 
 
 def cut_scale(scale: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
-    """() or (nnz,) -> one per block of ``cut``, of stride 0 where they are the same."""
+    """Return one scale per block of ``cut`` from () or (nnz,); of stride 0 where they are the same."""
     return scale.repeat_interleave(k.parts).repeat(n.parts) if scale.dim() else scale.expand(n.parts * nnz * k.parts)
 
 
 def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:
-    """The way back from ``cut``."""
+    """Invert ``cut``."""
     nnz = len(parts) // (n.parts * k.parts)
     values = parts.view(n.parts, nnz, k.parts, n.block, k.block).permute(1, 0, 3, 2, 4)
     return values.reshape(nnz, n.parts * n.block, k.parts * k.block)[:, : n.tile, : k.tile].contiguous()
 
 
 def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axis, k: Axis) -> BlockRows:
-    """The rows of kernel blocks; ``order`` is that of the stored rows."""
+    """List the rows of kernel blocks; ``order`` is that of the stored rows."""
     start, end = bounds(crow_indices, len(col_indices), n, k)
     if order is not None and n.parts > 1:
         order = (order[:, None] * n.parts + torch.arange(n.parts, device=order.device, dtype=order.dtype)).flatten()
@@ -92,8 +96,9 @@ def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axi
 
 
 def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
-    """The rows of kernel blocks of W.T, from those of the stored blocks; slots of ``cut(values.mT, k, n)``."""
-    nnz, slots = len(stored.slots), stored.slots
+    """List the rows of kernel blocks of W.T, from those of the stored blocks; slots of ``cut(values.mT, k, n)``."""
+    slots = stored.slots
+    nnz = len(slots)
     if n.parts * k.parts > 1:
         part_n, part_k = (torch.arange(axis.parts, device=slots.device, dtype=torch.int32) for axis in (n, k))
         slots = ((part_k[:, None] * nnz + slots)[..., None] * n.parts + part_n).flatten()
@@ -102,38 +107,38 @@ def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
 
 
 def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows:
-    """The stored blocks by columns."""
+    """List the stored blocks by columns."""
     return BlockRows.transposed(block_rows(crow_indices, len(col_indices)), col_indices, cols)
 
 
 def by_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | None) -> BlockRows:
-    """The stored blocks by columns, taken from ``index`` where there is one."""
+    """List the stored blocks by columns, taken from ``index`` where there is one."""
     if index is None:
         return transpose(crow_indices, col_indices, cols)
     return split(index, len(crow_indices) - 1, len(col_indices))[1]
 
 
 def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
-    """What follows from the indices alone, in one int32 tensor: the rows, longest first, and ``transpose``."""
+    """Return in one int32 tensor what follows from the indices alone: the rows, longest first, and ``transpose``."""
     order = crow_indices.diff().argsort(descending=True, stable=True).int()
     columns = transpose(crow_indices, col_indices, cols)
     return torch.cat([order, columns.start, columns.end, columns.cols, columns.slots])
 
 
 def split(index: Tensor, rows: int, nnz: int) -> tuple[Tensor, BlockRows]:
-    """The way back from ``index``."""
+    """Invert ``index``: the order of the rows, and the blocks by columns."""
     cols = (len(index) - rows - 2 * nnz) // 2
     order, *columns = index.split((rows, cols, cols, nnz, nnz))
     return order, BlockRows(*columns)
 
 
 def bounds(crow_indices: Tensor, nnz: int, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
-    """(rows + 1,) -> start and end of each row of kernel blocks."""
+    """Return start and end of each row of kernel blocks."""
     return spread(crow_indices[:-1], nnz, n, k), spread(crow_indices[1:], nnz, n, k)
 
 
 def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
-    """Where each row starts (or ends) -> where each row of kernel blocks does."""
+    """Return where each row of kernel blocks starts (or ends), from where each stored row does."""
     edges = edges.int()
     if n.parts * k.parts > 1:
         copies = torch.arange(n.parts, device=edges.device, dtype=torch.int32) * (nnz * k.parts)
@@ -141,22 +146,23 @@ def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
     return edges
 
 
-def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
-    """The row and the column of each kernel block."""
+def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> BlockPlaces:
+    """Return where each kernel block is."""
     rows = block_rows(crow_indices, len(col_indices))
     if n.parts * k.parts > 1:
         rows = rows * n.parts + torch.arange(n.parts, device=rows.device, dtype=torch.int32)[:, None]
         rows = rows.repeat_interleave(k.parts, dim=1).flatten()
-    return rows, columns(col_indices, n, k)
+    return BlockPlaces(rows, columns(col_indices, n, k), n, k)
 
 
 def block_rows(crow_indices: Tensor, nnz: int) -> Tensor:
-    """(rows + 1,) -> (nnz,) int32: the block row of each block."""
+    """Return the (nnz,) int32 block row of each block."""
     blocks = torch.arange(nnz, device=crow_indices.device, dtype=crow_indices.dtype)
     return torch.searchsorted(crow_indices[1:], blocks, right=True, out_int32=True)
 
 
 def columns(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
+    """Return the int32 column of each kernel block."""
     cols = col_indices.int()
     if n.parts * k.parts > 1:
         cols = cols[:, None] * k.parts + torch.arange(k.parts, device=cols.device, dtype=torch.int32)

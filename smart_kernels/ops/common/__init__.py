@@ -1,16 +1,17 @@
-"""What families share; its face is for the floors above, the families import its modules."""
+"""Everything that families share; its face is for the floors above, the families import its modules."""
 
 from .inputs import autocast, autocast_dtype, flat
-from .library import TRITON_DEVICES
-from .nm import check_places, decode_words, transpose
+from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
+from .nm import check_places, transpose
 from .quantize import quantize_fp8, quantize_int8
 
 __all__ = [
+    "LAUNCHERS",
+    "ON_CPU",
     "TRITON_DEVICES",
     "autocast",
     "autocast_dtype",
     "check_places",
-    "decode_words",
     "flat",
     "quantize_fp8",
     "quantize_int8",

@@ -31,7 +31,7 @@ class Axis:
 
     @classmethod
     def cut(cls, size: int, tile: int, largest: int) -> "Axis":
-        """The block for tiles of ``tile`` elements, at most ``largest`` (a power of two >= 16)."""
+        """Choose the block for tiles of ``tile`` elements, at most ``largest`` (a power of two >= 16)."""
         if tile in SMALL_TILES:
             block = min(largest, max(16, triton.next_power_of_2(size)))
             return cls(size, tile, block, block, 1)
@@ -47,14 +47,14 @@ class Axis:
 
     @classmethod
     def separate(cls, size: int, tile: int, largest: int, least: int = 16) -> "Axis":
-        """Blocks of one tile each, however small: every tile has ``parts`` blocks of its own, of at least ``least``."""
+        """Choose blocks of one tile each, however small: ``parts`` of at least ``least`` elements for every tile."""
         divisor = tile & -tile
         block = min(largest, divisor if divisor >= least else max(least, triton.next_power_of_2(tile)))
         return cls(size, tile, block, tile, triton.cdiv(tile, block))
 
     @property
     def blocks(self) -> int:
-        """How many blocks cover the axis."""
+        """The number of blocks that cover the axis."""
         return triton.cdiv(self.size, self.stride) * self.parts
 
     @property
@@ -63,12 +63,21 @@ class Axis:
 
     @property
     def blocks_per_tile(self) -> int:
-        """How many blocks share one mask value; edge tiles may have fewer."""
+        """The number of blocks that share one mask value; edge tiles may have fewer."""
         if self.tile in SMALL_TILES:
             return 1
         return self.parts if self.parts > 1 else triton.cdiv(min(self.tile, self.size), self.stride)
 
     @property
     def even(self) -> bool:
-        """Every block is full, so loads need no mask."""
+        """Whether every block is full, so that loads need no mask."""
         return self.stride == self.block * self.parts and self.size % self.stride == 0
+
+
+def constants(n: Axis, k: Axis) -> dict[str, int]:
+    """Return the compile-time arguments that say how the blocks of a weight lie."""
+    return {
+        f"{name}_{letter}": value
+        for letter, axis in (("N", n), ("K", k))
+        for name, value in (("STRIDE", axis.stride), ("PARTS", axis.parts), ("BLOCK", axis.block))
+    }

@@ -1,5 +1,7 @@
 """Products with a matrix of which only some blocks exist."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,103 +12,109 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
 
-from .axis import Axis
-from .launch import m_class, precision, strides
+from .arguments import m_class, precision, strides
+from .axis import Axis, constants
+from .blocks import BlockMatrix, BlockPlaces, block_strides
+from .epilogue import Epilogue
+from .launch import NOTHING, TENSOR, Descriptor, Launch, aligned, given, slot
+from .plan import Planned
 
 
 @dataclass(frozen=True)
-class BlockRows:
-    """The stored blocks of each block row, all int32. No entry is read that no row owns.
+class Product:
+    """All that a product with stored blocks follows from, but for its tensors.
 
     Attributes:
-        start: (R,) first entry of each row in ``cols``.
-        end: (R,) one past its last entry; ``start == end`` is an empty row.
-        cols: (L,) block column of each entry.
-        slots: (L,) which block of ``values`` each entry is; ``None``: entry ``j`` is block ``j``.
-        order: (R,) the rows in the order in which they are started; ``None``: as they come.
+        n, k: the axes of W.
+        aligned: whether x and the blocks lie at multiples of 16 bytes.
+        activation: a key of ``reference.common.epilogue.ACTIVATIONS`` or None.
+        dtype: of the result; None: that of x.
+        precision: of ``tl.dot`` in fp32.
     """
 
-    start: Tensor
-    end: Tensor
-    cols: Tensor
-    slots: Tensor | None = None
-    order: Tensor | None = None
-
-    @classmethod
-    def transposed(cls, rows: Tensor, cols: Tensor, count: int) -> "BlockRows":
-        """The rows of W.T from the (L,) block row and column of each stored block; ``count`` block columns."""
-        cols, slots = cols.sort(stable=True)
-        columns = torch.arange(count, device=cols.device, dtype=cols.dtype)
-        start, end = (torch.searchsorted(cols, columns, side=side, out_int32=True) for side in ("left", "right"))
-        return cls(start, end, rows[slots].int(), slots.int())
+    n: Axis
+    k: Axis
+    aligned: bool
+    activation: str | None
+    dtype: torch.dtype | None
+    precision: str
 
 
-def block_matmul(
-    x: Tensor,
-    values: Tensor,
-    rows: BlockRows,
-    bias: Tensor | None,
-    n: Axis,
-    k: Axis,
-    *,
-    scale: Tensor | None = None,
-    residual: Tensor | None = None,
-    activation: str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """``activation(x @ W.T + bias + residual)`` with the blocks of W in ``values``, accumulated in fp32.
+def block_matmul(x: Tensor, w: BlockMatrix, epilogue: Epilogue, scale: Tensor | None = None) -> Tensor:
+    """Return ``activation(x @ W.T + bias + residual)``, accumulated in fp32.
 
     Args:
         x: (M, K) fp32, fp16, bf16 or, with a scale, fp8, any strides. Columns without a block are not read.
-        values: (S, n.block, k.block) same dtype, any strides; zero beyond the width of a block of ``k``.
-        rows: the blocks of each of the ``n.blocks`` rows.
-        bias: (N,) or None.
-        n, k: the axes of W, ``N = n.size`` and ``K = k.size``.
+        w: the matrix, of the same dtype.
+        epilogue: its residual has any strides.
         scale: (S,) fp32, any stride: what the product with each block is multiplied by, or None.
-        residual: (M, N) or None, any strides.
-        activation: a key of ``reference.epilogue.ACTIVATIONS`` or None.
-        dtype: of the result; that of ``x`` if None.
 
     Returns:
         (M, N).
     """
-    M = x.shape[0]
-    y = x.new_empty(M, n.size, dtype=dtype)
-    bias = None if bias is None else bias.contiguous()
-    x_tma, w_tma = descriptors(x, values, n, k)
-    if y.numel():
-        block_matmul_kernel[lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * n.blocks,)](
-            x, values, rows.start, rows.end, rows.cols, rows.slots, rows.order, scale, bias, residual, y,
-            x_tma, w_tma,
-            M, n.size, k.size,
-            *x.stride(), 0 if scale is None else scale.stride(0),
-            *strides(residual), y.stride(0),
-            m_class(M), n.blocks,
-            STRIDE_WS=values.stride(0), STRIDE_WN=values.stride(1), STRIDE_WK=values.stride(2),
-            STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
-            EVEN_K=k.even, TMA_FITS=x_tma is not None, ACTIVATION=activation, PRECISION=precision(),
-            BLOCK_N=n.block, BLOCK_K=k.block,
-        )  # fmt: skip
-    return y
+    tensors = (x, w.values, *w.rows.lists, w.rows.order, scale, *epilogue.tensors)
+    product = Product(w.n, w.k, aligned(x, w.values), epilogue.activation, epilogue.dtype, precision())
+    return _matmul(tuple(map(given, tensors)), (product,))
 
 
-def descriptors(x: Tensor, values: Tensor, n: Axis, k: Axis) -> tuple[TensorDescriptor | None, TensorDescriptor | None]:
-    """Tensor-memory copies of ``x`` and ``values``, or twice None where Hopper is not there or they do not fit.
+def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual, product: Product) -> Callable:
+    """Plan ``block_matmul`` for tensors like these, of which those of W may be on the meta device.
 
-    A copy needs rows of 16-byte multiples from a 16-byte address, and cannot mask what a ragged block leaves out.
+    Returns:
+        A function that takes x, values, start, end, cols, slots, order, scale, bias and residual, ``NOTHING`` where
+        there is none, and returns the product.
     """
-    rows = values.flatten(0, 1) if values.is_contiguous() else None
-    fits = has_tma() and rows is not None and k.even and x.element_size() == 2 and x.numel() and values.numel()
-    if not fits or x.stride(1) != 1 or x.stride(0) % 8 or x.stride(0) < x.shape[1] or x.data_ptr() % 16:
-        return None, None
-    if values.data_ptr() % 16:
-        return None, None
-    pair = (x, [TMA_ROWS, k.block]), (rows, [n.block, k.block])
-    return tuple(TensorDescriptor.from_tensor(tensor, block) for tensor, block in pair)
+    M, N = x.shape[0], product.n.size
+    new = functools.partial(torch.empty, (M, N), dtype=product.dtype or x.dtype, device=x.device)
+    if not M * N:
+        return lambda *tensors: new()
+    tensors = (x, values, start, end, cols, slots, order, scale, bias, residual)
+    tma = product.aligned and fits_tma(x, values, product.k)
+    launch = _matmul_launch(tensors, product, tma)
+
+    def run(x, values, *others):
+        y = new()
+        if tma:
+            launch(x, values, *others, y, x, values)
+        else:
+            launch(x, values, *others, y)
+        return y
+
+    return run
+
+
+_matmul = Planned(plan_matmul)
+
+
+def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
+    x, values, *_, scale, _, residual = tensors
+    n, k = product.n, product.k
+    of_x = Descriptor(lambda x: TensorDescriptor.from_tensor(x, [TMA_ROWS, k.block])) if tma else None
+    of_w = Descriptor(lambda w: TensorDescriptor.from_tensor(w.flatten(0, 1), [n.block, k.block])) if tma else None
+    M, blocks = x.shape[0], n.blocks
+    return Launch(
+        block_matmul_kernel, lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * blocks,),
+        *map(slot, tensors), TENSOR,
+        of_x, of_w,
+        M, n.size, k.size,
+        *x.stride(), 0 if scale is NOTHING else scale.stride(0), *strides(residual), n.size,
+        m_class(M), blocks,
+        **block_strides(values), **constants(n, k), EVEN_K=k.even, TMA_FITS=tma,
+        ACTIVATION=product.activation, PRECISION=product.precision,
+    )  # fmt: skip
+
+
+def fits_tma(x: Tensor, values: Tensor, k: Axis) -> bool:
+    """Return whether the tensor memory accelerator copies blocks of aligned ``x`` and of the values.
+
+    A copy needs rows of 16-byte multiples, and cannot mask what a ragged block leaves out.
+    """
+    fits = has_tma() and values.is_contiguous() and k.even and x.element_size() == 2 and x.numel() and values.numel()
+    return bool(fits) and x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.stride(0) >= x.shape[1]
 
 
 def has_tma() -> bool:
-    """Whether the current device is a Hopper. Others rewrite such a copy into narrow loads or have their own rules."""
+    """Return whether the current device is a Hopper. Others turn such a copy into narrow loads, or have other rules."""
     if triton.knobs.runtime.interpret:
         return False
     target = driver.active.get_current_target()
@@ -123,28 +131,39 @@ def needs_fp8() -> None:
         raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
-def block_grad(dy: Tensor, x: Tensor, rows: Tensor, cols: Tensor, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:
-    """``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
+def block_grad(dy: Tensor, x: Tensor, places: BlockPlaces, dtype) -> Tensor:
+    """Return ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
 
     Args:
-        dy: (M, N) and
-        x: (M, K) of one dtype, any strides.
-        rows, cols: (L,) int32, where each block is.
-        n, k: the axes of W.
+        dy, x: (M, N) and (M, K) of one dtype, any strides.
+        places: the blocks of the weight (N, K).
         dtype: of the result.
 
     Returns:
         (L, n.block, k.block), zero beyond the width of a block.
     """
-    grad = x.new_zeros if x.shape[0] == 0 else x.new_empty
-    grad = grad(len(rows), n.block, k.block, dtype=dtype)
-    if x.shape[0] and grad.numel():
-        block_grad_kernel[(len(rows),)](
-            dy, x, rows, cols, grad,
-            x.shape[0], n.size, k.size,
-            *dy.stride(), *x.stride(),
-            m_class(x.shape[0]),
-            STRIDE_N=n.stride, PARTS_N=n.parts, STRIDE_K=k.stride, PARTS_K=k.parts,
-            EVEN=n.even and k.even, PRECISION=precision(), BLOCK_N=n.block, BLOCK_K=k.block,
-        )  # fmt: skip
-    return grad
+    tensors = (dy, x, places.rows, places.cols)
+    return _grad(tensors, (places.n, places.k, dtype, precision()))
+
+
+@Planned
+def _grad(dy, x, rows, cols, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
+    M, count = x.shape[0], rows.shape[0]
+    new = torch.empty if M else torch.zeros
+    grad = functools.partial(new, (count, n.block, k.block), dtype=dtype, device=x.device)
+    if not M * count:
+        return lambda *tensors: grad()
+    launch = Launch(
+        block_grad_kernel, (count,), TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
+        M, n.size, k.size,
+        *dy.stride(), *x.stride(),
+        m_class(M),
+        **constants(n, k), EVEN=n.even and k.even, PRECISION=precision,
+    )  # fmt: skip
+
+    def run(*tensors):
+        dvalues = grad()
+        launch(*tensors, dvalues)
+        return dvalues
+
+    return run

@@ -1,4 +1,4 @@
-"""What all convolutions ask of their inputs, and do with them, before they launch."""
+"""Checks of the inputs of all convolutions, and the forms they are brought into before a launch."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from smart_kernels.shapes import Conv
 
 
 def nhwc(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C) contiguous; no copy of what is in channels_last."""
+    """Turn (B, C, H, W) into (B, H, W, C) contiguous; no copy of what is in channels_last."""
     return x.movedim(1, 3).contiguous()
 
 

@@ -1,26 +1,49 @@
-"""Indices of n:m weights: whether they are as saved, what few rows read instead, and those of a transpose."""
+"""Weights that store n of every m: their saved form, and the indices of a transpose."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from smart_kernels.kernels.common.nm import decode_words_kernel, transpose_kernel
+from smart_kernels.kernels.common.nm import transpose_kernel
 from smart_kernels.reference.common import nm as reference
 from smart_kernels.shapes import groups_of, index_bits
 
 from .library import define
 
-WORDS = 1024  # of a program that rearranges indices
-TILE = 256  # columns whose indices lie in eight words
 
+@dataclass(frozen=True)
+class NMWeight:
+    """A weight (N, K) as it is saved.
 
-def decode_words(indices: Tensor, K: int) -> Tensor:
-    """2:4 indices as saved -> as the kernel for few rows reads them: (N, 8 * ceil(K / 256)) int32, in one pass."""
-    return _decode_words(indices, K)
+    Attributes:
+        values: (N, G * n), G groups of m weights.
+        indices: (N, ceil(G * n * bits / 8)) uint8, the place of each value in its group, lowest bits first.
+        n, m: what is kept of every m weights.
+    """
+
+    values: Tensor
+    indices: Tensor
+    n: int
+    m: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The kernel arguments values and indices, rows next to each other."""
+        return self.values.contiguous(), self.indices.contiguous()
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The compile-time arguments; SPAN is the most bytes that the indices of one group lie in."""
+        bits = self.n * index_bits(self.m)
+        span = -(-(bits + 8 - math.gcd(bits, 8)) // 8)  # they begin at multiples of that divisor
+        return {"KEEP": self.n, "GROUP": self.m, "BITS": index_bits(self.m), "SPAN": span}
 
 
 def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """2:4 values and indices of W -> those of W.T, where both are 2:4, in one pass. N and K are divisible by 4."""
+    """Turn 2:4 values and indices of W into those of W.T, which is 2:4, too, in one pass. 4 divides N and K."""
     return _transpose(values, indices, K)
 
 
@@ -35,11 +58,6 @@ def check_places(indices: Tensor, n: int, m: int, K: int, transposable: bool = F
         raise ValueError("indices must name each column twice in every four rows for transposable, got others")
 
 
-@define("semi_structured_words", reference=reference.decode_words)
-def _decode_words(indices: Tensor, K: int) -> Tensor:
-    return launch_words(indices, K)
-
-
 def _fake_transpose(values, indices, K):
     N = values.shape[0]
     return values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
@@ -52,21 +70,13 @@ def _transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]
     return launch_transpose(values, indices, K)
 
 
-def launch_words(indices: Tensor, K: int) -> Tensor:
-    """See ``reference.semi_structured.decode_words``."""
-    indices, width = indices.contiguous(), 8 * -(-K // TILE)
-    words = indices.new_empty(len(indices), width, dtype=torch.int32)
-    if words.numel():
-        decode_words_kernel[(triton.cdiv(words.numel(), WORDS),)](
-            indices, words, words.numel(), width, groups_of(K, 4), indices.stride(0), BLOCK=WORDS
-        )
-    return words
-
-
 def launch_transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """See ``reference.semi_structured.transpose``."""
-    N, (values, indices) = len(values), (values.contiguous(), indices.contiguous())
-    values_t, indices_t = values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
+    """Launch what ``transpose`` registers."""
+    N = len(values)
+    values = values.contiguous()
+    indices = indices.contiguous()
+    values_t = values.new_empty(K, N // 2)
+    indices_t = indices.new_empty(K, -(-N // 8))
     if values_t.numel():
         transpose_kernel[(triton.cdiv(K, 64), triton.cdiv(N, 64))](
             values, indices, values_t, indices_t, N, K,

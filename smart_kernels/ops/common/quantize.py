@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def quantize_fp8(tensor: Tensor, per: str = "tensor") -> tuple[Tensor, Tensor]:
-    """``tensor`` as ``values * scale``, values in float8_e4m3fn: what is largest becomes 448, the largest fp8.
+    """Quantize ``tensor`` to ``values * scale`` with values in float8_e4m3fn: the largest becomes 448, the largest fp8.
 
     Needs no synchronisation. Zeros have scale 1; what is not finite makes its scale NaN or infinite.
 
@@ -23,7 +23,9 @@ def quantize_fp8(tensor: Tensor, per: str = "tensor") -> tuple[Tensor, Tensor]:
 
 
 def quantize_int8(tensor: Tensor, per: str = "tensor") -> tuple[Tensor, Tensor]:
-    """``tensor`` as ``values * scale``, values rounded to int8: what is largest becomes 127. Else as ``quantize_fp8``.
+    """Quantize ``tensor`` to ``values * scale`` with values rounded to int8: the largest becomes 127.
+
+    Otherwise it is as ``quantize_fp8``.
 
     Args:
         tensor: (...) floating.
@@ -42,7 +44,8 @@ def _quantized(tensor: Tensor, per: str, dtype: torch.dtype) -> tuple[Tensor, Te
     if per not in ("tensor", "block") or (per == "block" and tensor.dim() == 0):
         raise ValueError(f'per must be "tensor", or "block" for (blocks, ...), got {per!r} for {tuple(tensor.shape)}')
     info = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    largest, wide = info.max, tensor.detach().float()
+    largest = info.max
+    wide = tensor.detach().float()
     shape = (len(tensor),) if per == "block" else ()
     if not wide.numel():
         return wide.to(dtype), wide.new_ones(shape)

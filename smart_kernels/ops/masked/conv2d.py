@@ -28,12 +28,12 @@ def masked_conv2d(
     eps: float = 0.0,
     dead_grad: bool = False,
 ) -> Tensor:
-    """``conv2d(x, weight * expand(mask)) + bias``, skipping dead tiles, those with mask <= eps.
+    """Return ``conv2d(x, weight * expand(mask)) + bias``, skipping dead tiles, those with mask <= eps.
 
     Column ``tap * ceil(C / tile_c) + i`` of the mask is tile ``i`` of kernel position ``tap = row * kw + column``. A
     dead tile is neither loaded nor multiplied, forward or backward, and its dweight and dmask are exactly 0.
     Differentiable in ``x``, ``weight``, ``mask`` and ``bias``; deterministic. For a soft mask pass that of
-    ``reference.soft_topk.soft_mask``, whose gradient goes on to scores and threshold.
+    ``soft_topk``, whose gradient goes on to scores and threshold.
 
     Args:
         x: (B, C, H, W), fastest in channels_last; fp32, fp16, bf16 or fp64. Under autocast it is cast, the others not.
@@ -61,7 +61,7 @@ def masked_conv2d(
 
 
 def _aligned(weight: Tensor, mask: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-    """The weight as a matrix, its mask and tile_k, so that blocks start anew at every kernel position.
+    """Return the weight as a matrix, its mask and tile_k, so that blocks start anew at every kernel position.
 
     What is beyond C belongs to a tile that it shares with weights, or to a dead one. A tile over several blocks becomes
     as many tiles.
@@ -73,7 +73,8 @@ def _aligned(weight: Tensor, mask: Tensor, tile: tuple[int, int]) -> tuple[Tenso
     if width > C:
         matrix = F.pad(matrix, (0, width - C))
     tile_k = k.tile if k.tile in SMALL_TILES else k.stride
-    tiles, wanted = mask.unflatten(1, (kh * kw, -1)), width // tile_k
+    tiles = mask.unflatten(1, (kh * kw, -1))
+    wanted = width // tile_k
     if k.tile > tile_k:
         tiles = tiles.repeat_interleave(-(-k.tile // tile_k), 2)[..., :wanted]
     elif tiles.shape[2] < wanted:

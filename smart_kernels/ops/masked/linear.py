@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.masked import linear as reference
 
 from .checks import check_linear
 from .live_blocks import TileMask
-from .matmul import matmul, weight_grad
+from .matmul import Wanted, matmul, weight_grad
 
 
 def masked_linear(
@@ -21,7 +21,7 @@ def masked_linear(
     eps: float = 0.0,
     dead_grad: bool = False,
 ) -> Tensor:
-    """``x @ (weight * expand(mask)).T + bias``, skipping dead tiles, those with mask <= eps.
+    """Return ``x @ (weight * expand(mask)).T + bias``, skipping dead tiles, those with mask <= eps.
 
     A dead tile is neither loaded nor multiplied, forward or backward, and its dweight and dmask are exactly 0.
     Differentiable in ``x``, ``weight``, ``mask`` and ``bias``; deterministic.
@@ -48,7 +48,7 @@ def masked_linear(
     return y.view(*x.shape[:-1], len(weight))
 
 
-@define("masked_linear", reference=reference.masked_linear)
+@define("masked_linear", reference=reference.masked_linear, visible=always)
 def _masked_linear(
     x: Tensor,
     weight: Tensor,
@@ -64,7 +64,7 @@ def _masked_linear(
     return matmul(x, weight, TileMask(mask, (tile_n, tile_k), eps), bias)
 
 
-@define("masked_linear_backward", reference=reference.masked_linear_backward)
+@define("masked_linear_backward", reference=reference.masked_linear_backward, visible=always)
 def _masked_linear_backward(
     dy: Tensor,
     x: Tensor,
@@ -81,7 +81,8 @@ def _masked_linear_backward(
         return reference.masked_linear_backward(
             dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dmask
         )
-    return weight_grad(dy, x, weight, TileMask(mask, (tile_n, tile_k), eps), dead_grad, needs_dweight, needs_dmask)
+    tiles = TileMask(mask, (tile_n, tile_k), eps)
+    return weight_grad(dy, x, weight, tiles, Wanted(needs_dweight, needs_dmask, dead_grad))
 
 
 def _setup_context(ctx, inputs, output):
@@ -104,4 +105,4 @@ def _backward(ctx, dy):
     return dx, dweight if needs_dweight else None, dmask if needs_dmask else None, dbias, None, None, None, None
 
 
-_masked_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_masked_linear, _backward, _setup_context)

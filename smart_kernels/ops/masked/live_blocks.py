@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +12,12 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.masked.live_blocks import live_blocks_kernel
-from smart_kernels.ops.common.axis import SMALL_TILES, Axis
-from smart_kernels.ops.common.block_matmul import BlockRows
+from smart_kernels.ops.common.axis import SMALL_TILES, Axis, constants
+from smart_kernels.ops.common.blocks import BlockRows
+from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, Nothing, given, slot
+from smart_kernels.ops.common.plan import Planned
 
+Settings = tuple[tuple[int, int], float, tuple[int, int]]  # tile, eps, group
 CHUNK = 4096  # mask values that a program of live_blocks_kernel looks at together
 
 
@@ -53,6 +58,26 @@ class TileMask:
         return self.values, self.threshold, self.temperature
 
     @property
+    def given(self) -> tuple[Tensor | Nothing, ...]:
+        """The tensors as a plan takes them."""
+        return self.values, given(self.threshold), given(self.temperature)
+
+    @property
+    def settings(self) -> Settings:
+        """All else that a plan follows from."""
+        return self.tile, self.eps, self.group
+
+    @classmethod
+    def of(
+        cls, values: Tensor, threshold: Tensor | Nothing, temperature: Tensor | Nothing, settings: Settings
+    ) -> TileMask:
+        """Return the mask of ``given`` and ``settings``."""
+        tile, eps, group = settings
+        if threshold is NOTHING:
+            return cls(values, tile, eps)
+        return cls(values, tile, eps, threshold, temperature, group)
+
+    @property
     def groups(self) -> tuple[int | None, int | None]:
         """The kernel arguments group_n, group_k; None where one threshold serves all."""
         return self.group if self.threshold is not None and self.threshold.numel() > 1 else (None, None)
@@ -63,8 +88,11 @@ class TileMask:
         return *self.values.stride(), *((0, 0) if self.threshold is None else self.threshold.stride())
 
     def axes(self, shape: tuple[int, int]) -> tuple[Axis, Axis]:
-        """How the weight is cut: blocks of at most 128 x 64; smaller where each holds many tiles, as many mask values
-        take registers, and more so where each also has a bound of its own."""
+        """Return how the weight is cut: into blocks of at most 128 x 64.
+
+        Where a block holds many tiles it is smaller, for each mask value takes a register, and more so where blocks
+        reach beyond the edge of the weight, for then each value has a bound of its own.
+        """
         if max(self.tile) > max(SMALL_TILES):
             largest = 128, 64
         else:
@@ -74,33 +102,41 @@ class TileMask:
 
 
 def cut(n: Axis, k: Axis) -> dict[str, int]:
-    """The compile-time arguments that say how tiles and blocks lie."""
-    return {
-        f"{name}_{letter}": value
-        for letter, axis in (("N", n), ("K", k))
-        for name, value in (
-            ("TILE", axis.tile), ("TILES", axis.tiles_per_block),
-            ("STRIDE", axis.stride), ("PARTS", axis.parts), ("BLOCK", axis.block),
-        )
-    }  # fmt: skip
+    """Return the compile-time arguments that say how tiles and blocks lie."""
+    tiles = {"TILE_N": n.tile, "TILES_N": n.tiles_per_block, "TILE_K": k.tile, "TILES_K": k.tiles_per_block}
+    return tiles | constants(n, k)
 
 
 def live_blocks(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> BlockRows:
-    """The blocks of each block row that hold a live tile, in order; no synchronisation.
+    """List the blocks of each block row that hold a live tile, in order; no synchronisation.
 
     Returns:
         Row ``r`` owns the entries from ``r * k.blocks``; there is room for all blocks.
     """
-    options = {"dtype": torch.int32, "device": mask.values.device}
-    rows = BlockRows(
-        torch.empty(n.blocks, **options), torch.empty(n.blocks, **options), torch.empty(n.blocks * k.blocks, **options)
-    )
+    return BlockRows(*_listed(mask.given, (mask.settings, n, k, all_blocks)))
+
+
+@Planned
+def _listed(values, threshold, temperature, settings: Settings, n: Axis, k: Axis, all_blocks: bool) -> Callable:
+    lists = lists_launch(TileMask.of(values, threshold, temperature, settings), n, k, all_blocks)
+    new = functools.partial(torch.empty, dtype=torch.int32, device=values.device)
+
+    def run(*mask):
+        rows = new(n.blocks), new(n.blocks), new(n.blocks * k.blocks)
+        lists(*mask, *rows)
+        return rows
+
+    return run
+
+
+def lists_launch(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> Launch:
+    """Return the launch that fills start, end and cols, given mask, threshold and temperature before them."""
     tiles = n.tiles_per_block * k.tiles_per_block
-    live_blocks_kernel[(n.blocks,)](
-        *mask.tensors, rows.start, rows.end, rows.cols,
+    return Launch(
+        live_blocks_kernel, (n.blocks,),
+        *map(slot, mask.given), TENSOR, TENSOR, TENSOR,
         n.size, k.size, k.blocks, *mask.groups,
         *mask.strides,
         -math.inf if all_blocks else mask.eps,
         **cut(n, k), CHUNK=max(1, min(CHUNK // tiles, triton.next_power_of_2(k.blocks))),
-    )  # fmt: skip
-    return rows
+    ).reading(0)  # fmt: skip

@@ -1,83 +1,169 @@
-"""The launches that ``masked_linear`` and ``smart_linear`` share."""
+"""Launches that ``masked_linear``, ``smart_linear`` and ``masked_conv2d`` share."""
 
-from dataclasses import replace
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
 from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
+from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.block_matmul import BlockRows, block_matmul
-from smart_kernels.ops.common.launch import m_class, precision
+from smart_kernels.ops.common.block_matmul import Product, plan_matmul
+from smart_kernels.ops.common.blocks import BlockRows
+from smart_kernels.ops.common.launch import ABSENT, NOTHING, TENSOR, Launch, aligned, slot
+from smart_kernels.ops.common.plan import Planned, buffers
 
-from .live_blocks import TileMask, cut, live_blocks
+from .live_blocks import Settings, TileMask, cut, lists_launch
 
 
 def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Tensor:
-    """``x @ (weight * mask).T + bias``: list the live blocks, pack them and order their rows, multiply."""
+    """Return ``x @ (weight * mask).T + bias``: list the live blocks, pack them and order their rows, multiply."""
+    tensors = (x, weight, *mask.given, NOTHING if bias is None else bias.contiguous())
+    return _product(tensors, (mask.settings, aligned(x), precision()))
+
+
+@Planned
+def _product(
+    x, weight, values, threshold, temperature, bias, settings: Settings, x_aligned: bool, precision: str
+) -> Callable:
+    mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
-    rows = live_blocks(mask, n, k)
-    order = torch.empty_like(rows.end)
-    packed = pack(weight, mask, rows, n, k, x.dtype, order)
-    return block_matmul(x, packed, replace(rows, order=order), bias, n, k)
+    lists = lists_launch(mask, n, k)
+    pack = _pack_launch(weight, mask, n, k)
+    blocks = torch.empty(n.blocks * k.blocks, n.block, k.block, dtype=x.dtype, device="meta")
+    product = Product(n, k, x_aligned, None, None, precision)
+    index = torch.empty(0, dtype=torch.int32, device="meta")
+    multiply = plan_matmul(x, blocks, index, index, index, NOTHING, index, NOTHING, bias, NOTHING, product)
+    new = functools.partial(torch.empty, blocks.shape, dtype=x.dtype, device=x.device)
+    empty = buffers([n.blocks] * 3 + [n.blocks * k.blocks], torch.int32, x.device)
+
+    def run(x, weight, values, threshold, temperature, bias):
+        start, end, order, cols = empty()
+        packed = new()
+        lists(values, threshold, temperature, start, end, cols)
+        pack(weight, values, threshold, temperature, end, cols, packed, order)
+        return multiply(x, packed, start, end, cols, NOTHING, order, NOTHING, bias, NOTHING)
+
+    return run
 
 
-def pack(
-    weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype, order: Tensor | None = None
-) -> Tensor:
-    """``weight * mask`` of the listed blocks, each where its entry is.
-
-    Args:
-        order: (n.blocks,) int32, gets the rows by falling length; None where nobody wants them.
+def pack(weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:
+    """Store ``weight * mask`` of the listed blocks, each where its entry is.
 
     Returns:
         (n.blocks * k.blocks, n.block, k.block).
     """
-    packed = weight.new_empty(n.blocks * k.blocks, n.block, k.block, dtype=dtype)
-    pack_kernel[(len(packed),)](
-        weight, *mask.tensors, rows.end, rows.cols, packed, order,
+    return _packed((weight, *mask.given, rows.end, rows.cols), (mask.settings, n, k, dtype))
+
+
+@Planned
+def _packed(
+    weight, values, threshold, temperature, end, cols, settings: Settings, n: Axis, k: Axis, dtype: torch.dtype
+) -> Callable:
+    launch = _pack_launch(weight, TileMask.of(values, threshold, temperature, settings), n, k, ABSENT)
+    new = functools.partial(torch.empty, (n.blocks * k.blocks, n.block, k.block), dtype=dtype, device=weight.device)
+
+    def run(*tensors):
+        packed = new()
+        launch(*tensors, packed, NOTHING)
+        return packed
+
+    return run
+
+
+def _pack_launch(weight: Tensor, mask: TileMask, n: Axis, k: Axis, order: object = TENSOR) -> Launch:
+    """Return the launch that fills packed and order, given weight, the mask's tensors, end and cols before them."""
+    return Launch(
+        pack_kernel, (n.blocks * k.blocks,),
+        TENSOR, *map(slot, mask.given), TENSOR, TENSOR, TENSOR, order,
         *weight.shape, n.blocks, k.blocks, *mask.groups,
         *weight.stride(), *mask.strides,
         mask.eps,
         **cut(n, k), EVEN_N=n.even, EVEN_K=k.even, ROWS=min(1024, triton.next_power_of_2(n.blocks)),
     )  # fmt: skip
-    return packed
 
 
-def weight_grad(
-    dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, dead_grad: bool, needs_dweight: bool, needs_dmask: bool
-) -> tuple[Tensor, Tensor]:
-    """dweight and dmask (dscores if the mask is soft); a gradient that is not needed comes back empty."""
-    (N, K), (M, _) = weight.shape, x.shape
-    n, k = mask.axes((N, K))
-    rows = live_blocks(mask, n, k, all_blocks=dead_grad and needs_dmask)
-    dweight, dmask = new_gradients(weight, mask, n, k, needs_dweight, needs_dmask)
-    weight_grad_kernel[(len(rows.cols),)](
-        dy, x, weight, *mask.tensors, rows.end, rows.cols, dweight, dmask,
-        M, N, K, k.blocks, *mask.groups,
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients a backward computes.
+
+    Attributes:
+        dweight, dmask: whether they are wanted; one that is not comes back empty.
+        dead_grad: dmask in dead tiles, too.
+    """
+
+    dweight: bool
+    dmask: bool
+    dead_grad: bool
+
+    @property
+    def all_blocks(self) -> bool:
+        """Whether blocks without a live tile take part."""
+        return self.dead_grad and self.dmask
+
+
+def weight_grad(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor]:
+    """Return dweight and dmask, which is dscores if the mask is soft."""
+    return _weight_grad((dy, x, weight, *mask.given), (mask.settings, wanted, precision()))
+
+
+@Planned
+def _weight_grad(
+    dy, x, weight, values, threshold, temperature, settings: Settings, wanted: Wanted, precision: str
+) -> Callable:
+    mask = TileMask.of(values, threshold, temperature, settings)
+    n, k = mask.axes(weight.shape)
+    lists = lists_launch(mask, n, k, wanted.all_blocks)
+    launch = Launch(
+        weight_grad_kernel, (n.blocks * k.blocks,),
+        TENSOR, TENSOR, TENSOR, *map(slot, mask.given), TENSOR, TENSOR,
+        TENSOR if wanted.dweight else ABSENT, TENSOR if wanted.dmask else ABSENT,
+        len(x), *weight.shape, k.blocks, *mask.groups,
         *dy.stride(), *x.stride(), *weight.stride(), *mask.strides,
-        mask.eps, m_class(M),
+        mask.eps, m_class(len(x)),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile,
-        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=dead_grad, PRECISION=precision(),
+        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.dead_grad, PRECISION=precision,
     )  # fmt: skip
-    return finished(dweight, dmask, weight, mask)
+    zeros = plan_gradients(weight, mask, n, k, wanted)
+    finish = plan_finish(weight, mask, n, k, wanted)
+    empty = buffers((n.blocks, n.blocks, n.blocks * k.blocks), torch.int32, x.device)
+
+    def run(dy, x, weight, values, threshold, temperature):
+        start, end, cols = empty()
+        dweight, dmask = zeros()
+        lists(values, threshold, temperature, start, end, cols)
+        launch(dy, x, weight, values, threshold, temperature, end, cols, dweight, dmask)
+        return finish(dweight, dmask)
+
+    return run
 
 
-def new_gradients(
-    weight: Tensor, mask: TileMask, n: Axis, k: Axis, needs_dweight: bool, needs_dmask: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Zeros for dweight, and for dmask in one part per block of a tile; None where not needed."""
+def plan_gradients(weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wanted) -> Callable:
+    """Return what makes zeros for dweight, and for dmask in one part per block of a tile; ``NOTHING`` where not wanted.
+
+    Dead tiles are not visited, so zeros they stay.
+    """
     parts = n.blocks_per_tile * k.blocks_per_tile
-    dmask = mask.values.new_zeros(*mask.values.shape, parts, dtype=torch.float32) if needs_dmask else None
-    return weight.new_zeros(weight.shape) if needs_dweight else None, dmask
+    device = weight.device
+    dweight = functools.partial(torch.zeros, weight.shape, dtype=weight.dtype, device=device)
+    dmask = functools.partial(torch.zeros, (*mask.values.shape, parts), dtype=torch.float32, device=device)
+    return lambda: (dweight() if wanted.dweight else NOTHING, dmask() if wanted.dmask else NOTHING)
 
 
-def finished(dweight: Tensor | None, dmask: Tensor | None, weight: Tensor, mask: TileMask) -> tuple[Tensor, Tensor]:
-    """What an operator returns: the parts of a tile summed in order, the mask's dtype, empty where not needed."""
-    if dweight is None:
-        dweight = weight.new_empty(0)
-    if dmask is None:
-        return dweight, mask.values.new_empty(0)
-    dmask = dmask.sum(2) if dmask.shape[2] > 1 else dmask.squeeze(2)
-    return dweight, dmask.to(mask.values.dtype)
+def plan_finish(weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wanted) -> Callable:
+    """Return what sums the parts of a tile in order, in the dtype of the mask; what is not wanted comes back empty."""
+    dtypes = (weight.dtype, mask.values.dtype)
+    summed = n.blocks_per_tile * k.blocks_per_tile > 1
+    empty = functools.partial(torch.empty, 0, device=weight.device)
+
+    def run(dweight, dmask):
+        if not wanted.dweight:
+            dweight = empty(dtype=dtypes[0])
+        if not wanted.dmask:
+            return dweight, empty(dtype=dtypes[1])
+        return dweight, (dmask.sum(2) if summed else dmask.squeeze(2)).to(dtypes[1])
+
+    return run

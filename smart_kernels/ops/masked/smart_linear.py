@@ -1,16 +1,15 @@
 """``smart_linear``: ``masked_linear`` whose soft mask is computed from scores inside the kernels and never stored."""
 
-import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, temperature_of, unsuited
+from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.masked import smart_linear as reference
 from smart_kernels.shapes.tiles import grid, reduce_sum
 
 from .checks import check_linear
 from .live_blocks import TileMask
-from .matmul import matmul, weight_grad
+from .matmul import Wanted, matmul, weight_grad
 
 
 def smart_linear(
@@ -26,7 +25,7 @@ def smart_linear(
     eps: float = 0.0,
     dead_grad: bool = False,
 ) -> Tensor:
-    """``masked_linear`` with ``mask = sigmoid((scores - threshold) / temperature)``.
+    """Apply ``masked_linear`` with ``mask = sigmoid((scores - threshold) / temperature)``.
 
     Gradients: with f the mask, v = f (1 - f) and dmask that of ``masked_linear``, dscores = v dmask / temperature and
     dthreshold = -sum of dscores over the group. With the threshold of ``soft_topk`` this is the exact gradient of the
@@ -52,7 +51,7 @@ def smart_linear(
     """
     check_linear(x, weight, scores, bias, "scores", tile, eps)
     threshold, group = _by_group(threshold, group, scores)
-    temperature = _temperature(temperature, scores)
+    temperature = temperature_of(temperature, scores)
     x = autocast(x)
     with no_autocast(x):
         y = _smart_linear(flat(x), weight, scores, threshold, temperature, bias, *tile, *group, eps, dead_grad)
@@ -60,6 +59,7 @@ def smart_linear(
 
 
 def _by_group(threshold: Tensor, group: tuple[int, int] | None, scores: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Return the threshold as one value per group, and the group; raise ``ValueError`` unless they fit the scores."""
     if threshold.device != scores.device:
         raise ValueError(f"threshold must be on the device of scores, {scores.device}, got {threshold.device}")
     shape = tuple(scores.shape)
@@ -76,17 +76,7 @@ def _by_group(threshold: Tensor, group: tuple[int, int] | None, scores: Tensor) 
     return threshold, group
 
 
-def _temperature(temperature: float | Tensor, scores: Tensor) -> Tensor:
-    if isinstance(temperature, Tensor):
-        if temperature.dim() != 0:
-            raise ValueError(f"temperature must be a float or a 0-d tensor, got {tuple(temperature.shape)}")
-        return temperature.detach().to(scores.device, torch.float64)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return torch.full((), temperature, dtype=torch.float64, device=scores.device)
-
-
-@define("smart_linear", reference=reference.smart_linear)
+@define("smart_linear", reference=reference.smart_linear, visible=always)
 def _smart_linear(
     x: Tensor,
     weight: Tensor,
@@ -109,7 +99,7 @@ def _smart_linear(
     return matmul(x, weight, mask, bias)
 
 
-@define("smart_linear_backward", reference=reference.smart_linear_backward)
+@define("smart_linear_backward", reference=reference.smart_linear_backward, visible=always)
 def _smart_linear_backward(
     dy: Tensor,
     x: Tensor,
@@ -126,22 +116,26 @@ def _smart_linear_backward(
     needs_dweight: bool,
     needs_dscores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tile, group, needs = (tile_n, tile_k), (group_n, group_k), (needs_dweight, needs_dscores)
-    if unsuited(x, weight, scores):
-        return reference.smart_linear_backward(
-            dy, x, weight, scores, threshold, temperature, *tile, *group, eps, dead_grad, *needs
-        )
-    dweight, dscores = weight_grad(
-        dy, x, weight, TileMask(scores, tile, eps, threshold, temperature, group), dead_grad, *needs
-    )
-    if not needs_dscores:
+    mask = TileMask(scores, (tile_n, tile_k), eps, threshold, temperature, (group_n, group_k))
+    wanted = Wanted(needs_dweight, needs_dscores, dead_grad)
+    if not unsuited(x, weight, scores):
+        return _gradients(dy, x, weight, mask, wanted)
+    args = dy, x, weight, *mask.tensors, *mask.tile, *mask.group, eps
+    return reference.smart_linear_backward(*args, dead_grad, needs_dweight, needs_dscores)
+
+
+def _gradients(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor, Tensor]:
+    dweight, dscores = weight_grad(dy, x, weight, mask, wanted)
+    threshold = mask.threshold
+    if not wanted.dmask:
         return dweight, dscores, threshold.new_empty(0)
-    return dweight, dscores, -reduce_sum(dscores.double(), group).to(threshold.dtype)
+    return dweight, dscores, -reduce_sum(dscores.double(), mask.group).to(threshold.dtype)
 
 
 def _setup_context(ctx, inputs, output):
     *tensors, bias, tile_n, tile_k, group_n, group_k, ctx.eps, ctx.dead_grad = inputs
-    ctx.tile, ctx.group = (tile_n, tile_k), (group_n, group_k)
+    ctx.tile = tile_n, tile_k
+    ctx.group = group_n, group_k
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(*tensors)
 
@@ -173,4 +167,4 @@ def _backward(ctx, dy):
     )
 
 
-_smart_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_smart_linear, _backward, _setup_context)

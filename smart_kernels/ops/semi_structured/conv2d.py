@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.nm import NMWeight
 from smart_kernels.reference.common.epilogue import check_activation, finish
 from smart_kernels.reference.semi_structured import conv2d as reference
 from smart_kernels.shapes import Conv, pair
@@ -31,7 +33,7 @@ def semi_structured_conv2d(
     activation: str | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) with n of every m channels of a tap stored.
+    """Return ``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) with n of every m channels of a tap.
 
     Saves memory, not arithmetic. Differentiable in ``x``, ``values``, ``bias`` and ``residual``. The gradients of ``x``
     and ``values`` are those of torch's dense convolution, in its time and, on a GPU, with its TF32; activation and
@@ -56,7 +58,7 @@ def semi_structured_conv2d(
         ValueError: a shape, dtype, device or the activation does not fit.
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
-    check_conv(x, values, indices, bias, residual, n, m, conv)
+    check_conv(x, NMWeight(values, indices, n, m), bias, residual, conv)
     check_activation(activation)
     x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_dtypes(x, values, bias, residual)
@@ -85,7 +87,7 @@ def _conv(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.semi_structured_conv2d(x, values, indices, bias, residual, geometry, n, m, activation)
-    return spread_conv(x, values, indices, bias, residual, (n, m), Conv.of(geometry), activation)
+    return spread_conv(x, NMWeight(values, indices, n, m), Conv.of(geometry), Epilogue(bias, residual, activation))
 
 
 def _setup_context(ctx, inputs, output):
@@ -94,7 +96,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dy):
-    (x, values, indices), needs, dx, dvalues = ctx.saved_tensors, ctx.needs_input_grad, None, None
+    x, values, indices = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    dx = dvalues = None
     if needs[0]:
         dx = reference.semi_structured_conv2d_dx(dy, x, values, indices, *ctx.settings)
     if needs[1]:
@@ -102,4 +106,4 @@ def _backward(ctx, dy):
     return dx, dvalues, None, dy.sum((0, 1, 2)) if needs[3] else None, *[None] * 5
 
 
-_conv.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_conv, _backward, _setup_context)

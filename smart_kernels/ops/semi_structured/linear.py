@@ -3,18 +3,15 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define
-from smart_kernels.ops.common.nm import launch_transpose, launch_words
+from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.nm import NMWeight, launch_transpose
 from smart_kernels.ops.common.nm_matmul import spread_matmul
 from smart_kernels.reference.common.epilogue import check_activation, finish
-from smart_kernels.reference.common.nm import saved_indices
 from smart_kernels.reference.semi_structured import linear as reference
 
 from .checks import check, check_dtypes
-from .decode import decode_matmul
-
-HALVES = (torch.float16, torch.bfloat16)  # what the kernel for few rows takes
 
 
 def semi_structured_linear(
@@ -29,17 +26,16 @@ def semi_structured_linear(
     residual: Tensor | None = None,
     transposable: bool = False,
 ) -> Tensor:
-    """``activation(x @ W.T + bias + residual)``, W with n of every m weights along K stored.
+    """Return ``activation(x @ W.T + bias + residual)``, W with n of every m weights along K stored.
 
     Differentiable in ``x``, ``values``, ``bias`` and ``residual``. The indices are trusted: see
-    :func:`check_places`. fp32 and fp64 of any n:m, and bf16 and fp16, run on the portable kernel.
+    ``check_places``. On a GPU the portable kernel runs; 2:4 layers may run on sparse tensor cores instead.
 
     Args:
         x: (..., K) activations; fp32, fp16, bf16 or fp64. Under autocast all floating inputs are cast.
         values: (N, ceil(K / m) * n) dtype of ``x``.
         indices: (N, ceil(ceil(K / m) * n * bits / 8)) uint8, bits = ceil(log2 m), the place of each value in its
-            group, rising, lowest bits first. Or for bf16 and fp16 at 2:4 what :func:`decode_words` makes of it, which
-            selects the kernel for few rows.
+            group, rising, lowest bits first.
         bias: (N,) dtype of ``x``, or None.
         n, m: what is kept of every m weights; m = 2, 4 or 8.
         activation: None, "relu", "relu6", "gelu", "gelu_tanh" or "silu".
@@ -52,7 +48,7 @@ def semi_structured_linear(
     Raises:
         ValueError: a shape, dtype, device or activation does not fit.
     """
-    check(x, values, indices, bias, residual, n, m, transposable)
+    check(x, NMWeight(values, indices, n, m), bias, residual, transposable)
     check_activation(activation)
     x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_dtypes(x, values, bias, residual)
@@ -92,10 +88,7 @@ def _semi_structured_linear(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.semi_structured_linear(x, values, indices, bias, residual, n, m, activation)
-    if indices.dtype == torch.int32 and x.dtype in HALVES:
-        return decode_matmul(x, values, indices, bias, residual, activation)
-    indices = saved_indices(indices, x.shape[1])
-    return spread_matmul(x, values, indices, bias, residual, (n, m), len(values), activation)
+    return spread_matmul(x, NMWeight(values, indices, n, m), len(values), Epilogue(bias, residual, activation))
 
 
 def _dx_reference(dy, values, indices, n, m, in_features, transposable):
@@ -108,14 +101,10 @@ def _semi_structured_linear_dx(
 ) -> Tensor:
     if dy.dtype == torch.float64:
         return reference.semi_structured_linear_dx(dy, values, indices, n, m, in_features)
-    decode = indices.dtype == torch.int32 and dy.dtype in HALVES
-    indices = saved_indices(indices, in_features)
     if not transposable:
-        return spread_matmul(dy, values, indices, None, None, (n, m), in_features, transposed=True)
+        return spread_matmul(dy, NMWeight(values, indices, n, m), in_features, Epilogue(), transposed=True)
     values, indices = launch_transpose(values, indices, in_features)
-    if decode:
-        return decode_matmul(dy, values, launch_words(indices, dy.shape[1]), None, None, None)
-    return spread_matmul(dy, values, indices, None, None, (2, 4), in_features)
+    return spread_matmul(dy, NMWeight(values, indices, 2, 4), in_features, Epilogue())
 
 
 def _setup_context(ctx, inputs, output):
@@ -124,7 +113,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dy):
-    (x, values, indices), needs, kept = ctx.saved_tensors, ctx.needs_input_grad, (ctx.n, ctx.m)
+    x, values, indices = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    kept = ctx.n, ctx.m
     dx = dvalues = None
     if needs[0]:
         dx = _semi_structured_linear_dx(dy, values, indices, *kept, x.shape[1], ctx.transposable)
@@ -133,4 +124,4 @@ def _backward(ctx, dy):
     return dx, dvalues, None, dy.sum(0) if needs[3] else None, *[None] * 5
 
 
-_semi_structured_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_semi_structured_linear, _backward, _setup_context)

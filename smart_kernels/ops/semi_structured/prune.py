@@ -16,7 +16,7 @@ BLOCKS = 16  # of 4x4 in both directions, one in each thread of 8 warps
 def semi_structured_prune(
     weight: Tensor, scores: Tensor | None = None, *, transposable: bool = False
 ) -> tuple[Tensor, ...]:
-    """The two weights of largest score in every four of a row, as :func:`semi_structured_linear` reads them.
+    """Keep the two weights of largest score in every four of a row, saved as :func:`semi_structured_linear` reads them.
 
     Ties go to the first. W is read once, and nothing in between is stored. Not differentiable.
 
@@ -43,7 +43,8 @@ def semi_structured_prune(
         )
     if transposable and (weight.shape[0] % 4 or weight.shape[1] % 4):
         raise ValueError(f"transposable needs N and K divisible by 4, got {tuple(weight.shape)}")
-    weight, scores = weight.detach(), None if scores is None else scores.detach()
+    weight = weight.detach()
+    scores = None if scores is None else scores.detach()
     return _prune_both_ways(weight, scores) if transposable else _prune(weight, scores)
 
 
@@ -64,7 +65,8 @@ def _prune(weight: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
     if _wide(weight, scores):
         return reference.semi_structured_prune(weight, scores)
     weight, scores = _rows(weight), _rows(scores)
-    (N, K), (values, indices) = weight.shape, _empty(weight, *weight.shape)
+    N, K = weight.shape
+    values, indices = _empty(weight, *weight.shape)
     if values.numel():
         groups = -(-K // 4)
         prune_kernel[(triton.cdiv(N, ROWS), triton.cdiv(groups, GROUPS))](
@@ -83,7 +85,8 @@ def _prune_both_ways(weight: Tensor, scores: Tensor | None) -> tuple[Tensor, Ten
     if _wide(weight, scores):
         return reference.semi_structured_prune_both_ways(weight, scores)
     weight, scores = _rows(weight), _rows(scores)
-    (N, K), forms = weight.shape, (*_empty(weight, *weight.shape), *_empty(weight, *weight.shape[::-1]))
+    N, K = weight.shape
+    forms = *_empty(weight, *weight.shape), *_empty(weight, *weight.shape[::-1])
     if weight.numel():
         prune_both_ways_kernel[(triton.cdiv(N, 4 * BLOCKS), triton.cdiv(K, 4 * BLOCKS))](
             weight, scores, *forms, N, K, K, *(form.stride(0) for form in forms),

@@ -1,7 +1,8 @@
 """Products with 2:4 weights on sparse tensor cores: packing, launching, training, and whether it is right here."""
 
+from .device import lacks, supported, words_kernel
 from .gather import kept, turned, turned_metadata
-from .launch import forced, lacks, matmul, offered, supported, tuner, words_kernel
+from .launch import matmul
 from .packed_linear import linear
 from .packing import (
     KERNELS,
@@ -15,6 +16,7 @@ from .packing import (
     unpack,
 )
 from .quantized_linear import quantized_semi_structured_linear, quantized_semi_structured_pack
+from .tuning import forced, offered, tuner
 from .verify import exact, integers, scales, verified
 
 __all__ = [

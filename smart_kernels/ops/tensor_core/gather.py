@@ -13,7 +13,8 @@ from . import packing
 
 
 def _kept_reference(dense, metadata, kernel):
-    (N, K), groups = dense.shape, groups_of(dense.shape[1], 4)
+    N, K = dense.shape
+    groups = groups_of(dense.shape[1], 4)
     columns = reference.columns_of(packing.restore_indices(metadata, N, groups), 2, 4, K)
     return packing.arrange(F.pad(dense, (0, -K % 4)).gather(1, columns), kernel)
 
@@ -34,13 +35,14 @@ def _fake_turned(weight, metadata, metadata_t, kernel, N, K):
 
 @define("sparse_tensor_kept", reference=_kept_reference, fake=_fake)
 def kept(dense: Tensor, metadata: Tensor, kernel: str) -> Tensor:
-    """What a weight with this metadata holds of a (N, K) matrix, in the order of ``arrange``; 0 in the padding."""
+    """Gather what a weight with this metadata holds of a (N, K) matrix, in the order of ``arrange``; 0 in the
+    padding."""
     return _gathered(dense, None, metadata, kernel, dense.shape, dense.stride())
 
 
 @define("sparse_tensor_turned", reference=_turned_reference, fake=_fake_turned)
 def turned(weight: Tensor, metadata: Tensor, metadata_t: Tensor, kernel: str, N: int, K: int) -> Tensor:
-    """Values of W.T (K, N), in the order of ``arrange``, from those of W, where both are 2:4.
+    """Gather the values of W.T (K, N), in the order of ``arrange``, from those of W, where both are 2:4.
 
     Args:
         weight, metadata: of W (N, K), as ``pack`` makes them; N and K divisible by 4.
@@ -51,13 +53,13 @@ def turned(weight: Tensor, metadata: Tensor, metadata_t: Tensor, kernel: str, N:
 
 
 def turned_metadata(metadata: Tensor, N: int, K: int) -> Tensor:
-    """Metadata of W.T (K, N) from that of W. It stays while only values change."""
+    """Return the metadata of W.T (K, N) from that of W. It stays while only values change."""
     indices = packing.restore_indices(metadata, N, K // 4)
     return packing.arrange_indices(transpose(indices.new_zeros(N, K // 2), indices, K)[1], N // 4)
 
 
 def _gathered(source, source_metadata, metadata, kernel, size, stride=(0, 0)) -> Tensor:
-    """In the order of ``kernel``, from a dense source or, with its metadata, a packed one."""
+    """Gather values in the order of ``kernel`` from a dense source or, with its metadata, a packed one."""
     values = source.new_empty(packing.arranged_shape(metadata, kernel))
     packed = source_metadata is not None
     if values.numel():

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import TRITON_DEVICES, define
+from smart_kernels.ops.common.library import TRITON_DEVICES, define, differentiable
+from smart_kernels.ops.common.nm import NMWeight
 from smart_kernels.ops.common.nm_matmul import spread_matmul
 from smart_kernels.reference.common.nm import expand
 from smart_kernels.shapes import groups_of
@@ -16,7 +18,7 @@ from .packing import PackedWeight
 
 
 def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, metadata_t: Tensor | None = None) -> Tensor:
-    """``x @ W.T + bias``, differentiable in ``x``, ``packed.weight`` and ``bias``.
+    """Return ``x @ W.T + bias``, differentiable in ``x``, ``packed.weight`` and ``bias``.
 
     Args:
         x: (..., K) of the weight's dtype.
@@ -64,7 +66,7 @@ def _fake_dx(dy, weight, metadata, metadata_t, kernel, K):
 
 
 def _empty(x, size, kernel):
-    """With the strides that the launcher gives it, or the reference."""
+    """Return an empty result with the strides that the launcher gives it, or the reference."""
     return like(x, size, kernel) if x.device.type in TRITON_DEVICES else x.new_empty(x.shape[0], size)
 
 
@@ -79,8 +81,8 @@ def _linear(
 def _linear_dx(dy: Tensor, weight: Tensor, metadata: Tensor, metadata_t: Tensor | None, kernel: str, K: int) -> Tensor:
     N = dy.shape[1]
     if metadata_t is None:  # no instruction multiplies a matrix that is 2:4 along its other side
-        values, indices = _saved(weight, metadata, kernel, N, K)
-        return spread_matmul(dy, values, indices, None, None, (2, 4), K, transposed=True)
+        saved = NMWeight(*_saved(weight, metadata, kernel, N, K), 2, 4)
+        return spread_matmul(dy, saved, K, Epilogue(), transposed=True)
     weight_t = turned(weight, metadata, metadata_t, kernel, N, K)
     return matmul(dy, PackedWeight(kernel, weight_t, metadata_t, K, N // 4))
 
@@ -91,10 +93,11 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dy):
-    (x, weight, metadata, metadata_t), needs = ctx.saved_tensors, ctx.needs_input_grad
+    x, weight, metadata, metadata_t = ctx.saved_tensors
+    needs = ctx.needs_input_grad
     dx = _linear_dx(dy, weight, metadata, metadata_t, ctx.kernel, x.shape[1]) if needs[0] else None
     dweight = kept(dy.T @ x, metadata, ctx.kernel) if needs[1] else None
     return dx, dweight, None, dy.sum(0) if needs[3] else None, None, None, None
 
 
-_linear.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_linear, _backward, _setup_context)

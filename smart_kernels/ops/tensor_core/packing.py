@@ -41,7 +41,7 @@ class PackedWeight:
 
 
 def pack(values: Tensor, indices: Tensor, kernel: str = "mma") -> PackedWeight:
-    """The saved 2:4 form -> that of ``kernel``: a permutation, on the device of ``values``.
+    """Arrange the saved 2:4 form for ``kernel``: a permutation, on the device of ``values``.
 
     Args:
         values: (N, 2 G) fp16, bf16, int8 or float8_e4m3fn: the two kept weights of each group of four along K,
@@ -53,7 +53,9 @@ def pack(values: Tensor, indices: Tensor, kernel: str = "mma") -> PackedWeight:
         ValueError: a shape, dtype or kernel does not fit.
     """
     _check_saved(values, indices, kernel)
-    N, groups, whole = len(values), values.shape[1] // 2, step(values.dtype)
+    N = len(values)
+    groups = values.shape[1] // 2
+    whole = step(values.dtype)
     if values.dtype in BYTES:
         pairs = F.pad(values.view(torch.int8), (0, -values.shape[1] % (whole // 2))).view(torch.int16)
         weight = arrange(pairs, kernel).view(values.dtype)
@@ -63,7 +65,7 @@ def pack(values: Tensor, indices: Tensor, kernel: str = "mma") -> PackedWeight:
 
 
 def unpack(packed: PackedWeight) -> tuple[Tensor, Tensor]:
-    """The inverse of ``pack``: values and indices as they are saved; differentiable in ``packed.weight``."""
+    """Invert ``pack``: values and indices as they are saved; differentiable in ``packed.weight``."""
     N, groups = packed.out_features, packed.groups
     indices = restore_indices(packed.metadata, N, groups)
     if packed.dtype not in BYTES:
@@ -73,12 +75,14 @@ def unpack(packed: PackedWeight) -> tuple[Tensor, Tensor]:
 
 
 def step(dtype: torch.dtype) -> int:
-    """Columns that the kernels multiply at a time: 128 bytes of x."""
+    """Return how many columns the kernels multiply at a time: 128 bytes of x."""
     return 128 // dtype.itemsize
 
 
 def arrange(values: Tensor, kernel: str) -> Tensor:
-    """(N, 2 G) -> "wgmma_ss": (N', K' / 2), padded; else (N' / 16, K' / 32, 32 lanes, 8) fragments. Differentiable.
+    """Arrange values (N, 2 G) for ``kernel``. Differentiable.
+
+    "wgmma_ss": (N', K' / 2), padded; else (N' / 16, K' / 32, 32 lanes, 8) fragments.
 
     A lane has four words of two values: lane 4g + t has word t + 4c of row g + 8h at 2c + h.
     """
@@ -91,13 +95,13 @@ def arrange(values: Tensor, kernel: str) -> Tensor:
 
 
 def arranged_shape(metadata: Tensor, kernel: str) -> tuple[int, ...]:
-    """Of the values that belong to this metadata."""
+    """Return the shape of the values that belong to this metadata."""
     rows, columns = 64 * metadata.shape[0], 64 * metadata.shape[1]
     return (rows, columns // 2) if kernel == "wgmma_ss" else (rows // 16, columns // 32, 32, 8)
 
 
 def restore(weight: Tensor, kernel: str, N: int, groups: int) -> Tensor:
-    """The inverse of ``arrange``: (N, 2 G)."""
+    """Invert ``arrange``: (N, 2 G)."""
     if kernel != "wgmma_ss":
         n, k = weight.shape[:2]
         weight = weight.reshape(n, k, 8, 4, 2, 2, 2).permute(0, 5, 2, 1, 4, 3, 6).reshape(16 * n, 16 * k)
@@ -105,7 +109,8 @@ def restore(weight: Tensor, kernel: str, N: int, groups: int) -> Tensor:
 
 
 def arrange_indices(indices: Tensor, groups: int, whole: int = COLUMNS) -> Tensor:
-    """(N, ceil(G / 2)) uint8 -> (N' / 64, K' / 64, 4, 32) int32; layout in ``kernels.sparse_mma``.
+    """Arrange indices (N, ceil(G / 2)) uint8 as metadata (N' / 64, K' / 64, 4, 32) int32, see
+    ``kernels.tensor_core.mma``.
 
     16 bits are 16 columns of a row, a word is rows g and g + 8. For 8-bit weights (``whole`` = 128 columns), a word is
     32 columns of a row: (N' / 64, K' / 128, 2, 4, 32).
@@ -126,7 +131,7 @@ def arrange_indices(indices: Tensor, groups: int, whole: int = COLUMNS) -> Tenso
 
 
 def restore_indices(metadata: Tensor, N: int, groups: int) -> Tensor:
-    """The inverse of ``arrange_indices``: (N, ceil(G / 2)) uint8."""
+    """Invert ``arrange_indices``: (N, ceil(G / 2)) uint8."""
     n, k = metadata.shape[:2]
     if metadata.dim() == 5:
         rows = metadata.view(n, k, 2, 4, 8, 2, 2).permute(0, 3, 6, 4, 1, 2, 5)

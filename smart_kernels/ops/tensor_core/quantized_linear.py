@@ -11,7 +11,8 @@ from smart_kernels.reference.common.epilogue import check_activation, finish
 from smart_kernels.reference.common.nm import expand
 from smart_kernels.shapes import groups_of
 
-from .launch import matmul, words_kernel
+from .device import words_kernel
+from .launch import matmul
 from .packing import BYTES, PackedWeight, pack, unpack
 from .verify import verified
 
@@ -19,10 +20,10 @@ OUT = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def quantized_semi_structured_pack(values: Tensor, indices: Tensor) -> PackedWeight:
-    """The saved 2:4 form of a weight (N, K) in eight bits -> the order of the kernel; reads the indices.
+    """Arrange the saved 2:4 form of a weight (N, K) in eight bits for the kernel; reads the indices.
 
     Args:
-        values: (N, 2 ceil(K / 4)) int8 or float8_e4m3fn: what :func:`.fp8.quantize_int8` or :func:`.fp8.quantize_fp8`
+        values: (N, 2 ceil(K / 4)) int8 or float8_e4m3fn: what ``quantize_int8`` or ``quantize_fp8``
             make of the values that :func:`semi_structured_prune` returns; ``per="block"`` is one scale per row of W.
         indices: (N, ceil(K / 8)) uint8, as it returns them.
 
@@ -46,7 +47,9 @@ def quantized_semi_structured_linear(
     residual: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """``activation(scale * (x @ W.T) + bias + residual)``, x and W 2:4 in int8 or float8_e4m3fn. Not differentiable.
+    """Return ``activation(scale * (x @ W.T) + bias + residual)``, x and W 2:4 in int8 or float8_e4m3fn.
+
+    Not differentiable.
 
     int8 is summed exactly, in int32; each product of 64 columns of fp8 is summed by the tensor core, and these in fp32.
     On a GPU it runs on sparse tensor cores or not at all: on ``mma.sp`` int8 on sm_80 and later, fp8 on sm_89 and
@@ -67,7 +70,8 @@ def quantized_semi_structured_linear(
     Raises:
         ValueError: a shape, dtype, device or activation does not fit, or the kernel must not be used on this GPU.
     """
-    N, y_shape = weight.out_features, (*x.shape[:-1], weight.out_features)
+    N = weight.out_features
+    y_shape = *x.shape[:-1], weight.out_features
     _check(x, weight, scale, bias, residual, y_shape, out_dtype)
     check_activation(activation)
     if x.is_cuda and (reason := _refused(x.device, x.dtype)) is not None:
@@ -80,7 +84,7 @@ def quantized_semi_structured_linear(
 
 @torch.compiler.assume_constant_result
 def _refused(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the kernel must not be used; asked once, also by the compiler."""
+    """Return why the kernel must not be used; asked once, also by the compiler."""
     return verified(device, words_kernel(device, dtype), dtype)
 
 

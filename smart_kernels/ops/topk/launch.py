@@ -11,14 +11,15 @@ from smart_kernels.reference.topk.soft_topk import UNDERFLOW
 SMALL = 4096  # the largest group that one program solves in registers
 TILE = 8192  # scores times candidates at a time in a program of a large group
 PROGRAMS = 256  # most per large group: each adds up the partials of all
-CANDIDATES = (4, 4, *[16] * 10)  # thresholds tried per pass; see kernels/soft_topk_large.py for the guarantee
+CANDIDATES = (4, 4, *[16] * 10)  # thresholds tried per pass; see kernels/topk/large.py for the guarantee
 
 
 def launch_small(
     scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     G, n = scores.shape
-    mask, threshold = torch.empty_like(scores), scores.new_empty(G, dtype=torch.float64)
+    mask = torch.empty_like(scores)
+    threshold = scores.new_empty(G, dtype=torch.float64)
     cost, stride_cg = _rows(cost)
     grid, config = _small_config(G, n)
     soft_topk_small_fwd_kernel[grid](
@@ -44,7 +45,8 @@ def launch_large(
     scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     G, n = scores.shape
-    mask, threshold = torch.empty_like(scores), scores.new_empty(G, dtype=torch.float64)
+    mask = torch.empty_like(scores)
+    threshold = scores.new_empty(G, dtype=torch.float64)
     programs = min(triton.cdiv(n, TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G))
     grid = (G, programs)
     partial = scores.new_empty(2, G, programs, 2, max(CANDIDATES), dtype=torch.float64)
@@ -71,7 +73,7 @@ def _small_config(G: int, n: int) -> tuple[tuple[int], dict[str, int]]:
 
 
 def _rows(cost: Tensor | None) -> tuple[Tensor | None, int]:
-    """Contiguous cost and the distance of its rows; 0 where all groups share one."""
+    """Return contiguous cost and the distance of its rows; 0 where all groups share one."""
     if cost is None:
         return None, 0
     return cost.contiguous(), cost.shape[1] if cost.shape[0] > 1 else 0

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.library import define, differentiable
 from smart_kernels.reference.topk.soft_topk import soft_topk as forward_reference
 from smart_kernels.reference.topk.soft_topk import soft_topk_backward as backward_reference
 
@@ -11,7 +11,7 @@ from . import launch as launchers
 def soft_topk(
     scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``mask = sigmoid((scores - threshold) / temperature)`` with ``sum(cost * mask) = keep`` in every group.
+    """Return ``mask = sigmoid((scores - threshold) / temperature)`` with ``sum(cost * mask) = keep`` in every group.
 
     A group is the last dimension. Both results are differentiable in ``scores``, with the exact Jacobian
     ``d threshold / d scores = cost v / sum(cost v)``, ``v = mask (1 - mask)``; it is 0 where all v underflow. The graph
@@ -101,4 +101,4 @@ def _backward(ctx, dmask, dthreshold):
     return _soft_topk_backward(dmask, dthreshold, ctx.mask, ctx.cost, ctx.temperature), None, None, None, None
 
 
-_soft_topk.register_autograd(_backward, setup_context=_setup_context)
+differentiable(_soft_topk, _backward, _setup_context)

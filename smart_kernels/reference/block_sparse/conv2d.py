@@ -22,7 +22,7 @@ def block_sparse_conv2d(
     activation: str | None,
     index: Tensor | None = None,
 ) -> Tensor:
-    """(B, H, W, C) and (nnz, tile_n, tile_c) -> (B, H', W', N); ``index`` only saves time elsewhere."""
+    """Return (B, H', W', N) from (B, H, W, C) and (nnz, tile_n, tile_c); ``index`` only saves time elsewhere."""
     conv = Conv.of(geometry)
     weight = kernel(wide(values), crow_indices, col_indices, (out_channels, x.shape[3]), conv)
     y = F.conv2d(wide(x).movedim(3, 1), weight, None, *conv[1:]).movedim(1, 3)
@@ -41,7 +41,7 @@ def block_sparse_conv2d_dx(
     channels: int,
     index: Tensor | None = None,
 ) -> Tensor:
-    """(B, H', W', N) and (nnz, tile_n, tile_c) -> (B, H, W, C)."""
+    """Return (B, H, W, C) from (B, H', W', N) and (nnz, tile_n, tile_c)."""
     conv = Conv.of(geometry)
     weight = kernel(wide(values), crow_indices, col_indices, (dy.shape[3], channels), conv)
     x = weight.new_empty(dy.shape[0], channels, height, width)
@@ -59,8 +59,10 @@ def block_sparse_conv2d_dvalues(
     tile_c: int,
     index: Tensor | None = None,
 ) -> Tensor:
-    """(B, H', W', N) and (B, H, W, C) -> (nnz, tile_n, tile_c)."""
-    conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]
+    """Return (nnz, tile_n, tile_c) from (B, H', W', N) and (B, H, W, C)."""
+    conv = Conv.of(geometry)
+    N = dy.shape[3]
+    C = x.shape[3]
     x = wide(x).movedim(3, 1)
     dweight = gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1).flatten(2).transpose(1, 2)
     filled = F.pad(dweight, (0, -C % tile_c, 0, 0, 0, -N % tile_n))  # (rows * tile_n, taps, cols * tile_c)
@@ -69,9 +71,11 @@ def block_sparse_conv2d_dvalues(
 
 
 def kernel(values: Tensor, crow_indices: Tensor, col_indices: Tensor, size: tuple[int, int], conv: Conv) -> Tensor:
-    """(nnz, tile_n, tile_c) -> (N, C, kh, kw) with ``size = (N, C)``; differentiable in ``values``."""
-    (_, tile_n, tile_c), (N, C) = values.shape, size
-    rows, cols = len(crow_indices) - 1, conv.taps * -(-C // tile_c)
+    """Expand (nnz, tile_n, tile_c) to (N, C, kh, kw) with ``size = (N, C)``; differentiable in ``values``."""
+    _, tile_n, tile_c = values.shape
+    N, C = size
+    rows = len(crow_indices) - 1
+    cols = conv.taps * -(-C // tile_c)
     place = _rows(crow_indices, len(values)) * cols + col_indices
     blocks = values.new_zeros(rows * cols, tile_n, tile_c).index_copy(0, place, values)
     full = blocks.view(rows, *conv.kernel, -1, tile_n, tile_c).permute(0, 4, 3, 5, 1, 2)

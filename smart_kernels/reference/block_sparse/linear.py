@@ -25,8 +25,9 @@ def block_sparse_linear(
     out_dtype: torch.dtype | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """(M, K) and (nnz, bn, bk) -> (M, N); ``index`` only saves time elsewhere."""
-    x_blocks, wide = _blocks(x, values.shape[2]), _wide(values)
+    """Return (M, N) from (M, K) and (nnz, bn, bk); ``index`` only saves time elsewhere."""
+    x_blocks = _blocks(x, values.shape[2])
+    wide = _wide(values)
     if scale is not None:
         wide = wide * scale.view(-1, 1, 1)
     y = x_blocks.new_zeros(len(x), len(crow_indices) - 1, values.shape[1])
@@ -44,9 +45,10 @@ def block_sparse_linear_dx(
     in_features: int,
     index: Tensor | None = None,
 ) -> Tensor:
-    """(M, N) and (nnz, bn, bk) -> (M, K)."""
+    """Return (M, K) from (M, N) and (nnz, bn, bk)."""
     bn, bk = values.shape[1:]
-    dy_blocks, wide = _blocks(dy, bn), _wide(values)
+    dy_blocks = _blocks(dy, bn)
+    wide = _wide(values)
     dx = dy_blocks.new_zeros(len(dy), -(-in_features // bk), bk)
     for row, own in _rows(crow_indices):
         products = dy_blocks[:, row] @ wide[own].transpose(0, 1).flatten(1)
@@ -57,7 +59,7 @@ def block_sparse_linear_dx(
 def block_sparse_linear_dvalues(
     dy: Tensor, x: Tensor, crow_indices: Tensor, col_indices: Tensor, bn: int, bk: int
 ) -> Tensor:
-    """(M, N) and (M, K) -> (nnz, bn, bk)."""
+    """Return (nnz, bn, bk) from (M, N) and (M, K)."""
     dy_blocks, x_blocks = _blocks(dy, bn), _blocks(x, bk)
     dvalues = x_blocks.new_empty(len(col_indices), bn, bk)
     for row, own in _rows(crow_indices):
@@ -67,7 +69,7 @@ def block_sparse_linear_dvalues(
 
 
 def _rows(crow_indices: Tensor):
-    """The block rows that have blocks, and which ones."""
+    """List the block rows that have blocks, each with the slice of its blocks."""
     for row, (start, end) in enumerate(pairwise(crow_indices.tolist())):
         if end > start:
             yield row, slice(start, end)
@@ -78,7 +80,7 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _blocks(matrix: Tensor, block: int) -> Tensor:
-    """(M, size) -> (M, blocks, block)."""
+    """View (M, size) as (M, blocks, block), after padding it."""
     M, size = matrix.shape
     count = -(-size // block)
     return F.pad(_wide(matrix), (0, count * block - size)).view(M, count, block)

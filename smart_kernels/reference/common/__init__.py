@@ -1,17 +1,15 @@
 """Definitions that families share: epilogue, soft mask, the saved form of n:m weights."""
 
 from .epilogue import ACTIVATIONS, check_activation, finish
-from .nm import compress, decode_words, expand, saved_indices, transpose
+from .nm import compress, expand, transpose
 from .soft_mask import soft_mask
 
 __all__ = [
     "ACTIVATIONS",
     "check_activation",
     "compress",
-    "decode_words",
     "expand",
     "finish",
-    "saved_indices",
     "soft_mask",
     "transpose",
 ]

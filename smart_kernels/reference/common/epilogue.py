@@ -1,4 +1,4 @@
-"""What follows a matrix product: ``activation(y + bias + residual)``."""
+"""The end of a matrix product: ``activation(y + bias + residual)``."""
 
 from collections.abc import Callable
 from functools import partial

@@ -15,7 +15,7 @@ from smart_kernels.shapes import groups_of, index_bits
 
 
 def compress(weight: Tensor, keep: Tensor, n: int, m: int) -> tuple[Tensor, Tensor]:
-    """(N, K) and what to keep of it -> values (N, G * n), packed indices (N, ceil(G * n * bits / 8)) uint8.
+    """Turn (N, K) and what to keep of it into values (N, G * n) and indices (N, ceil(G * n * bits / 8)) uint8.
 
     Raises:
         ValueError: a group keeps more than n.
@@ -31,63 +31,37 @@ def compress(weight: Tensor, keep: Tensor, n: int, m: int) -> tuple[Tensor, Tens
 
 
 def expand(values: Tensor, indices: Tensor, n: int, m: int, K: int) -> Tensor:
-    """The inverse of ``compress``: (N, K), differentiable in ``values``."""
+    """Invert ``compress``: (N, K), differentiable in ``values``."""
     columns = columns_of(indices, n, m, K)
     dense = values.new_zeros(len(values), groups_of(K, m) * m).scatter(1, columns, values)
     return dense[:, :K].contiguous()
 
 
 def columns_of(indices: Tensor, n: int, m: int, K: int) -> Tensor:
-    """The (N, G * n) int64 column of each stored value; at least K where a group reaches beyond the edge."""
+    """Return the (N, G * n) int64 column of each stored value; at least K where a group reaches beyond the edge."""
     groups = groups_of(K, m)
     places = unpack(indices, index_bits(m), groups * n).unflatten(1, (groups, n)).long()
     return (places + torch.arange(groups, device=places.device)[:, None] * m).flatten(1)
 
 
 def pack(indices: Tensor, bits: int) -> Tensor:
-    """(R, L) -> (R, ceil(L * bits / 8)) uint8, lowest bits first."""
+    """Pack (R, L) into (R, ceil(L * bits / 8)) uint8, lowest bits first."""
     ones = (indices.byte()[..., None] >> _counting(bits, indices)) & 1
     ones = F.pad(ones.flatten(1), (0, -(indices.shape[1] * bits) % 8)).unflatten(1, (-1, 8))
     return (ones << _counting(8, indices)).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
-    """The inverse of ``pack``: (R, length) uint8."""
+    """Invert ``pack``: (R, length) uint8."""
     ones = ((packed[..., None] >> _counting(8, packed)) & 1).flatten(1)[:, : length * bits]
     return (ones.unflatten(1, (length, bits)) << _counting(bits, packed)).sum(-1, dtype=torch.uint8)
 
 
-def decode_words(indices: Tensor, K: int) -> Tensor:
-    """2:4 indices -> what the kernel for few rows reads, (N, 8 * ceil(K / 256)) int32.
-
-    Nibble h of word 8 t + g has a bit for each of the columns 256 t + 32 h + 4 g .. + 3 that is stored.
-    """
-    groups = groups_of(K, 4)
-    places = unpack(indices, 2, 2 * groups).unflatten(1, (groups, 2)).long()
-    nibbles = F.pad((1 << places).sum(-1), (0, -groups % 64)).unflatten(1, (-1, 8, 8))
-    words = (nibbles << (4 * torch.arange(8, device=indices.device))[:, None]).sum(2)
-    return words.flatten(1).to(torch.int32)
-
-
-def from_decode_words(words: Tensor, K: int) -> Tensor:
-    """The inverse of ``decode_words``."""
-    groups = groups_of(K, 4)
-    nibbles = words.unflatten(1, (-1, 1, 8)) >> (4 * torch.arange(8, device=words.device))[:, None]
-    nibbles = (nibbles & 15).flatten(1)[:, :groups]
-    ones = (nibbles[..., None] >> torch.arange(4, device=words.device)) & 1
-    return pack(ones.argsort(dim=-1, descending=True, stable=True)[..., :2].sort(-1).values.flatten(1), 2)
-
-
 def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """2:4 values and indices of W (N, K) -> those of W.T, which must be 2:4 as well; N and K divisible by 4."""
+    """Turn 2:4 values and indices of W (N, K) into those of W.T, which is 2:4 as well; 4 divides N and K."""
     columns = columns_of(indices, 2, 4, K)
     keep = torch.zeros(len(values), K, dtype=torch.bool, device=values.device).scatter_(1, columns, True)
     return compress(expand(values, indices, 2, 4, K).T, keep.T, 2, 4)
-
-
-def saved_indices(indices: Tensor, K: int) -> Tensor:
-    """Indices as they are saved, from these or from ``decode_words``."""
-    return indices if indices.dtype == torch.uint8 else from_decode_words(indices, K)
 
 
 def _counting(count: int, like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def soft_mask(scores: Tensor, threshold: Tensor, temperature: float | Tensor) -> Tensor:
-    """``sigmoid((scores - threshold) / temperature)``; scores of +inf and -inf are pinned to 1 and 0.
+    """Return ``sigmoid((scores - threshold) / temperature)``; scores of +inf and -inf are pinned to 1 and 0.
 
     Args:
         scores: any shape.

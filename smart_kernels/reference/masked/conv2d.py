@@ -23,7 +23,7 @@ def masked_conv2d(
     eps: float,
     dead_grad: bool,
 ) -> Tensor:
-    """(B, H, W, C) -> (B, H', W', N), summed in fp32 or better."""
+    """Return (B, H', W', N) from (B, H, W, C), summed in fp32 or better."""
     conv = Conv.of(geometry)
     masked = _kernel(apply_mask(wide(weight), wide(mask), (tile_n, tile_k), eps), x.shape[3], conv)
     y = F.conv2d(wide(x).movedim(3, 1).to(masked.dtype), masked, None, *conv[1:]).movedim(1, 3)
@@ -42,7 +42,7 @@ def masked_conv2d_dx(
     tile_k: int,
     eps: float,
 ) -> Tensor:
-    """(B, H', W', N) -> (B, H, W, C)."""
+    """Return (B, H, W, C) from (B, H', W', N)."""
     conv = Conv.of(geometry)
     masked = _kernel(apply_mask(wide(weight), wide(mask), (tile_n, tile_k), eps), channels, conv)
     x = masked.new_empty(dy.shape[0], channels, height, width)
@@ -62,8 +62,10 @@ def masked_conv2d_backward(
     needs_dweight: bool,
     needs_dmask: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dweight and dmask, each like its tensor; a gradient that is not needed comes back empty."""
-    conv, N, C = Conv.of(geometry), dy.shape[3], x.shape[3]
+    """Return dweight and dmask, each like its tensor; a gradient that is not needed comes back empty."""
+    conv = Conv.of(geometry)
+    N = dy.shape[3]
+    C = x.shape[3]
     x = wide(x).movedim(3, 1)
     grad = gradient(dy, x, x.new_empty(N, C, *conv.kernel), conv, 1).permute(0, 2, 3, 1)
     grad = F.pad(grad, (0, weight.shape[1] // conv.taps - C)).flatten(1)
@@ -71,6 +73,6 @@ def masked_conv2d_backward(
 
 
 def _kernel(matrix: Tensor, channels: int, conv: Conv) -> Tensor:
-    """(N, taps * W) -> (N, C, kh, kw)."""
+    """Turn (N, taps * W) into (N, C, kh, kw)."""
     full = matrix.unflatten(1, (*conv.kernel, matrix.shape[1] // conv.taps))
     return full[..., :channels].permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from smart_kernels.shapes.tiles import expand, reduce_sum
 def apply_mask(
     weight: Tensor, mask: Tensor, tile: tuple[int, int], eps: float = 0.0, dead_grad: bool = False
 ) -> Tensor:
-    """``weight * expand(mask)``, 0 in dead tiles; differentiable.
+    """Return ``weight * expand(mask)``, 0 in dead tiles; differentiable.
 
     Args:
         weight: (N, K).
@@ -41,7 +41,7 @@ def masked_linear(
     eps: float,
     dead_grad: bool,
 ) -> Tensor:
-    """x (M, K) -> (M, N): ``x @ apply_mask(weight, mask).T + bias``, summed in fp32 or better."""
+    """Return ``x @ apply_mask(weight, mask).T + bias``, (M, N) from x (M, K), summed in fp32 or better."""
     wide = torch.promote_types(x.dtype, torch.float32)
     masked = apply_mask(weight.to(wide), mask.to(wide), (tile_n, tile_k), eps)
     return F.linear(x.to(wide), masked, None if bias is None else bias.to(wide)).to(x.dtype)
@@ -59,7 +59,7 @@ def masked_linear_backward(
     needs_dweight: bool,
     needs_dmask: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dweight (N, K) and dmask (grid); a gradient that is not needed comes back empty."""
+    """Return dweight (N, K) and dmask (grid); a gradient that is not needed comes back empty."""
     wide = torch.promote_types(x.dtype, torch.float32)
     grad = dy.to(wide).T @ x.to(wide)
     return split_gradient(grad, weight, mask, (tile_n, tile_k), eps, dead_grad, needs_dweight, needs_dmask)
@@ -75,7 +75,7 @@ def split_gradient(
     needs_dweight: bool,
     needs_dmask: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dweight and dmask from the (N, K) gradient of the product ``weight * mask``."""
+    """Split the (N, K) gradient of the product ``weight * mask`` into dweight and dmask."""
     dead = mask <= eps
     dweight, dmask = weight.new_empty(0), mask.new_empty(0)
     if needs_dweight:

@@ -22,7 +22,7 @@ def smart_linear(
     eps: float,
     dead_grad: bool,
 ) -> Tensor:
-    """``masked_linear`` with ``mask = soft_mask(scores, threshold of the group, temperature)``."""
+    """Apply ``masked_linear`` with ``mask = soft_mask(scores, threshold of the group, temperature)``."""
     mask = soft_mask(scores, expand(threshold, (group_n, group_k), scores.shape), temperature)
     return masked_linear(x, weight, mask, bias, tile_n, tile_k, eps, dead_grad)
 
@@ -43,11 +43,10 @@ def smart_linear_backward(
     needs_dweight: bool,
     needs_dscores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dweight (N, K), dscores (grid) and dthreshold (one per group)."""
+    """Return dweight (N, K), dscores (grid) and dthreshold (one per group)."""
     mask = soft_mask(scores, expand(threshold, (group_n, group_k), scores.shape), temperature)
-    dweight, dmask = masked_linear_backward(
-        dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dscores
-    )
+    args = dy, x, weight, mask, tile_n, tile_k, eps
+    dweight, dmask = masked_linear_backward(*args, dead_grad, needs_dweight, needs_dscores)
     if not needs_dscores:
         return dweight, scores.new_empty(0), threshold.new_empty(0)
     dscores = (mask * (1 - mask) * dmask / temperature).to(scores.dtype)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.reference.common.epilogue import finish
-from smart_kernels.reference.common.nm import columns_of, expand, saved_indices
+from smart_kernels.reference.common.nm import columns_of, expand
 
 
 def semi_structured_linear(
@@ -18,22 +18,22 @@ def semi_structured_linear(
     m: int,
     activation: str | None,
 ) -> Tensor:
-    """(M, K) -> (M, N)."""
+    """Return (M, N) from (M, K)."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    weight = expand(values.to(wide), saved_indices(indices, x.shape[1]), n, m, x.shape[1])
+    weight = expand(values.to(wide), indices, n, m, x.shape[1])
     y = x.to(wide) @ weight.T
     return finish(y, *(t if t is None else t.to(wide) for t in (bias, residual)), activation).to(x.dtype)
 
 
 def semi_structured_linear_dx(dy: Tensor, values: Tensor, indices: Tensor, n: int, m: int, in_features: int) -> Tensor:
-    """(M, N) -> (M, K)."""
+    """Return (M, K) from (M, N)."""
     wide = torch.promote_types(dy.dtype, torch.float32)
-    weight = expand(values.to(wide), saved_indices(indices, in_features), n, m, in_features)
+    weight = expand(values.to(wide), indices, n, m, in_features)
     return (dy.to(wide) @ weight).to(dy.dtype)
 
 
 def semi_structured_linear_dvalues(dy: Tensor, x: Tensor, indices: Tensor, n: int, m: int) -> Tensor:
-    """(M, N) and (M, K) -> (N, G * n): the dense gradient where values are stored, 0 beyond the edge."""
+    """Return (N, G * n) from (M, N) and (M, K): the dense gradient where values are stored, 0 beyond the edge."""
     K = x.shape[1]
     dense = F.pad(dy.T @ x, (0, -K % m))
-    return dense.gather(1, columns_of(saved_indices(indices, K), n, m, K))
+    return dense.gather(1, columns_of(indices, n, m, K))

@@ -10,9 +10,9 @@ from .soft_topk import UNDERFLOW, soft_topk
 
 
 def smart_weight(
-    weight: Tensor, scores: Tensor, n: int, m: int, temperature: float, eps: float, hard: bool
+    weight: Tensor, scores: Tensor, temperature: Tensor, n: int, m: int, eps: float, hard: bool
 ) -> tuple[Tensor, Tensor]:
-    """(R, C) weight and scores -> (R, C) masked weight, (R, ceil(C / m)) float64 threshold of each group."""
+    """Return (R, C) masked weight and (R, ceil(C / m)) float64 threshold of each group."""
     groups = _grouped(scores, m, -torch.inf)
     threshold = soft_topk(groups.flatten(0, 1), n, temperature)[1].view(groups.shape[:2])
     mask = _forward_mask(groups, threshold, n, temperature, eps, hard).flatten(1)[:, : scores.shape[1]]
@@ -24,17 +24,18 @@ def smart_weight_backward(
     weight: Tensor,
     scores: Tensor,
     threshold: Tensor,
+    temperature: Tensor,
     n: int,
     m: int,
-    temperature: float,
     eps: float,
     hard: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dweight = mask dy, and dscores of the soft mask: v / temperature (dmask - sum(v dmask) / sum(v)).
+    """Return dweight = mask dy, and dscores of the soft mask: v / temperature (dmask - sum(v dmask) / sum(v)).
 
     dmask = weight dy where the mask is above eps (everywhere if hard), v = mask (1 - mask).
     """
-    C, groups = scores.shape[1], _grouped(scores, m, -torch.inf)
+    C = scores.shape[1]
+    groups = _grouped(scores, m, -torch.inf)
     soft = soft_mask(groups, threshold[..., None], temperature)
     dmask = _grouped(weight.to(soft.dtype) * dy, m, 0)
     dmask = dmask if hard else torch.where(soft > eps, dmask, 0)
@@ -45,7 +46,7 @@ def smart_weight_backward(
     return (dy * mask).to(weight.dtype), dscores.flatten(1)[:, :C].contiguous()
 
 
-def _forward_mask(groups: Tensor, threshold: Tensor, n: int, temperature: float, eps: float, hard: bool) -> Tensor:
+def _forward_mask(groups: Tensor, threshold: Tensor, n: int, temperature: Tensor, eps: float, hard: bool) -> Tensor:
     if hard:
         order = groups.argsort(dim=-1, descending=True, stable=True)
         return torch.zeros_like(groups).scatter_(-1, order[..., :n], 1)
@@ -54,6 +55,6 @@ def _forward_mask(groups: Tensor, threshold: Tensor, n: int, temperature: float,
 
 
 def _grouped(matrix: Tensor, m: int, fill: float) -> Tensor:
-    """(R, C) -> (R, ceil(C / m), m)."""
+    """Split (R, C) into groups (R, ceil(C / m), m)."""
     count = -(-matrix.shape[1] // m)
     return F.pad(matrix, (0, count * m - matrix.shape[1]), value=fill).unflatten(1, (count, m))

@@ -14,9 +14,9 @@ UNDERFLOW = 1e-12  # below this sum of cost * mask * (1 - mask) no score moves t
 
 
 def soft_topk(
-    scores: Tensor, keep: float, temperature: float, cost: Tensor | None = None, start: Tensor | None = None
+    scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None = None, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(G, n) scores, (1 or G, n) cost, (G,) start -> (G, n) mask in the dtype of scores, (G,) float64 threshold."""
+    """Return (G, n) mask in the dtype of scores, (G,) float64 threshold, for (1 or G, n) cost and (G,) start."""
     threshold = _solve(scores, keep, temperature, cost, start)
     return soft_mask(scores, threshold[:, None], temperature), threshold
 
@@ -24,7 +24,7 @@ def soft_topk(
 def soft_topk_backward(
     dmask: Tensor, dthreshold: Tensor, mask: Tensor, cost: Tensor | None, temperature: float
 ) -> Tensor:
-    """dscores = v / temperature * (dmask - cost * (sum(v dmask) - temperature * dthreshold) / sum(cost v)).
+    """Return v / temperature * (dmask - cost * (sum(v dmask) - temperature * dthreshold) / sum(cost v)).
 
     v = mask * (1 - mask); 0 where every v of a group underflows.
     """
@@ -35,16 +35,14 @@ def soft_topk_backward(
     return torch.where(slope < UNDERFLOW, 0, v / temperature * (dmask - cost * (push / slope)))
 
 
-def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None, start: Tensor | None) -> Tensor:
-    """Safeguarded Newton for every group at once, dropping those that are done. Returns the (G,) float64 threshold."""
+def _solve(
+    scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None, start: Tensor | None
+) -> Tensor:
+    """Solve for the (G,) float64 thresholds by a safeguarded Newton, for all groups at once that are not done."""
     # Newton from an error of e * temperature leaves at most e^2 / 2 of the budget
     near = temperature * (1e-8 if scores.dtype == torch.float64 else 1e-3)
     cost = None if cost is None else cost.to(scores.dtype).expand_as(scores)
-    low, high = _bracket(scores, keep, temperature, cost)
-    threshold, move = (low + high) / 2, high - low
-    if start is not None:
-        threshold = torch.where((start > low) & (start < high), start, threshold)
-    state = torch.stack((low, high, threshold, move))
+    state = _start(*_bracket(scores, keep, temperature, cost), start)
     for turn in range(NEWTON + BISECT):
         live = state[0] < state[1]
         if not live.any():
@@ -54,7 +52,8 @@ def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None,
         excess, slope = _excess(scores[rows], threshold, temperature, None if cost is None else cost[rows], keep)
         low, high = torch.where(excess > 0, threshold, low), torch.where(excess > 0, high, threshold)
         step = torch.where(excess.abs() <= EXACT, 0, temperature * excess / slope)
-        newton, done = threshold + step, step.abs() <= near
+        newton = threshold + step
+        done = step.abs() <= near
         trusted = (newton > low) & (newton < high) & (step.abs() <= move / 2) & (turn < NEWTON)
         following = torch.where(done | trusted, newton, (low + high) / 2)
         low, high = torch.where(done, following, low), torch.where(done, following, high)
@@ -62,23 +61,36 @@ def _solve(scores: Tensor, keep: float, temperature: float, cost: Tensor | None,
     return state[2].clone()
 
 
+def _start(low: Tensor, high: Tensor, start: Tensor | None) -> Tensor:
+    """Return low, high, the first threshold and how far the last step went, (4, G)."""
+    threshold = (low + high) / 2
+    if start is not None:
+        threshold = torch.where((start > low) & (start < high), start, threshold)
+    return torch.stack((low, high, threshold, high - low))
+
+
 def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: float):
-    """sum(cost * mask) - keep, and sum(cost * mask * (1 - mask)), at a threshold per group."""
+    """Return sum(cost * mask) - keep, and sum(cost * mask * (1 - mask)), at a threshold per group."""
     lead = threshold.to(scores.dtype)  # two fp32 subtractions do the work of a float64 one
     rest = (threshold - lead).to(scores.dtype)
     z = (scores - lead[:, None]).sub_(rest[:, None]).div_(temperature)
     above = z > 0
     g = z.abs_().neg_().sigmoid_()  # min(mask, 1 - mask), which does not round to 1: the sum sees every last bit
-    hard, soft = _total(above.to(g.dtype), cost), _total(torch.where(above, -g, g), cost)
+    hard = _total(above.to(g.dtype), cost)
+    soft = _total(torch.where(above, -g, g), cost)
     return (hard - keep) + soft, _total(g.mul_(1 - g), cost)
 
 
-def _bracket(scores: Tensor, keep: float, temperature: float, cost: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Ends between which the threshold lies; both are the threshold itself where nothing is left to solve."""
-    up, down, nan = scores == torch.inf, scores == -torch.inf, scores.isnan().any(-1)
-    total, budget = _total((~(up | down)).to(scores.dtype), cost), keep - _total(up.to(scores.dtype), cost)
+def _bracket(scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return ends between which the threshold lies; both are the threshold where nothing is left to solve."""
+    up = scores == torch.inf
+    down = scores == -torch.inf
+    nan = scores.isnan().any(-1)
+    total = _total((~(up | down)).to(scores.dtype), cost)
+    budget = keep - _total(up.to(scores.dtype), cost)
     offset = temperature * (budget / (total - budget)).log()
-    low, high = scores.masked_fill(down, torch.inf).amin(-1), scores.masked_fill(up, -torch.inf).amax(-1)
+    low = scores.masked_fill(down, torch.inf).amin(-1)
+    high = scores.masked_fill(up, -torch.inf).amax(-1)
     closed = torch.where(budget > 0, -torch.inf, torch.inf).masked_fill(nan, torch.nan)
     solvable = (budget > 0) & (budget < total) & ~nan
     return torch.where(solvable, low - offset, closed), torch.where(solvable, high - offset, closed)

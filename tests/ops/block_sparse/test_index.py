@@ -8,7 +8,7 @@ import torch
 from smart_kernels import Block, SparseConv2d, SparseLinear
 from smart_kernels.formats import indexed
 from smart_kernels.ops.block_sparse import conv_blocks
-from smart_kernels.ops.common import block_matmul as _matmul
+from smart_kernels.ops.common import blocks
 from smart_kernels.ops.common.library import TRITON_DEVICES
 from tests.util import assert_close
 
@@ -43,7 +43,7 @@ def no_lists(monkeypatch):
     """From when it is called, nothing may sort blocks or list them."""
 
     def forbid():
-        monkeypatch.setattr(_matmul.BlockRows, "transposed", refuse)
+        monkeypatch.setattr(blocks.BlockRows, "transposed", refuse)
         monkeypatch.setattr(indexed, "block_index", refuse)
         monkeypatch.setattr(indexed, "conv_index", refuse)
         monkeypatch.setattr(conv_blocks.ConvBlocks, "_slots", refuse)

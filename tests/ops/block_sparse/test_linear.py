@@ -11,11 +11,12 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
-from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
+from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_matmul_kernel
 from smart_kernels.ops.block_sparse import kernel_blocks
 from smart_kernels.ops.block_sparse.index import block_index, check_indices
 from smart_kernels.ops.block_sparse.linear import _block_sparse_linear, block_sparse_linear
 from smart_kernels.ops.common import block_matmul as _matmul
+from smart_kernels.ops.common.arguments import precision
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
 from tests.util import TOLERANCE, assert_close
 
@@ -99,7 +100,7 @@ def test_float32_precision_is_torchs_switch(setting, device):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(setting)
-        assert _matmul.precision() == {"highest": "ieee", "high": "tf32"}[setting]
+        assert precision() == {"highest": "ieee", "high": "tf32"}[setting]
         check(make(8, 32, 32, (16, 16), device=device), torch.float32 if device == "cpu" else torch.float16)
     finally:
         torch.set_float32_matmul_precision(before)
@@ -130,7 +131,7 @@ def test_descriptors(M, block, taken, dtype, monkeypatch):
     copies, load = [], InterpreterBuilder.create_descriptor_load
     monkeypatch.setattr(InterpreterBuilder, "create_descriptor_load", lambda *a: copies.append(1) or load(*a))
     monkeypatch.setattr(_matmul, "has_tma", lambda: True)
-    config = triton.Config({"BLOCK_M": _matmul.TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3)
+    config = triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3)
     monkeypatch.setattr(block_matmul_kernel, "configs", [config])
     check(make(M, 96, 128, block, dtype), dtype)
     assert bool(copies) == (taken and dtype.itemsize == 2)

@@ -6,8 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 
-from smart_kernels.ops.common.nm import check_places, decode_words, transpose
-from smart_kernels.ops.semi_structured.decode import splits_of
+from smart_kernels.ops.common.nm import check_places, transpose
 from smart_kernels.ops.semi_structured.linear import _semi_structured_linear, semi_structured_linear
 from smart_kernels.reference.common import nm as reference
 from tests.util import assert_close
@@ -59,8 +58,8 @@ def exact(x, values, indices, bias, dy, n, m):
     return y, *torch.autograd.grad(y, inputs, dy.double())
 
 
-def check(x, values, indices, bias, dtype, n=2, m=4, metadata=None, **options):
-    y = semi_structured_linear(x, values, indices if metadata is None else metadata, bias, n=n, m=m, **options)
+def check(x, values, indices, bias, dtype, n=2, m=4, **options):
+    y = semi_structured_linear(x, values, indices, bias, n=n, m=m, **options)
     dy = torch.randn_like(y)
     grads = torch.autograd.grad(y, (x, values, bias), dy)
     for name, out, ref in zip(NAMES, (y, *grads), exact(x, values, indices, bias, dy, n, m), strict=True):
@@ -77,9 +76,9 @@ def test_matches_dense(M, N, K, n, m, dtype, device):
 
 @pytest.mark.parametrize("M, N, K", [*SHAPES, pytest.param(20, 40, 800, id="split")])
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-def test_few_rows_match_dense(M, N, K, half, device):
+def test_half_precision_matches_dense(M, N, K, half, device):
     *args, _ = make(M, N, K, (2, 4), half, device)
-    check(*args, half, metadata=decode_words(args[2], K))
+    check(*args, half)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=EXAMPLES)
@@ -91,25 +90,23 @@ def test_any_shape(device, M, N, K, kept):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=EXAMPLES // 2)
 @given(st.integers(1, 20), st.integers(1, 70), st.integers(1, 530))
-def test_few_rows_of_any_shape(device, M, N, K):
+def test_half_precision_of_any_shape(device, M, N, K):
     *args, _ = make(M, N, K, (2, 4), torch.float16, device)
-    check(*args, torch.float16, metadata=decode_words(args[2], K))
+    check(*args, torch.float16)
 
 
-@pytest.mark.parametrize("words", [False, True], ids=["portable", "few-rows"])
 @pytest.mark.parametrize("activation", [None, "relu", "relu6", "gelu", "gelu_tanh", "silu"])
-def test_epilogue(activation, words, device):
+def test_epilogue(activation, device):
     x, values, indices, bias, weight = make(3, 40, 260, dtype=torch.float16, device=device)
     residual = torch.randn(40, 3, device=device).half().T.requires_grad_()
-    metadata = decode_words(indices, 260) if words else indices
     inputs = [t.detach().double().requires_grad_() for t in (x, bias, residual)]
     z = F.linear(inputs[0], weight.double(), inputs[1]) + inputs[2]
     name, _, approximate = (activation or "").partition("_")
     expected = getattr(F, name)(z, **({"approximate": approximate} if approximate else {})) if name else z
     with torch.no_grad():
-        y = semi_structured_linear(x, values, metadata, bias, activation=activation, residual=residual)
+        y = semi_structured_linear(x, values, indices, bias, activation=activation, residual=residual)
     assert_close("fused", y, expected, x.dtype)
-    y = semi_structured_linear(x, values, metadata, bias, activation=activation, residual=residual)
+    y = semi_structured_linear(x, values, indices, bias, activation=activation, residual=residual)
     assert_close("with gradients", y, expected, x.dtype)
     dy = torch.randn_like(y)
     grads = zip(
@@ -119,41 +116,30 @@ def test_epilogue(activation, words, device):
         assert_close("grad", got, want, torch.bfloat16)
 
 
-@pytest.mark.parametrize("half, words", [(torch.float32, False), (torch.float16, True), (torch.bfloat16, True)])
-def test_transposable(half, words, device):
+@pytest.mark.parametrize("half", [torch.float32, torch.float16, torch.bfloat16])
+def test_transposable(half, device):
     N, K = 40, 268
     x, values, indices, bias, weight = make(6, N, K, dtype=half, device=device, keep=transposable_keep(N, K))
     values_t, indices_t = transpose(values.detach(), indices, K)
     check_places(indices_t, 2, 4, N)
     assert torch.equal(reference.expand(values_t, indices_t, 2, 4, N), weight.T)
-    check(x, values, indices, bias, half, metadata=decode_words(indices, K) if words else None, transposable=True)
+    check(x, values, indices, bias, half, transposable=True)
 
 
-@pytest.mark.parametrize("K", [256, 3, 700])
-def test_words_hold_the_indices(K, device):
-    indices = make(1, 37, K, device=device)[2]
-    words = decode_words(indices, K)
-    assert torch.equal(words, reference.decode_words(indices, K))
-    assert torch.equal(reference.from_decode_words(words, K), indices)
-
-
-@pytest.mark.parametrize("words", [False, True], ids=["portable", "few-rows"])
-def test_nothing_beyond_the_edge_is_read(words, device):
+def test_nothing_beyond_the_edge_is_read(device):
     M, N, K = 9, 50, 300
     x, values, indices, bias, _ = make(M, N, K, dtype=torch.float16, device=device)
     wide = torch.full((16, 512), float("nan"), device=device).half()
     wide[:M, :K] = x.detach()
     inside = wide[:M, :K].requires_grad_()
-    metadata = decode_words(indices, K) if words else indices
-    check(inside, values, indices, bias, torch.float16, metadata=metadata)
+    check(inside, values, indices, bias, torch.float16)
 
 
-@pytest.mark.parametrize("words", [False, True], ids=["portable", "few-rows"])
-def test_columns_without_a_weight_are_multiplied_by_zero(words, device):
+def test_columns_without_a_weight_are_multiplied_by_zero(device):
     """Compressed zeros are zeros: a NaN in x reaches y, as in the dense product."""
     x, values, indices, bias, weight = make(3, 16, 256, dtype=torch.float16, device=device)
     with torch.no_grad():
-        y = semi_structured_linear(x, values, decode_words(indices, 256) if words else indices, bias)
+        y = semi_structured_linear(x, values, indices, bias)
         assert_close("y", y, F.linear(x.double(), weight.double(), bias.double()), x.dtype)
 
 
@@ -196,13 +182,9 @@ def test_gradcheck(n, m, device):
 
 
 @pytest.mark.skipif(triton.knobs.runtime.interpret, reason="traces, which the interpreter does not change")
-@pytest.mark.parametrize("words", [False, True], ids=["portable", "few-rows"])
-def test_opcheck(words, device):
+def test_opcheck(device):
     x, values, indices, bias, _ = make(5, 16, 32, dtype=torch.float16, device=device)
-    metadata = decode_words(indices, 32) if words else indices
-    opcheck(_semi_structured_linear, (x, values, metadata, bias, None, 2, 4, None, False))
-    if not words:
-        opcheck(torch.ops.smart_kernels.semi_structured_words, (indices, 32))
+    opcheck(_semi_structured_linear, (x, values, indices, bias, None, 2, 4, None, False))
 
 
 def test_compiles(device):
@@ -218,14 +200,6 @@ def test_compiles(device):
         assert_close(name, out, ref, torch.float32)
 
 
-def test_columns_are_split_until_the_gpu_is_full():
-    device = torch.device("cpu")
-    assert splits_of(16, 64, 4096, device) == 16  # never more than there are steps
-    assert splits_of(16, 14336, 4096, device) == 1
-    assert splits_of(16, 4096, 4096, device) == 4
-    assert splits_of(16, 64, 100, device) == 1
-
-
 def test_check_places():
     check_places(make(1, 8, 64)[2], 2, 4, 64)
     with pytest.raises(ValueError, match="must rise"):
@@ -236,7 +210,8 @@ def test_check_places():
     "change, message",
     [
         ({"values": torch.zeros(48, 8)}, r"values must be \(N, 32\)"),
-        ({"indices": torch.zeros(48, 8)}, "indices must be one of"),
+        ({"indices": torch.zeros(48, 8)}, r"indices must be \(48, 8\) uint8"),
+        ({"indices": torch.zeros(48, 8, dtype=torch.int32)}, r"indices must be \(48, 8\) uint8"),
         ({"bias": torch.zeros(40)}, r"bias must be \(48,\)"),
         ({"x": torch.zeros(4, 64).half()}, "must share one of"),
         ({"x": torch.zeros(())}, r"x must be \(..., K\)"),

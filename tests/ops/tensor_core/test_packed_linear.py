@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench.codegen.compile import launchers
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import tensor_core
+from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.semi_structured.prune import semi_structured_prune
 from smart_kernels.ops.tensor_core import packed_linear
 from smart_kernels.ops.tensor_core.gather import kept, turned, turned_metadata
@@ -153,9 +154,9 @@ def test_one_way_only_the_input_gradient_is_portable(trusted, monkeypatch):
     dense, stored = layer("mma", 36, 44, transposable=False)
     x, dy = torch.randint(-3, 4, (5, 44)).bfloat16().requires_grad_(), torch.randint(-3, 4, (5, 36)).bfloat16()
 
-    def portable(dy, values, indices, bias, residual, kept, size, transposed):
-        assert transposed and bias is residual is None
-        return semi_structured_linear_dx(dy, values, indices, *kept, size)
+    def portable(dy, w, size, epilogue, transposed):
+        assert transposed and epilogue == Epilogue()
+        return semi_structured_linear_dx(dy, w.values, w.indices, w.n, w.m, size)
 
     monkeypatch.setattr(packed_linear, "spread_matmul", portable)
     y, names = trained("mma", stored, x, None, dy)

@@ -85,7 +85,16 @@ def test_gradcheck(device):
 
 @pytest.mark.skipif(triton.knobs.runtime.interpret, reason="traces, which the interpreter does not change")
 def test_opcheck(device):
-    opcheck(_smart_weight, (*make(4, 12, device=device), 2, 4, TEMPERATURE, 0.0, False))
+    temperature = torch.full((), TEMPERATURE, dtype=torch.float64, device=device)
+    opcheck(_smart_weight, (*make(4, 12, device=device), temperature, 2, 4, 0.0, False))
+
+
+def test_the_temperature_may_be_a_tensor(device):
+    weight, scores = make(4, 12, device=device)
+    temperature = torch.full((), TEMPERATURE, dtype=torch.float64, device=device)
+    results = [smart_weight(weight, scores, 2, 4, t) for t in (TEMPERATURE, temperature)]
+    gradients = [torch.autograd.grad(y.sum(), (weight, scores)) for y in results]
+    assert torch.equal(*results) and all(map(torch.equal, *gradients))
 
 
 @pytest.mark.skipif(triton.knobs.runtime.interpret, reason="traces, which the interpreter does not change")
@@ -110,5 +119,5 @@ def test_compiles():
 )
 def test_rejects(change):
     args = {"weight": torch.zeros(4, 8), "scores": torch.zeros(4, 8), "n": 2, "m": 4, "temperature": 0.1} | change
-    with pytest.raises(ValueError, match=r"must be like weight|needs 0 < n < m"):
+    with pytest.raises(ValueError, match=r"must be like weight|needs 0 < n < m|must be positive"):
         smart_weight(**args)

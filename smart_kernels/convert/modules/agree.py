@@ -8,7 +8,7 @@ LIMITS = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.
 
 
 def agrees(got: Tensor, exact: Tensor) -> bool:
-    """Return whether ||got - exact|| <= limit * ||exact||; integers must be equal, NaN never agrees."""
+    """Return whether ||got - exact|| <= limit * ||exact||; integers must be equal, NaN and infinities never agree."""
     error = (got.double() - exact.double()).norm()
     size = exact.double().norm()
-    return bool(error <= LIMITS.get(exact.dtype, 0.0) * size)
+    return bool(error.isfinite() and error <= LIMITS.get(exact.dtype, 0.0) * size)

@@ -1,0 +1,195 @@
+"""The calls whose cost on the host is counted: every public op and layer, small."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smart_kernels import NM, Block, HardGate, SoftGate, SparseConv2d, SparseLinear, mask_, ops
+from smart_kernels.ops.block_sparse import block_index
+from smart_kernels.ops.tensor_core import matmul as tensor_core_matmul
+from smart_kernels.ops.tensor_core import pack
+from smart_train import SmartPruner
+
+M, N, K, TILE = 64, 256, 256, (32, 32)
+LAYERS = 4  # of the model whose pruner takes a step
+DTYPE = torch.bfloat16
+SOFT = SoftGate(torch.zeros((), dtype=torch.float64), 0.1)
+
+
+@dataclass(frozen=True)
+class HostCase:
+    """One call.
+
+    Attributes:
+        name: what is called, of ``layers`` layers.
+        make: returns the call, and the tensors whose gradients a step wants.
+        passes: "fwd", without gradients, and "fwd+bwd".
+    """
+
+    name: str
+    make: Callable[[], tuple[Callable[[], Tensor], list[Tensor]]]
+    passes: tuple[str, ...] = ("fwd", "fwd+bwd")
+    layers: int = 1
+
+
+def cases() -> Iterator[HostCase]:
+    """All of them, ``F.linear`` first."""
+    yield HostCase("F.linear", _dense)
+    yield from _ops()
+    yield from _layers()
+    yield HostCase(f"SmartPruner.step, {LAYERS} layers", _pruner, ("fwd",), LAYERS)
+
+
+def _ops() -> Iterator[HostCase]:
+    yield HostCase("block_sparse_linear", _block)
+    yield HostCase("block_sparse_linear, 1 row", partial(_block, rows=1))
+    yield HostCase("block_sparse_linear, fp8", _fp8, ("fwd",))
+    yield HostCase("block_sparse_conv2d", partial(_block_conv, ops.block_sparse_conv2d))
+    yield HostCase("block_sparse_conv1d", _block_conv1d)
+    yield HostCase("block_sparse_conv_transpose2d", partial(_block_conv, ops.block_sparse_conv_transpose2d))
+    yield HostCase("masked_linear", _masked)
+    yield HostCase("masked_linear, tile 128x128", partial(_masked, tile=(128, 128)))
+    yield HostCase("masked_conv2d", _masked_conv)
+    yield HostCase("smart_linear", _smart)
+    yield HostCase("soft_topk", partial(_topk, 64))
+    yield HostCase("soft_topk, large", partial(_topk, 8192))
+    yield HostCase("smart_weight", _weight)
+    yield HostCase("semi_structured_linear", _semi)
+    yield HostCase("semi_structured_conv2d", _semi_conv, ("fwd",))
+    yield HostCase("semi_structured_prune", _prune, ("fwd",))
+    yield HostCase("quantized_semi_structured_linear", _quantized, ("fwd",))
+    for kernel in ("mma", "wgmma_rs", "wgmma_ss"):
+        yield HostCase(f"2:4 on sparse tensor cores, {kernel}", partial(_tensor_core, kernel), ("fwd",))
+
+
+def _layers() -> Iterator[HostCase]:
+    linear, conv = partial(SparseLinear, K, N), partial(SparseConv2d, 64, 64, 3, padding=1)
+    yield HostCase("SparseLinear, Block", partial(_sparse, linear, Block(*TILE), M, K))
+    yield HostCase("SparseLinear, NM", partial(_sparse, linear, NM(2, 4), M, K))
+    yield HostCase("SparseConv2d, Block", partial(_sparse, conv, Block(*TILE), 2, 64, 8, 8))
+    for name, kind, hard in (
+        ("MaskedLinear", nn.Linear, HardGate(torch.eye(2))),
+        ("MaskedConv2d", partial(nn.Conv2d, kernel_size=3), HardGate(torch.eye(18)[:2])),
+    ):
+        yield HostCase(f"{name}, hard", partial(_masked_layer, kind, hard))
+        yield HostCase(f"{name}, soft", partial(_masked_layer, kind, SOFT))
+
+
+def _leaf(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
+    return torch.randn(shape).to(dtype).requires_grad_()
+
+
+def _dense():
+    args = _leaf(M, K), _leaf(N, K), _leaf(N)
+    return lambda: F.linear(*args), list(args)
+
+
+def _indices(rows: int, cols: int, stored: int) -> tuple[Tensor, Tensor]:
+    return torch.linspace(0, stored, rows + 1).int(), (torch.arange(stored) % cols).int()
+
+
+def _block(rows: int = M):
+    crow, col = _indices(N // TILE[0], K // TILE[1], 32)
+    x, values, bias = _leaf(rows, K), _leaf(32, *TILE), _leaf(N)
+    index = block_index(crow, col, K // TILE[1])
+    call = partial(ops.block_sparse_linear, x, values, crow, col, bias, out_features=N, index=index)
+    return call, [x, values, bias]
+
+
+def _fp8():
+    x, values = (torch.zeros(shape, dtype=torch.float8_e4m3fn) for shape in ((M, K), (32, *TILE)))
+    crow, col = _indices(N // TILE[0], K // TILE[1], 32)
+    return partial(ops.block_sparse_linear, x, values, crow, col, out_features=N, scale=torch.ones(())), []
+
+
+def _block_conv(op: Callable):
+    crow, col = _indices(64 // TILE[0], 9 * 64 // TILE[1], 16)
+    x, values = _leaf(2, 64, 8, 8), _leaf(16, *TILE)
+    return partial(op, x, values, crow, col, kernel_size=3, padding=1, out_channels=64), [x, values]
+
+
+def _block_conv1d():
+    x, values, indices = _leaf(2, 64, 64), _leaf(8, *TILE), _indices(64 // TILE[0], 3 * 64 // TILE[1], 8)
+    return partial(ops.block_sparse_conv1d, x, values, *indices, kernel_size=3, padding=1, out_channels=64), [x, values]
+
+
+def _masked(tile: tuple[int, int] = TILE):
+    x, weight, bias = _leaf(M, K), _leaf(N, K, dtype=torch.float32), _leaf(N)
+    mask = torch.rand(N // tile[0], K // tile[1]).requires_grad_()
+    return partial(ops.masked_linear, x, weight, mask, bias, tile=tile), [x, weight, mask, bias]
+
+
+def _masked_conv():
+    x, weight = _leaf(2, 64, 8, 8), _leaf(64, 64, 3, 3)
+    mask = torch.rand(64 // TILE[0], 9 * 64 // TILE[1]).requires_grad_()
+    return partial(ops.masked_conv2d, x, weight, mask, tile=TILE, padding=1), [x, weight, mask]
+
+
+def _smart():
+    x, weight, scores = _leaf(M, K), _leaf(N, K, dtype=torch.float32), _leaf(8, 8, dtype=torch.float32)
+    threshold = torch.zeros((), dtype=torch.float64).requires_grad_()
+    return partial(ops.smart_linear, x, weight, scores, threshold, 0.1, tile=TILE), [x, weight, scores, threshold]
+
+
+def _topk(n: int):
+    scores = _leaf(4, n, dtype=torch.float32)
+    return lambda: ops.soft_topk(scores, n / 2, 0.1)[0], [scores]
+
+
+def _weight():
+    weight, scores = (_leaf(N, K, dtype=torch.float32) for _ in range(2))
+    return partial(ops.smart_weight, weight, scores, 2, 4, 0.1), [weight, scores]
+
+
+def _half(N: int, K: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(N, K // 2, dtype=DTYPE), torch.full((N, K // 8), 0x44, dtype=torch.uint8)
+
+
+def _semi():
+    values, indices = _half(N, K)
+    x, values = _leaf(M, K), values.requires_grad_()
+    return partial(ops.semi_structured_linear, x, values, indices), [x, values]
+
+
+def _semi_conv():
+    x = torch.zeros(2, 64, 8, 8, dtype=DTYPE)
+    return partial(ops.semi_structured_conv2d, x, *_half(64, 9 * 64), kernel_size=3, padding=1), []
+
+
+def _prune():
+    return lambda: ops.semi_structured_prune(torch.zeros(N, K))[0], []
+
+
+def _tensor_core(kernel: str):
+    packed = pack(*_half(N, K), kernel)
+    return partial(tensor_core_matmul, torch.zeros(M, K, dtype=DTYPE), packed), []
+
+
+def _quantized():
+    values, indices = _half(N, K)
+    packed = ops.quantized_semi_structured_pack(values.to(torch.int8), indices)
+    x = torch.zeros(M, K, dtype=torch.int8)
+    return partial(ops.quantized_semi_structured_linear, x, packed, torch.ones(())), []
+
+
+def _sparse(make: Callable, pattern, *shape: int):
+    layer, x = make(pattern=pattern, density=0.5, dtype=DTYPE), _leaf(*shape)
+    return partial(layer, x), [x, *layer.parameters()]
+
+
+def _masked_layer(kind, gate):
+    layer = kind(64, 64, dtype=DTYPE)
+    x = _leaf(M, 64) if isinstance(layer, nn.Linear) else _leaf(2, 64, 8, 8)
+    mask_(layer, Block(*TILE), lambda module, name: True)
+    layer.gate = gate
+    wanted = [x, *layer.parameters()] if gate is SOFT else [x, layer.raw_weight, layer.raw_bias]
+    return partial(layer, x), wanted
+
+
+def _pruner():
+    model = nn.Sequential(*(nn.Linear(K, K) for _ in range(LAYERS)))
+    return SmartPruner(model, Block(*TILE), 0.5, search_steps=1000).step, []

@@ -1,0 +1,58 @@
+"""Which layers are what their class says, and why the others are left alone."""
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+LAYERS = (nn.Linear, nn.Conv2d)
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+TABLES = (nn.Embedding, nn.EmbeddingBag)  # weights that are looked up, not multiplied
+
+
+def why_not_plain(layer: nn.Module) -> str | None:
+    """Return why a layer cannot be changed, or None: it must compute what ``nn.Linear`` or ``nn.Conv2d`` does, from
+    Parameters of its own that nothing recomputes."""
+    if parametrize.is_parametrized(layer):
+        kinds = [type(part).__name__ for parts in layer.parametrizations.values() for part in parts]
+        return f"its {' and '.join(layer.parametrizations)} is parametrized ({', '.join(kinds)})"
+    if type(layer) not in LAYERS:
+        base = next((cls.__name__ for cls in LAYERS if isinstance(layer, cls)), None)
+        kind = type(layer).__name__
+        return f"{kind} is a subclass of nn.{base}" if base else f"{kind} is neither nn.Linear nor nn.Conv2d"
+    if "forward" in vars(layer):
+        return "its forward has been replaced"
+    if computed := [name for name in ("weight", "bias") if name not in layer._parameters]:
+        hooks = ", ".join(type(hook).__name__ for hook in layer._forward_pre_hooks.values()) or "somebody"
+        return f"its {' and '.join(computed)} is computed by {hooks}"
+    return None
+
+
+def plain_batchnorm(module: nn.Module) -> bool:
+    """Return whether a module computes what ``nn.BatchNorm1d`` or ``nn.BatchNorm2d`` does, subclass or not."""
+    if not isinstance(module, BATCHNORMS) or "forward" in vars(module):
+        return False
+    cls = type(module)
+    own = cls.forward is nn.BatchNorm2d.forward and cls.__call__ is nn.Module.__call__
+    return own and {"weight", "bias"} <= module._parameters.keys() and not hasattr(cls, "weight")
+
+
+def left_alone(model: nn.Module) -> dict[str, str]:
+    """Return the modules that multiply by a weight which nothing here can store otherwise: name -> the reason."""
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    parts = {part for attention in attentions for part in attention.modules() if part is not attention}
+    found = {}
+    for name, module in model.named_modules():
+        if module in parts:
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            found[name] = "its four projections are packed into one weight"
+        elif isinstance(module, LAYERS) or _multiplies(module):
+            found[name] = why_not_plain(module)
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def _multiplies(module: nn.Module) -> bool:
+    if isinstance(module, TABLES) or "Norm" in type(module).__name__:
+        return False
+    leaf = all(name == "parametrizations" for name in module._modules)
+    matrices = (p for name, p in module.named_parameters() if "weight" in name)
+    return leaf and any(p.dim() >= 2 and min(p.shape[:2]) > 1 for p in matrices)

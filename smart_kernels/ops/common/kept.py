@@ -1,0 +1,213 @@
+"""The arguments that Triton hands to the driver for one launch, kept so that they can be handed over again.
+
+The last step before the driver is a function in C. Its arguments differ from one Triton to the next, so they are not
+spelled out here: a launch is made once more with a recorder in its place, and what is not recognised is not kept.
+"""
+
+import copy
+import inspect
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import triton
+from torch import Tensor
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+HEAD = ("gridX", "gridY", "gridZ", "stream", "function")  # how a launcher that we know begins
+STREAM, FUNCTION, METADATA, ENTER, EXIT = 3, 4, 6, 7, 8  # places in what Triton calls it with
+PER_LAUNCH = {"global_scratch_size", "profile_scratch_size", "gsan_enabled"}  # memory or numbers of each launch
+KNOWN = PER_LAUNCH | {"launch", "num_ctas", "launch_cooperative_grid", "launch_pdl", "arg_annotations"}
+KNOWN |= {"kernel_signature", "global_scratch_align", "profile_scratch_align"}  # what launchers that we know consist of
+FILLS = ("fill_tma_descriptor", "fill_tma_descriptor_tiled")  # from an address and settings to a tensor map
+RUNTIME = triton.knobs.runtime
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """A tensor map among the arguments, made anew for the address of each call.
+
+    Attributes:
+        place: in the arguments of the kernel.
+        slot: which tensor of the call it describes.
+        fill: from an address and ``settings`` to the map.
+        settings: the same for every call.
+    """
+
+    place: int
+    slot: int
+    fill: Callable
+    settings: tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A call of the last function before the driver, which is in C.
+
+    Attributes:
+        launch: the function.
+        args: its arguments, with those of the kernel among them or, in newer Tritons, in a tuple at ``nested``.
+        kernel_args: what is in that tuple; None where there is none.
+        nested: its place in ``args``; None where there is none.
+        stream: the place of the stream in ``args``.
+        places: (place, i): where the address of tensor i goes, in ``kernel_args`` if there are, else in ``args``.
+        maps: the tensor maps among the kernel's arguments.
+        current: from a device to its current stream.
+        device: the device that it was compiled for.
+        compiled: the kernel, whose code Triton unloads with it.
+    """
+
+    launch: Callable
+    args: list
+    kernel_args: list | None
+    nested: int | None
+    stream: int
+    places: tuple[tuple[int, int], ...]
+    maps: tuple[TensorMap, ...]
+    current: Callable[[int], int]
+    device: int
+    compiled: CompiledKernel
+
+
+def prepares(kernel) -> bool:
+    """Return whether the kernel has functions that Triton calls before each launch."""
+    while not isinstance(kernel, JITFunction):
+        config = getattr(kernel, "best_config", None)
+        if config is not None and config.pre_hook is not None:
+            return True
+        kernel = getattr(kernel, "fn", None)
+        if kernel is None or isinstance(kernel, types.FunctionType):  # interpreted
+            return True
+    return bool(kernel.pre_run_hooks)
+
+
+def understood(
+    compiled, again: Callable[[], object], tensors: list[Tensor], described: Sequence[int] = ()
+) -> Kept | None:
+    """Return what ``again`` hands to the driver; None where Triton launches in a way that we do not know.
+
+    Args:
+        compiled: what the same call of ``kernel[grid]`` returned.
+        again: the call; it is made once more, but not launched.
+        tensors: its tensors, each an object of its own.
+        described: which of them are handed over as descriptors, in the order of the arguments.
+    """
+    if RUNTIME.interpret or not isinstance(compiled, CompiledKernel):
+        return None
+    if driver.active.get_current_target().backend != "cuda":
+        return None  # AMD compiles for the size of what a tensor lies in, too
+    try:
+        return _understood(compiled, again, tensors, described)
+    except (AttributeError, LookupError, TypeError, ValueError):  # another Triton
+        return None
+
+
+def _understood(compiled, again, tensors, described) -> Kept | None:
+    launcher = compiled.run
+    if not set(vars(launcher)) <= KNOWN or any(getattr(launcher, name, False) for name in PER_LAUNCH):
+        return None
+    if tuple(inspect.signature(launcher).parameters)[: len(HEAD)] != HEAD:
+        return None
+    args = _recorded(compiled, again)
+    if args[FUNCTION] != compiled.function or args[ENTER] is not RUNTIME.launch_enter_hook:
+        return None
+    if args[EXIT] is not RUNTIME.launch_exit_hook:
+        return None
+    stream = object()
+    args[STREAM], args[METADATA], args[ENTER], args[EXIT] = stream, None, None, None  # only hooks read the metadata
+    launch, last, filled = _last(launcher, args)
+    if len(filled) != len(described):
+        return None
+    return _kept(compiled, launch, last, stream, tensors, list(zip(described, filled, strict=True)))
+
+
+def _recorded(compiled, again) -> list:
+    """Return what Triton calls the launcher with."""
+    seen = []
+    launcher = compiled._run
+    me = threading.get_ident()
+
+    def record(*args):
+        if threading.get_ident() == me:
+            seen.append(list(args))
+        else:  # another thread launches the same kernel
+            launcher(*args)
+
+    compiled._run = record
+    try:
+        again()
+    finally:
+        compiled._run = launcher
+    (args,) = seen
+    return args
+
+
+def _last(launcher, args: list) -> tuple[Callable, list, list]:
+    """Return the function in C behind a launcher, what a launch with ``args`` calls it with, and the maps it fills."""
+    seen = []
+    probe = copy.copy(launcher)
+    launch = launcher.launch
+
+    def record(*args):
+        seen.append(list(args))
+
+    probe.launch = record
+    if isinstance(launch, types.FunctionType):  # turns descriptors into tensor maps and calls a function in C
+        cells = dict(zip(launch.__code__.co_freevars, launch.__closure__, strict=True))
+        through = cells["launcher"].cell_contents
+        cells["launcher"] = types.CellType(record)
+        closure = tuple(cells[name] for name in launch.__code__.co_freevars)
+        probe.launch = types.FunctionType(
+            launch.__code__, launch.__globals__, launch.__name__, launch.__defaults__, closure
+        )
+        launch = through
+    with _filling() as filled:
+        probe(*args)
+    (last,) = seen
+    return launch, last, filled
+
+
+@contextmanager
+def _filling() -> Iterator[list]:
+    """Note how tensor maps are filled: (function, arguments, map)."""
+    filled = []
+    utils = driver.active.utils
+    before = {name: getattr(utils, name) for name in FILLS if hasattr(utils, name)}
+
+    def noting(fill: Callable) -> Callable:
+        def note(*args):
+            filled.append((fill, args, fill(*args)))
+            return filled[-1][2]
+
+        return note
+
+    try:
+        for name, fill in before.items():
+            setattr(utils, name, noting(fill))
+        yield filled
+    finally:
+        for name, fill in before.items():
+            setattr(utils, name, fill)
+
+
+def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor], filled: list) -> Kept | None:
+    """Return ``args`` with the places of the stream, the tensors and their maps; None where one is not found."""
+    nested = len(args) - 1 if isinstance(args[-1], (tuple, list)) else None
+    inner = args if nested is None else list(args[-1])
+    where = {id(arg): place for place, arg in enumerate(inner)}
+    maps = tuple(TensorMap(where[id(made)], i, fill, given[1:]) for i, (fill, given, made) in filled)
+    if any(given[0] != tensors[i].data_ptr() for i, (_, given, _) in filled):
+        return None
+    places = tuple((where[id(t)], i) for i, t in enumerate(tensors) if id(t) in where)
+    for place in (*(place for place, _ in places), *(each.place for each in maps)):
+        inner[place] = 0  # no tensor is kept alive
+    (at,) = [place for place, arg in enumerate(args) if arg is stream]
+    args[at] = 0
+    kernel_args = None if nested is None else inner
+    active = driver.active
+    device = active.get_current_device()
+    return Kept(launch, args, kernel_args, nested, at, places, maps, active.get_current_stream, device, compiled)

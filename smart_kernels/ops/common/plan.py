@@ -1,0 +1,67 @@
+"""Decisions of a call, kept for the next call with tensors alike."""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .launch import ALIGNMENT, STATE
+
+MOST = 4096  # plans that a function keeps, such as one per shape; then all are made anew
+ALIKE = operator.attrgetter("dtype", "shape", "device")
+STRIDE = operator.methodcaller("stride")
+
+
+class Planned:
+    """A function split in two: what is decided (``prepare``) and what a call is left to do (what it returns).
+
+    ``prepare(*tensors, *settings)`` returns the function that takes the tensors. It is called once for tensors of the
+    same dtype, shape, strides and device and equal settings; so it may look at nothing else.
+    """
+
+    def __init__(self, prepare: Callable[..., Callable]):
+        functools.update_wrapper(self, prepare)
+        self.prepare, self.plans = prepare, {}
+        EVERY.append(self)
+
+    def __call__(self, tensors: tuple, settings: tuple):
+        """
+        Args:
+            tensors: what the plan is for and works on; ``NOTHING`` where one is not given.
+            settings: all else that the plan follows from, hashable.
+        """
+        if STATE.tracing:
+            return self.prepare(*tensors, *settings)(*tensors)
+        key = (settings, *map(ALIKE, tensors), *map(STRIDE, tensors))
+        plan = self.plans.get(key)
+        if plan is None:
+            if len(self.plans) >= MOST:
+                self.plans.clear()
+            plan = self.plans[key] = self.prepare(*tensors, *settings)
+        return plan(*tensors)
+
+
+EVERY: list[Planned] = []
+
+
+def forget() -> None:
+    """Drop all plans: another configuration is wanted for a kernel, or another driver launches."""
+    for planned in EVERY:
+        planned.plans.clear()
+
+
+def buffers(sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[], Sequence[Tensor]]:
+    """Return what makes empty vectors of these sizes, each at a multiple of 16 bytes, in one piece of memory.
+
+    They may be longer, up to such a multiple.
+
+    In a graph each is a tensor of its own: torch would copy what is written through a view.
+    """
+    if STATE.tracing:
+        return lambda: [torch.empty(size, dtype=dtype, device=device) for size in sizes]
+    step = ALIGNMENT // dtype.itemsize
+    rooms = [-(-size // step) * step for size in sizes]
+    total = sum(rooms)
+    return lambda: torch.split_with_sizes(torch.empty(total, dtype=dtype, device=device), rooms)

@@ -1,0 +1,80 @@
+"""The count of what a call costs the host: exact, of the calls that a GPU gets, and written down."""
+
+import csv
+
+import pytest
+import torch
+import triton
+
+from bench import host
+from bench.__main__ import main
+from bench.claimed import claimed
+from bench.host_cases import cases
+from smart_kernels import masked_linear, ops
+
+if triton.knobs.runtime.interpret:
+    pytest.skip("the interpreter has no driver", allow_module_level=True)
+
+
+def test_python_calls_are_counted():
+    def called(n):
+        return [len("") for _ in range(n)]
+
+    one, two = (host.counted(lambda n=n: called(n)) for n in (1, 2))
+    assert two == one + 1, "a call to a function in C is one"
+    assert host.counted(lambda: None) == 0, "the outermost does not count"
+
+
+def test_torch_ops_inside_of_ours_are_seen():
+    x, weight, mask = torch.ones(32, 32), torch.ones(32, 32), torch.ones(2, 2)
+    with host.Ops() as seen:
+        masked_linear(x, weight, mask, tile=(16, 16))
+    names = {op._schema.name for op in seen.seen}
+    assert not [name for name in names if "smart_kernels" in name]
+    assert [op for op in seen.seen if host.is_kernel(op)], "the reference multiplies"
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel"),
+    [
+        (torch.ops.aten.empty.memory_format, False),
+        (torch.ops.aten.view.default, False),
+        (torch.ops.aten.transpose.int, False),
+        (torch.ops.aten.new_empty.default, False),
+        (torch.ops.aten.zeros.default, True),
+        (torch.ops.aten.sum.dim_IntList, True),
+        (torch.ops.aten.add_.Tensor, True),
+        (torch.ops.aten.mm.out, True),
+    ],
+    ids=str,
+)
+def test_views_and_memory_are_no_kernels(op, kernel):
+    assert host.is_kernel(op) is kernel
+
+
+def test_counts_are_the_same_each_time_and_of_launches(capsys, tmp_path):
+    tables = []
+    for name in ("one.csv", "two.csv"):
+        assert main(["host", "--filter", "^(soft_topk|smart_weight) fwd", "--out", str(tmp_path / name)]) == 0
+        with open(tmp_path / name, newline="") as file:
+            tables.append(
+                [[row[key] for key in ("name", "pass_", "launches", "calls")] for row in csv.DictReader(file)]
+            )
+    assert tables[0] == tables[1] and {row[2] for row in tables[0]} == {"1", "2"}
+    assert "x F.linear" in capsys.readouterr().out
+
+
+def test_every_op_has_a_case():
+    names = " ".join(case.name for case in cases())
+    others = {"quantize_fp8", "quantize_int8", "quantized_semi_structured_pack"}  # only torch runs
+    assert [name for name in set(ops.__all__) - others if name not in names] == []
+
+
+def test_what_was_replaced_is_back_afterwards():
+    x, weight, mask = torch.rand(32, 32), torch.rand(32, 32), torch.ones(2, 2)
+    before = masked_linear(x, weight, mask, tile=(16, 16))
+    with claimed() as driver:
+        masked_linear(x, weight, mask, tile=(16, 16))
+        assert len(driver.launches) == 3
+    assert torch.equal(masked_linear(x, weight, mask, tile=(16, 16)), before)
+    assert len(driver.launches) == 3
