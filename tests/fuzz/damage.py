@@ -116,7 +116,7 @@ def _config(rng: Random, files: Files, other: Saved) -> tuple[Files, bool]:
     config = json.loads(files[CONFIG])
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         _change(rng, config)
-    if rng.random() < 0.05:
+    if rng.random() < 0.05 and isinstance(config.get("report"), dict):
         config["report"]["device"] = "x" * 3_000_000
     files[CONFIG] = json.dumps(config).encode()
     return files, False
