@@ -116,7 +116,7 @@ def _config(rng: Random, files: Files, other: Saved) -> tuple[Files, bool]:
     config = json.loads(files[CONFIG])
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         _change(rng, config)
-    if rng.random() < 0.05:
+    if rng.random() < 0.05 and isinstance(config.get("report"), dict):
         config["report"]["device"] = "x" * 3_000_000
     files[CONFIG] = json.dumps(config).encode()
     return files, False
@@ -257,25 +257,27 @@ def _stated(rng: Random) -> bytes:
     """Change one entry of the state that a checkpoint holds."""
     forged = copy.deepcopy(state())
     places = [path for path in _spots(forged) if path]
-    *path, last = rng.choice(places)
+    path = rng.choice(places)
     value = forged
-    for key in path:
+    for key in path[:-1]:
         value = value[key]
-    if isinstance(value, tuple):
-        *path, last, inner = *path, last
-        parent = forged
-        for key in path[:-1]:
-            parent = parent[key]
-        changed = list(value)
-        changed[inner] = _other(rng, changed[inner])
-        parent[path[-1]] = tuple(changed)
-    elif isinstance(value, dict) and rng.random() < 0.2:
-        del value[last]
+    if isinstance(value, dict) and rng.random() < 0.2:
+        del value[path[-1]]
     else:
-        value[last] = _other(rng, value[last])
+        forged = _with(forged, path, _other(rng, value[path[-1]]))
     written = io.BytesIO()
     torch.save(forged, written)
     return written.getvalue()
+
+
+def _with(value, path, new):
+    """Return nested lists, tables and tuples with another entry at a path."""
+    key, *rest = path
+    entry = _with(value[key], rest, new) if rest else new
+    if isinstance(value, tuple):
+        return (*value[:key], entry, *value[key + 1 :])
+    value[key] = entry
+    return value
 
 
 def _spots(value, path=()):

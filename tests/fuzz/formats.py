@@ -195,6 +195,8 @@ def _mirrored(stored: Stored, change: Callable[[Tensor], Tensor]) -> Stored:
 
 def _compare(rng: Random, stored: Stored) -> None:
     x = _strange(rng, stored) if rng.random() < 0.25 else _input(rng, stored)
+    if x.dtype != stored.weight.dtype and (x.numel() == 0 or stored.weight.count_nonzero() == 0):
+        return  # where nothing is multiplied, torch itself takes one dtype and refuses another
     with rng.choice(MODES)():
         y, refusal = _try(stored.layer, x)
         expected, plain_refusal = _try(stored.plain, x)
