@@ -4,6 +4,8 @@ A stored block gives n.parts x k.parts kernel blocks. All first parts along n co
 (n.parts, nnz, k.parts), so a row of kernel blocks is one range and needs no slots.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from smart_kernels.kernels.common.tuning import shared_memory
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import BlockPlaces, BlockRows
+from smart_kernels.ops.common.launch import NOTHING, Nothing, given
 
 LARGEST = (128, 64)  # block of W that one program of its gradient works on
 
@@ -44,6 +47,13 @@ def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
     values = filled(values, n, k)
     parts = values.view(len(values), n.parts, n.block, k.parts, k.block).permute(1, 0, 3, 2, 4)
     return parts.reshape(n.parts * len(values) * k.parts, n.block, k.block)
+
+
+def plan_cut(values: Tensor, n: Axis, k: Axis) -> Callable[[Tensor], Tensor]:
+    """Return what cuts values of this shape; nothing is left to do where each is one kernel block."""
+    if values.shape[1:] == (n.block, k.block) and n.parts * k.parts == 1:
+        return lambda values: values
+    return lambda values: cut(values, n, k)
 
 
 def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
@@ -87,6 +97,27 @@ def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:
     return values.reshape(nnz, n.parts * n.block, k.parts * k.block)[:, : n.tile, : k.tile].contiguous()
 
 
+def plan_join(n: Axis, k: Axis) -> Callable[[Tensor], Tensor]:
+    """Return what inverts ``plan_cut``, likewise."""
+    if (n.tile, k.tile) == (n.block, k.block):
+        return lambda parts: parts
+    return lambda parts: join(parts, n, k)
+
+
+def plan_rows(stored_rows: int, n: Axis, k: Axis) -> Callable[[Tensor, Tensor, Tensor | Nothing], tuple]:
+    """Return what lists start, end, cols and order of ``rows`` from the indices and ``index``, ``NOTHING`` for None."""
+
+    def run(crow, col, index):
+        listed = rows(crow, col, None if index is NOTHING else index[:stored_rows], n, k)
+        return listed.start, listed.end, listed.cols, given(listed.order)
+
+    def run_uncut(crow, col, index):
+        crow = crow.int()
+        return crow[:-1], crow[1:], col.int(), index if index is NOTHING else index[:stored_rows]
+
+    return run if n.parts * k.parts > 1 else run_uncut
+
+
 def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axis, k: Axis) -> BlockRows:
     """List the rows of kernel blocks; ``order`` is that of the stored rows."""
     start, end = bounds(crow_indices, len(col_indices), n, k)
@@ -106,16 +137,29 @@ def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
     return BlockRows(start, end, columns(stored.cols, k, n), slots)
 
 
+def plan_transposed_rows(n: Axis, k: Axis) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what makes the lists of ``transposed_rows`` from those of the stored blocks."""
+    if n.parts * k.parts == 1:
+        return lambda *lists: lists
+    return lambda *lists: transposed_rows(BlockRows(*lists), n, k).lists
+
+
 def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows:
     """List the stored blocks by columns."""
     return BlockRows.transposed(block_rows(crow_indices, len(col_indices)), col_indices, cols)
 
 
-def by_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | None) -> BlockRows:
-    """List the stored blocks by columns, taken from ``index`` where there is one."""
-    if index is None:
-        return transpose(crow_indices, col_indices, cols)
-    return split(index, len(crow_indices) - 1, len(col_indices))[1]
+def plan_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | Nothing) -> Callable:
+    """Return what lists the stored blocks by columns, as ``transpose`` or from ``index``; ``NOTHING`` for None.
+
+    Returns:
+        A function that takes tensors like these and returns start, end, cols and slots.
+    """
+    if index is NOTHING:
+        return lambda crow, col, index: transpose(crow, col, cols).lists
+    nnz = len(col_indices)
+    sizes = len(crow_indices) - 1, cols, cols, nnz, nnz
+    return lambda crow, col, index: index.split_with_sizes(sizes)[1:]
 
 
 def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
@@ -123,13 +167,6 @@ def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
     order = crow_indices.diff().argsort(descending=True, stable=True).int()
     columns = transpose(crow_indices, col_indices, cols)
     return torch.cat([order, columns.start, columns.end, columns.cols, columns.slots])
-
-
-def split(index: Tensor, rows: int, nnz: int) -> tuple[Tensor, BlockRows]:
-    """Invert ``index``: the order of the rows, and the blocks by columns."""
-    cols = (len(index) - rows - 2 * nnz) // 2
-    order, *columns = index.split((rows, cols, cols, nnz, nnz))
-    return order, BlockRows(*columns)
 
 
 def bounds(crow_indices: Tensor, nnz: int, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
