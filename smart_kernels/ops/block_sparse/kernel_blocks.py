@@ -69,6 +69,11 @@ def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
     return values.contiguous().as_strided((count, n.block, k.block), (k.block, k.parts * k.block, 1))
 
 
+def plan_windows(values: Tensor, n: Axis, k: Axis) -> Callable[[Tensor], Tensor]:
+    """Return what gives the windows of values of this shape."""
+    return plan_cut(values, n, k) if n.parts * k.parts == 1 else lambda values: windows(values, n, k)
+
+
 def slots(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
     """Return the window of each kernel block, in the order of ``cut``."""
     options = {"device": col_indices.device, "dtype": torch.int32}
