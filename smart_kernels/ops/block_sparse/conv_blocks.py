@@ -44,7 +44,7 @@ class ConvBlocks:
         """Return the rows of the convolution; slots of ``kernel_blocks.windows``."""
         if index is not NOTHING:
             start, end, cols, slots, *_ = index.split_with_sizes(self.sizes)
-            return start, end, cols, slots if self._cut else NOTHING
+            return start, end, cols, slots if self.cut else NOTHING
         start, end = kernel_blocks.bounds(crow_indices, self.nnz, self.n, self.k)
         return start, end, kernel_blocks.columns(col_indices, self.n, self.k), given(self._slots(col_indices))
 
@@ -55,7 +55,7 @@ class ConvBlocks:
         rows, cols = self.places(crow_indices, col_indices, index)
         start, end, cols, entries = transposed(BlockPlaces(rows, cols, self.n, self.k), self.conv).lists
         slots = self._slots(col_indices)
-        return start, end, cols, entries if slots is None else slots[entries]
+        return start, end, cols, entries if slots is None else slots.index_select(0, entries)
 
     def places(self, crow_indices: Tensor, col_indices: Tensor, index: Tensor | Nothing) -> tuple[Tensor, Tensor]:
         """Return the block row and column of each kernel block."""
@@ -77,11 +77,12 @@ class ConvBlocks:
         entries = self.n.parts * self.nnz * self.k.parts
         columns = self.conv.stride[0] * self.conv.stride[1] * self.k.blocks
         rows = self.n.blocks
-        return rows, rows, entries, entries * self._cut, columns, columns, entries, entries, entries
+        return rows, rows, entries, entries * self.cut, columns, columns, entries, entries, entries
 
     @property
-    def _cut(self) -> bool:
+    def cut(self) -> bool:
+        """Whether a stored block gives several kernel blocks, which then have slots."""
         return self.n.parts * self.k.parts > 1
 
     def _slots(self, col_indices: Tensor) -> Tensor | None:
-        return kernel_blocks.slots(col_indices, self.n, self.k) if self._cut else None
+        return kernel_blocks.slots(col_indices, self.n, self.k) if self.cut else None

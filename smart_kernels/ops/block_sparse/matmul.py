@@ -33,7 +33,9 @@ def _tiles(tensors: tuple, settings: Settings) -> Callable:
     x, values, crow, col, bias, _, residual, _ = tensors
     rows, activation, dtype, _, precision = settings
     tiles = TileProduct(rows, activation, dtype, precision)
-    multiply = plan_tiles(x, values, *_stored_rows(crow, col), NOTHING, bias, residual, tiles)
+    stored = len(crow) - 1
+    lists = kernel_blocks.stand_ins(stored, stored, len(col))
+    multiply = plan_tiles(x, values, *lists, NOTHING, bias, residual, tiles)
 
     def run(x, values, crow, col, bias, index, residual, scale):
         return multiply(x, values, *_stored_rows(crow, col), NOTHING, bias, residual)
@@ -42,7 +44,7 @@ def _tiles(tensors: tuple, settings: Settings) -> Callable:
 
 
 def _blocks(tensors: tuple, settings: Settings) -> Callable:
-    x, values, crow, col, bias, index, residual, scale = tensors
+    x, values, crow, _, bias, index, residual, scale = tensors
     rows, activation, dtype, aligned, precision = settings
     n, k = kernel_blocks.forward_axes(values.shape[1:], (rows, x.shape[1]), x.element_size())
     cut = kernel_blocks.plan_cut(values, n, k)
@@ -50,24 +52,25 @@ def _blocks(tensors: tuple, settings: Settings) -> Callable:
     if scale is not NOTHING:
         needs_fp8()
 
-    def of_w(values, crow, col, index, scale):
-        scales = scale if scale is NOTHING else kernel_blocks.cut_scale(scale, len(values), n, k)
-        start, end, cols, order = lists(crow, col, index)
-        return cut(values), start, end, cols, NOTHING, order, scales
+    nnz = len(values)  # no tensor is kept
+
+    def scales(scale):
+        return scale if scale is NOTHING else kernel_blocks.cut_scale(scale, nnz, n, k)
 
     blocks = Product(n, k, aligned, activation, dtype, precision)
-    multiply = plan_matmul(x, *of_w(values, crow, col, index, scale), bias, residual, blocks)
+    listed = kernel_blocks.stand_ins(0, 0, 0)
+    multiply = plan_matmul(x, cut(values), *listed, NOTHING, index, scales(scale), bias, residual, blocks)
 
     def run(x, values, crow, col, bias, index, residual, scale):
-        return multiply(x, *of_w(values, crow, col, index, scale), bias, residual)
+        start, end, cols, order = lists(crow, col, index)
+        return multiply(x, cut(values), start, end, cols, NOTHING, order, scales(scale), bias, residual)
 
     return run
 
 
 def _stored_rows(crow_indices: Tensor, col_indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return start, end and columns of each stored row."""
-    crow = crow_indices.int()
-    return crow[:-1], crow[1:], col_indices.int()
+    return *kernel_blocks.ends(crow_indices.int()), col_indices.int()
 
 
 @Planned
@@ -75,8 +78,9 @@ def product_dx(
     dy, values, crow_indices, col_indices, index, in_features: int, aligned: bool, precision: str
 ) -> Callable:
     """Plan ``dy @ W``, (M, in_features); ``aligned`` if dy and values are."""
-    columns = kernel_blocks.plan_columns(crow_indices, col_indices, -(-in_features // values.shape[2]), index)
-    listed = columns(crow_indices, col_indices, index)
+    cols, nnz = -(-in_features // values.shape[2]), len(values)
+    columns = kernel_blocks.plan_columns(crow_indices, col_indices, cols, index)
+    listed = kernel_blocks.stand_ins(cols, cols, nnz, nnz)
     nothing = (NOTHING, NOTHING)  # neither bias nor residual
     if takes_tiles(dy.shape[0], values.shape[1], dy.dtype):
         multiply = plan_tiles(dy, values.mT, *listed, *nothing, TileProduct(in_features, None, None, precision))
@@ -86,7 +90,7 @@ def product_dx(
     spread = kernel_blocks.plan_transposed_rows(n, k)
     others = (NOTHING, NOTHING, *nothing)  # no order, no scale
     blocks = Product(k, n, aligned, None, None, precision)
-    multiply = plan_matmul(dy, cut(values.mT), *spread(*listed), *others, blocks)
+    multiply = plan_matmul(dy, cut(values.mT), *listed, *others, blocks)
     return lambda dy, values, *indices: multiply(dy, cut(values.mT), *spread(*columns(*indices)), *others)
 
 

@@ -92,7 +92,7 @@ def plan_grad(dy, x, count: int, wanted: BlockGradient) -> Callable:
 
     def run(*tensors):
         grad = partial(*tensors)
-        return grad[0] if len(grad) == 1 else grad.sum(0).to(dtype)  # the second pass: parts of a sum in order
+        return grad.squeeze(0) if len(grad) == 1 else grad.sum(0).to(dtype)  # the second pass: parts of a sum in order
 
     return run
 
