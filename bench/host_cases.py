@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import NM, Block, HardGate, SoftGate, SparseConv2d, SparseLinear, mask_, ops
-from smart_kernels.ops.block_sparse import block_index
+from smart_kernels.ops.block_sparse import block_index, conv_index
 from smart_kernels.ops.tensor_core import matmul as tensor_core_matmul
 from smart_kernels.ops.tensor_core import pack
 from smart_train import SmartPruner
@@ -47,10 +47,15 @@ def cases() -> Iterator[HostCase]:
 def _ops() -> Iterator[HostCase]:
     yield HostCase("block_sparse_linear", _block)
     yield HostCase("block_sparse_linear, 1 row", partial(_block, rows=1))
+    yield HostCase("block_sparse_linear, 256 rows", partial(_block, rows=256))
+    yield HostCase("block_sparse_linear, 256 rows, tile 64x64", partial(_block, rows=256, tile=(64, 64)))
     yield HostCase("block_sparse_linear, fp8", _fp8, ("fwd",))
     yield HostCase("block_sparse_conv2d", partial(_block_conv, ops.block_sparse_conv2d))
+    yield HostCase("block_sparse_conv2d, index", partial(_block_conv, ops.block_sparse_conv2d, indexed=True))
     yield HostCase("block_sparse_conv1d", _block_conv1d)
     yield HostCase("block_sparse_conv_transpose2d", partial(_block_conv, ops.block_sparse_conv_transpose2d))
+    indexed = partial(_block_conv, ops.block_sparse_conv_transpose2d, indexed=True)
+    yield HostCase("block_sparse_conv_transpose2d, index", indexed)
     yield HostCase("masked_linear", _masked)
     yield HostCase("masked_linear, tile 128x128", partial(_masked, tile=(128, 128)))
     yield HostCase("masked_conv2d", _masked_conv)
@@ -92,10 +97,11 @@ def _indices(rows: int, cols: int, stored: int) -> tuple[Tensor, Tensor]:
     return torch.linspace(0, stored, rows + 1).int(), (torch.arange(stored) % cols).int()
 
 
-def _block(rows: int = M):
-    crow, col = _indices(N // TILE[0], K // TILE[1], 32)
-    x, values, bias = _leaf(rows, K), _leaf(32, *TILE), _leaf(N)
-    index = block_index(crow, col, K // TILE[1])
+def _block(rows: int = M, tile: tuple[int, int] = TILE):
+    stored = N * K // (2 * tile[0] * tile[1])
+    crow, col = _indices(N // tile[0], K // tile[1], stored)
+    x, values, bias = _leaf(rows, K), _leaf(stored, *tile), _leaf(N)
+    index = block_index(crow, col, K // tile[1])
     call = partial(ops.block_sparse_linear, x, values, crow, col, bias, out_features=N, index=index)
     return call, [x, values, bias]
 
@@ -106,10 +112,11 @@ def _fp8():
     return partial(ops.block_sparse_linear, x, values, crow, col, out_features=N, scale=torch.ones(())), []
 
 
-def _block_conv(op: Callable):
-    crow, col = _indices(64 // TILE[0], 9 * 64 // TILE[1], 16)
+def _block_conv(op: Callable, indexed: bool = False):
+    indices = _indices(64 // TILE[0], 9 * 64 // TILE[1], 16)
     x, values = _leaf(2, 64, 8, 8), _leaf(16, *TILE)
-    return partial(op, x, values, crow, col, kernel_size=3, padding=1, out_channels=64), [x, values]
+    index = conv_index(*indices, TILE, (64, 64), kernel_size=3, padding=1) if indexed else None
+    return partial(op, x, values, *indices, kernel_size=3, padding=1, out_channels=64, index=index), [x, values]
 
 
 def _block_conv1d():

@@ -12,6 +12,23 @@ from bench.claimed import claimed
 from bench.host_cases import cases
 from smart_kernels import masked_linear, ops
 
+COSTS = {  # the call and its pass, of bench/host_cases.py: the most Python calls, and Triton's launches
+    ("block_sparse_linear", "fwd"): (120, 1),
+    ("block_sparse_linear", "fwd+bwd"): (300, 3),
+    ("block_sparse_linear, 1 row", "fwd"): (120, 1),
+    ("block_sparse_linear, 1 row", "fwd+bwd"): (300, 3),
+    ("block_sparse_linear, 256 rows", "fwd"): (120, 1),
+    ("block_sparse_linear, 256 rows", "fwd+bwd"): (300, 3),
+    ("block_sparse_linear, 256 rows, tile 64x64", "fwd"): (120, 1),
+    ("block_sparse_linear, 256 rows, tile 64x64", "fwd+bwd"): (300, 3),
+    ("block_sparse_linear, fp8", "fwd"): (120, 1),
+    ("block_sparse_conv1d", "fwd"): (120, 1),
+    ("block_sparse_conv2d", "fwd"): (120, 1),
+    ("block_sparse_conv2d, index", "fwd+bwd"): (300, 3),
+    ("block_sparse_conv_transpose2d, index", "fwd"): (120, 1),
+    ("block_sparse_conv_transpose2d, index", "fwd+bwd"): (300, 3),
+}
+
 if triton.knobs.runtime.interpret:
     pytest.skip("the interpreter has no driver", allow_module_level=True)
 
@@ -62,6 +79,22 @@ def test_counts_are_the_same_each_time_and_of_launches(capsys, tmp_path):
             )
     assert tables[0] == tables[1] and {row[2] for row in tables[0]} == {"1", "2"}
     assert "x F.linear" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, pass_", COSTS, ids=str)
+def test_a_call_costs_no_more(name, pass_):
+    (case,) = [case for case in cases() if case.name == name]
+    with claimed() as driver:
+        call, wanted = case.make()
+        run = host.step(call, wanted) if pass_ == "fwd+bwd" else torch.no_grad()(call)
+        for _ in range(host.WARM):
+            run()
+        driver.launches.clear()
+        calls = host.counted(run)
+        launches = len(driver.launches)
+    most, expected = COSTS[name, pass_]
+    assert launches == expected
+    assert calls <= most
 
 
 def test_every_op_has_a_case():

@@ -11,7 +11,6 @@ from .runner import Outcome
 
 HERE = Path(__file__).parent
 ROWS = HERE / "rows.jsonl"
-LIVES = HERE / "lives.md"  # written by tests/sequences.py
 PAGE = HERE.parents[1] / "docs" / "reliability.md"
 MEANING = {
     "files": "saved models and checkpoints, damaged or hostile: refused, or harmless; the model as it was",
@@ -51,8 +50,6 @@ def write() -> None:
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     last = {row["what"]: row for row in rows}
     PAGE.write_text(HEAD + "".join(_line(last[what]) for what in MEANING if what in last) + _meanings())
-    with PAGE.open("a") as page:
-        page.write(f"\n{LIVES.read_text()}")
 
 
 def commit() -> str:

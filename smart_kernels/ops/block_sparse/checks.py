@@ -1,17 +1,61 @@
 """Checks of the arguments of ``block_sparse_linear``."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import DTYPES, needs_gradient
+from smart_kernels.ops.common.launch import NOTHING, all_given
+from smart_kernels.ops.common.plan import Planned, no_work
 from smart_kernels.reference.common.epilogue import check_activation
 
 from .stored import StoredBlocks
 
 
-def check(x: Tensor, w: StoredBlocks, bias: Tensor | None, out_features: int) -> None:
-    """Raise ``ValueError`` unless shapes and devices fit."""
+def check(
+    x: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    index: Tensor | None,
+    scale: Tensor | None,
+    *settings,
+) -> None:
+    """Raise ``ValueError`` unless the arguments fit; ``settings`` are out_features, activation and out_dtype.
+
+    What has fitted once fits again: tensors alike are not looked at twice, but by a compiler.
+    """
+    tensors = x, values, crow_indices, col_indices, bias, residual, index, scale
+    if torch.compiler.is_compiling():
+        _check(tensors, *settings)
+    else:
+        _fits(all_given(*tensors), settings)
+
+
+@Planned
+def _fits(*args) -> Callable:
+    *tensors, out_features, activation, out_dtype = args
+    _check([None if t is NOTHING else t for t in tensors], out_features, activation, out_dtype)
+    return no_work
+
+
+def _check(tensors, out_features: int, activation: str | None, out_dtype: torch.dtype | None) -> None:
+    x, values, crow_indices, col_indices, bias, residual, index, scale = tensors
+    _check_shapes(x, StoredBlocks(values, crow_indices, col_indices, index), bias, out_features)
+    if torch.float8_e4m3fn in (x.dtype, values.dtype):
+        _check_fp8(x, values, bias, scale)
+    elif scale is not None:
+        raise ValueError(f"x and values must be float8_e4m3fn where there is a scale, got {x.dtype}, {values.dtype}")
+    else:
+        _check_dtypes(x, values, bias)
+    check_activation(activation)
+    _check_result(x, residual, out_features, out_dtype)
+
+
+def _check_shapes(x: Tensor, w: StoredBlocks, bias: Tensor | None, out_features: int) -> None:
     w.check(out_features, "out_features")
     if x.dim() == 0:
         raise ValueError("x must be (..., K), got a scalar")
@@ -24,29 +68,24 @@ def check(x: Tensor, w: StoredBlocks, bias: Tensor | None, out_features: int) ->
     w.check_index(len(w.crow_indices) - 1 + 2 * (in_blocks + len(w.values)), "block_index")
 
 
-def check_dtypes(*tensors: Tensor | None) -> None:
-    """Raise ``ValueError`` unless all share one dtype that the op takes."""
+def _check_dtypes(*tensors: Tensor | None) -> None:
     dtypes = [t.dtype for t in tensors if t is not None]
     if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
         raise ValueError(f"x, values and bias must share one of {DTYPES}, got {dtypes}")
 
 
-def check_fp8(x: Tensor, values: Tensor, bias: Tensor | None, residual: Tensor | None, scale: Tensor | None) -> bool:
-    """Return whether this is a product of float8_e4m3fn; raise ``ValueError`` unless all fits one."""
-    if torch.float8_e4m3fn not in (x.dtype, values.dtype):
-        if scale is not None:
-            raise ValueError(
-                f"x and values must be float8_e4m3fn where there is a scale, got {x.dtype}, {values.dtype}"
-            )
-        return False
+def _check_fp8(x: Tensor, values: Tensor, bias: Tensor | None, scale: Tensor | None) -> None:
     if x.dtype != values.dtype:
         raise ValueError(f"x and values must both be float8_e4m3fn, got {x.dtype} and {values.dtype}")
     _check_scale(scale, len(values), x.device)
     if bias is not None and bias.dtype not in DTYPES:
         raise ValueError(f"bias must be one of {DTYPES} for x in float8_e4m3fn, got {bias.dtype}")
-    if needs_gradient(x, values, bias, residual, scale):
+
+
+def check_no_gradient(*tensors: Tensor | None) -> None:
+    """Raise ``ValueError`` if a product of float8_e4m3fn is to be differentiated."""
+    if needs_gradient(*tensors):
         raise ValueError("nothing may need a gradient for x in float8_e4m3fn, which is forward only: use torch.no_grad")
-    return True
 
 
 def _check_scale(scale: Tensor | None, nnz: int, device: torch.device) -> None:
@@ -57,15 +96,12 @@ def _check_scale(scale: Tensor | None, nnz: int, device: torch.device) -> None:
         raise ValueError(f"scale must be on the device of x, {device}, got {scale.device}")
 
 
-def check_epilogue(x: Tensor, epilogue: Epilogue, out_features: int) -> None:
-    """Raise ``ValueError`` unless activation, residual and dtype fit the result."""
-    check_activation(epilogue.activation)
+def _check_result(x: Tensor, residual: Tensor | None, out_features: int, out_dtype: torch.dtype | None) -> None:
     shape = *x.shape[:-1], out_features
-    residual = epilogue.residual
     if residual is not None and (residual.shape != shape or residual.device != x.device):
         raise ValueError(
             f"residual must be {tuple(shape)} on {x.device} like the result, got {tuple(residual.shape)} on "
             f"{residual.device}"
         )
-    if epilogue.dtype is not None and epilogue.dtype not in DTYPES:
-        raise ValueError(f"out_dtype must be one of {DTYPES}, got {epilogue.dtype}")
+    if out_dtype is not None and out_dtype not in DTYPES:
+        raise ValueError(f"out_dtype must be one of {DTYPES}, got {out_dtype}")

@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import nhwc
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
-from smart_kernels.reference.common.epilogue import check_activation, finish
+from smart_kernels.ops.common.inputs import autocast_all, autocasts, needs_gradient, no_autocast
+from smart_kernels.reference.common.epilogue import finish
 from smart_kernels.shapes import Conv, pair
 
 from .conv_checks import check_conv
@@ -56,21 +55,23 @@ def block_sparse_conv2d(
         ValueError: a shape, dtype, device or the activation does not fit.
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
-    check_activation(activation)
-    x, values, bias, residual = autocast_all(x, values, bias, residual)
+    if autocasts(x):
+        x, values, bias, residual = autocast_all(x, values, bias, residual)
     w = StoredBlocks(values, crow_indices, col_indices, index)
-    epilogue = Epilogue(bias, residual, activation)
-    check_conv(x, w, epilogue, out_channels, conv)
+    check_conv(x, w, bias, residual, activation, out_channels, conv, False)
     with no_autocast(x):
-        return _conv2d(x, w, epilogue, conv, out_channels)
+        args = nhwc(x), values, crow_indices, col_indices, bias
+        return _conv2d(args, residual, conv, (out_channels, activation), index)
 
 
-def _conv2d(x: Tensor, w: StoredBlocks, epilogue: Epilogue, conv: Conv, out_channels: int) -> Tensor:
+def _conv2d(
+    args: tuple, residual: Tensor | None, conv: Conv, ending: tuple[int, str | None], index: Tensor | None
+) -> Tensor:
     """Fuse activation and residual where torch needs not differentiate them."""
-    bias, residual, activation = epilogue.bias, epilogue.residual, epilogue.activation
-    args = nhwc(x), w.values, w.crow_indices, w.col_indices, bias
-    if needs_gradient(x, w.values, bias, residual):
-        y = block_conv(*args, None, conv.numbers, out_channels, None, w.index)
+    x, values, _, _, bias = args
+    if needs_gradient(x, values, bias, residual):
+        out_channels, activation = ending
+        y = block_conv(*args, None, conv.numbers, out_channels, None, index)
         return finish(y.movedim(3, 1), None, residual, activation)
     rest = None if residual is None else nhwc(residual)
-    return block_conv(*args, rest, conv.numbers, out_channels, activation, w.index).movedim(3, 1)
+    return block_conv(*args, rest, conv.numbers, *ending, index).movedim(3, 1)

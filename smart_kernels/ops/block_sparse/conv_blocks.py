@@ -7,87 +7,82 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.blocks import BlockPlaces, BlockRows
+from smart_kernels.ops.common.blocks import BlockPlaces
 from smart_kernels.ops.common.conv_matmul import transposed
+from smart_kernels.ops.common.launch import NOTHING, Nothing, given
 from smart_kernels.shapes import Conv
 
 from . import kernel_blocks
-from .stored import StoredBlocks
+
+Lists = tuple[Tensor, Tensor, Tensor, Tensor | Nothing]  # start, end, cols, slots
 
 
 @dataclass(frozen=True)
 class ConvBlocks:
     """The kernel blocks of a weight, for its convolution, the transposed one, and the gradient of the blocks.
 
+    Its functions take crow_indices and col_indices of the stored blocks, columns counted through the taps, and what
+    ``pack`` made of these, or ``NOTHING``: then each list is made when it is asked for.
+
     Attributes:
-        crow_indices, col_indices: of the stored blocks, columns counted through the taps.
+        nnz: the number of stored blocks.
         conv: the geometry.
         n, k: output and input channels.
-        index: what ``pack`` made of these, or None: then each list is made when it is asked for.
     """
 
-    crow_indices: Tensor
-    col_indices: Tensor
+    nnz: int
     conv: Conv
     n: Axis
     k: Axis
-    index: Tensor | None = None
 
     @classmethod
-    def of(cls, w: StoredBlocks, channels: tuple[int, int], conv: Conv) -> "ConvBlocks":
-        """Make them for a weight of (output, input) ``channels``."""
-        return cls.of_tile(w.crow_indices, w.col_indices, w.values.shape[1:], channels, conv, w.index)
+    def of(cls, nnz: int, tile: tuple[int, int], channels: tuple[int, int], conv: Conv) -> "ConvBlocks":
+        """Make them for stored blocks of size ``tile`` in a weight of (output, input) ``channels``."""
+        return cls(nnz, conv, *kernel_blocks.axes(tile, channels))
 
-    @classmethod
-    def of_tile(cls, crow_indices, col_indices, tile, channels, conv, index=None) -> "ConvBlocks":
-        """Make them from the indices of stored blocks of size ``tile``."""
-        return cls(crow_indices, col_indices, conv, *kernel_blocks.axes(tile, channels), index)
-
-    def forward(self) -> BlockRows:
+    def forward(self, crow_indices: Tensor, col_indices: Tensor, index: Tensor | Nothing) -> Lists:
         """Return the rows of the convolution; slots of ``kernel_blocks.windows``."""
-        if self.index is not None:
-            start, end, cols, slots, *_ = self._parts
-            return BlockRows(start, end, cols, slots if self._cut else None)
-        start, end = kernel_blocks.bounds(self.crow_indices, len(self.col_indices), self.n, self.k)
-        cols = kernel_blocks.columns(self.col_indices, self.n, self.k)
-        return BlockRows(start, end, cols, self._slots())
+        if index is not NOTHING:
+            start, end, cols, slots, *_ = index.split_with_sizes(self.sizes)
+            return start, end, cols, slots if self.cut else NOTHING
+        start, end = kernel_blocks.bounds(crow_indices, self.nnz, self.n, self.k)
+        return start, end, kernel_blocks.columns(col_indices, self.n, self.k), given(self._slots(col_indices))
 
-    def backward(self) -> BlockRows:
+    def backward(self, crow_indices: Tensor, col_indices: Tensor, index: Tensor | Nothing) -> Lists:
         """Return the rows (phase, channel block) of the transposed convolution; slots likewise."""
-        if self.index is not None:
-            return BlockRows(*self._parts[4:8])
-        rows = transposed(self.places(), self.conv)
-        slots = self._slots()
-        return rows if slots is None else BlockRows(rows.start, rows.end, rows.cols, slots[rows.slots])
+        if index is not NOTHING:
+            return tuple(index.split_with_sizes(self.sizes)[4:8])
+        rows, cols = self.places(crow_indices, col_indices, index)
+        start, end, cols, entries = transposed(BlockPlaces(rows, cols, self.n, self.k), self.conv).lists
+        slots = self._slots(col_indices)
+        return start, end, cols, entries if slots is None else slots.index_select(0, entries)
 
-    def places(self) -> BlockPlaces:
-        """Return where each kernel block is."""
-        if self.index is not None:
-            return BlockPlaces(self._parts[8], self._parts[2], self.n, self.k)
-        return kernel_blocks.places(self.crow_indices, self.col_indices, self.n, self.k)
+    def places(self, crow_indices: Tensor, col_indices: Tensor, index: Tensor | Nothing) -> tuple[Tensor, Tensor]:
+        """Return the block row and column of each kernel block."""
+        if index is not NOTHING:
+            parts = index.split_with_sizes(self.sizes)
+            return parts[8], parts[2]
+        places = kernel_blocks.places(crow_indices, col_indices, self.n, self.k)
+        return places.rows, places.cols
 
-    def pack(self) -> Tensor:
+    def pack(self, crow_indices: Tensor, col_indices: Tensor) -> Tensor:
         """Return all lists in one tensor."""
-        forward = self.forward()
-        slots = [forward.slots] if self._cut else []
-        lists = [forward.start, forward.end, forward.cols, *slots, *self.backward().lists]
-        return torch.cat([*lists, self.places().rows])
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The lengths of the lists in ``pack``."""
-        entries = self.n.parts * len(self.col_indices) * self.k.parts
-        columns = self.conv.stride[0] * self.conv.stride[1] * self.k.blocks
-        rows = self.n.blocks
-        return rows, rows, entries, entries * self._cut, columns, columns, entries, entries, entries
+        lists = [*self.forward(crow_indices, col_indices, NOTHING), *self.backward(crow_indices, col_indices, NOTHING)]
+        rows, _ = self.places(crow_indices, col_indices, NOTHING)
+        return torch.cat([part for part in (*lists, rows) if part is not NOTHING])
 
     @cached_property
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.index.split(self.sizes)
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths of the lists in ``pack``."""
+        entries = self.n.parts * self.nnz * self.k.parts
+        columns = self.conv.stride[0] * self.conv.stride[1] * self.k.blocks
+        rows = self.n.blocks
+        return rows, rows, entries, entries * self.cut, columns, columns, entries, entries, entries
 
     @property
-    def _cut(self) -> bool:
+    def cut(self) -> bool:
+        """Whether a stored block gives several kernel blocks, which then have slots."""
         return self.n.parts * self.k.parts > 1
 
-    def _slots(self) -> Tensor | None:
-        return kernel_blocks.slots(self.col_indices, self.n, self.k) if self._cut else None
+    def _slots(self, col_indices: Tensor) -> Tensor | None:
+        return kernel_blocks.slots(col_indices, self.n, self.k) if self.cut else None

@@ -3,17 +3,13 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.blocks import BlockMatrix
-from smart_kernels.ops.common.conv_matmul import conv_grad, conv_matmul
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.library import define, differentiable
-from smart_kernels.ops.common.walk import Walk
+from smart_kernels.ops.common.arguments import precision
+from smart_kernels.ops.common.launch import all_given
+from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.block_sparse import conv2d as reference
 from smart_kernels.shapes import Conv
 
-from . import kernel_blocks
-from .conv_blocks import ConvBlocks
-from .stored import StoredBlocks
+from .conv_matmul import convolution, convolution_dvalues, convolution_dx
 
 
 def _fake(x, values, crow_indices, col_indices, bias, residual, geometry, out_channels, activation, index=None):
@@ -28,7 +24,7 @@ def _fake_dvalues(dy, x, crow_indices, col_indices, geometry, tile_n, tile_c, in
     return dy.new_empty(col_indices.shape[0], tile_n, tile_c)
 
 
-@define("block_sparse_conv2d", reference=reference.block_sparse_conv2d, fake=_fake)
+@define("block_sparse_conv2d", reference=reference.block_sparse_conv2d, fake=_fake, visible=always)
 def block_conv(
     x: Tensor,
     values: Tensor,
@@ -45,14 +41,11 @@ def block_conv(
         return reference.block_sparse_conv2d(
             x, values, crow_indices, col_indices, bias, residual, geometry, out_channels, activation
         )
-    conv = Conv.of(geometry)
-    blocks = ConvBlocks.of(StoredBlocks(values, crow_indices, col_indices, index), (out_channels, x.shape[3]), conv)
-    w = BlockMatrix(kernel_blocks.windows(values, blocks.n, blocks.k), blocks.forward(), blocks.n, blocks.k)
-    size = conv.output_size(*x.shape[1:3])
-    return conv_matmul(x, w, Walk.forward(conv), size, Epilogue(bias, residual, activation))
+    tensors = all_given(x, values, crow_indices, col_indices, _contiguous(bias), residual, index)
+    return convolution(tensors, (tuple(geometry), out_channels, activation, precision()))
 
 
-@define("block_sparse_conv2d_dx", reference=reference.block_sparse_conv2d_dx, fake=_fake_dx)
+@define("block_sparse_conv2d_dx", reference=reference.block_sparse_conv2d_dx, fake=_fake_dx, visible=always)
 def block_conv_dx(
     dy: Tensor,
     values: Tensor,
@@ -69,14 +62,13 @@ def block_conv_dx(
         return reference.block_sparse_conv2d_dx(
             dy, values, crow_indices, col_indices, bias, geometry, height, width, channels
         )
-    conv = Conv.of(geometry)
-    blocks = ConvBlocks.of(StoredBlocks(values, crow_indices, col_indices, index), (dy.shape[3], channels), conv)
-    windows = kernel_blocks.windows(values, blocks.n, blocks.k)
-    w_t = BlockMatrix(windows.mT, blocks.backward(), blocks.k, blocks.n)
-    return conv_matmul(dy, w_t, Walk.transposed(conv), (height, width), Epilogue(bias))
+    tensors = all_given(dy, values, crow_indices, col_indices, _contiguous(bias), index)
+    return convolution_dx(tensors, (tuple(geometry), height, width, channels, precision()))
 
 
-@define("block_sparse_conv2d_dvalues", reference=reference.block_sparse_conv2d_dvalues, fake=_fake_dvalues)
+@define(
+    "block_sparse_conv2d_dvalues", reference=reference.block_sparse_conv2d_dvalues, fake=_fake_dvalues, visible=always
+)
 def block_conv_dvalues(
     dy: Tensor,
     x: Tensor,
@@ -89,10 +81,12 @@ def block_conv_dvalues(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_conv2d_dvalues(dy, x, crow_indices, col_indices, geometry, tile_n, tile_c)
-    conv = Conv.of(geometry)
-    channels = dy.shape[3], x.shape[3]
-    blocks = ConvBlocks.of_tile(crow_indices, col_indices, (tile_n, tile_c), channels, conv, index)
-    return kernel_blocks.join(conv_grad(dy, x, blocks.places(), conv, x.dtype), blocks.n, blocks.k)
+    tensors = all_given(dy, x, crow_indices, col_indices, index)
+    return convolution_dvalues(tensors, (tuple(geometry), tile_n, tile_c, precision()))
+
+
+def _contiguous(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.contiguous()
 
 
 def _setup_context(ctx, inputs, output):

@@ -3,8 +3,7 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import nhwc
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.inputs import autocast_all, no_autocast
+from smart_kernels.ops.common.inputs import autocast_all, autocasts, no_autocast
 from smart_kernels.shapes import Conv, pair
 
 from .conv_checks import check_conv
@@ -47,9 +46,10 @@ def block_sparse_conv_transpose2d(
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
     extra = pair(output_padding)
-    x, values, bias = autocast_all(x, values, bias)
+    if autocasts(x):
+        x, values, bias = autocast_all(x, values, bias)
     w = StoredBlocks(values, crow_indices, col_indices, index)
-    check_conv(x, w, Epilogue(bias), out_channels, conv, transposed=True)
+    check_conv(x, w, bias, None, None, out_channels, conv, True)
     if not all(0 <= e < s for e, s in zip(extra, conv.stride, strict=True)):
         raise ValueError(f"output_padding must be at least 0 and below stride {conv.stride}, got {extra}")
     size = conv.input_size(*x.shape[2:])

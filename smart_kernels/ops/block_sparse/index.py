@@ -77,4 +77,4 @@ def conv_index(
         (L,) int32: block rows with their start, end and columns, for the convolution and for the gradient of ``x``.
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
-    return ConvBlocks.of_tile(crow_indices, col_indices, tile, channels, conv).pack()
+    return ConvBlocks.of(len(col_indices), tile, channels, conv).pack(crow_indices, col_indices)

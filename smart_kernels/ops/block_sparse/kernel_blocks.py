@@ -4,6 +4,8 @@ A stored block gives n.parts x k.parts kernel blocks. All first parts along n co
 (n.parts, nnz, k.parts), so a row of kernel blocks is one range and needs no slots.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from smart_kernels.kernels.common.tuning import shared_memory
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import BlockPlaces, BlockRows
+from smart_kernels.ops.common.launch import NOTHING, Nothing, given
 
 LARGEST = (128, 64)  # block of W that one program of its gradient works on
 
@@ -46,6 +49,13 @@ def cut(values: Tensor, n: Axis, k: Axis) -> Tensor:
     return parts.reshape(n.parts * len(values) * k.parts, n.block, k.block)
 
 
+def plan_cut(values: Tensor, n: Axis, k: Axis) -> Callable[[Tensor], Tensor]:
+    """Return what cuts values of this shape; nothing is left to do where each is one kernel block."""
+    if values.shape[1:] == (n.block, k.block) and n.parts * k.parts == 1:
+        return lambda values: values
+    return lambda values: cut(values, n, k)
+
+
 def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
     """View (nnz, bn, bk) as (S, n.block, k.block), after padding it: kernel blocks are at ``slots`` of it.
 
@@ -59,12 +69,17 @@ def windows(values: Tensor, n: Axis, k: Axis) -> Tensor:
     return values.contiguous().as_strided((count, n.block, k.block), (k.block, k.parts * k.block, 1))
 
 
+def plan_windows(values: Tensor, n: Axis, k: Axis) -> Callable[[Tensor], Tensor]:
+    """Return what gives the windows of values of this shape."""
+    return plan_cut(values, n, k) if n.parts * k.parts == 1 else lambda values: windows(values, n, k)
+
+
 def slots(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
     """Return the window of each kernel block, in the order of ``cut``."""
     options = {"device": col_indices.device, "dtype": torch.int32}
     part_n, block, part_k = (torch.arange(size, **options) for size in (n.parts, len(col_indices), k.parts))
-    rows = (block * n.parts + part_n[:, None]) * (n.block * k.parts)
-    return (rows[..., None] + part_k).flatten()
+    rows = (block * n.parts + part_n.unsqueeze(1)) * (n.block * k.parts)
+    return (rows.unsqueeze(-1) + part_k).flatten()
 
 
 def filled(values: Tensor, n: Axis, k: Axis) -> Tensor:
@@ -84,14 +99,37 @@ def join(parts: Tensor, n: Axis, k: Axis) -> Tensor:
     """Invert ``cut``."""
     nnz = len(parts) // (n.parts * k.parts)
     values = parts.view(n.parts, nnz, k.parts, n.block, k.block).permute(1, 0, 3, 2, 4)
-    return values.reshape(nnz, n.parts * n.block, k.parts * k.block)[:, : n.tile, : k.tile].contiguous()
+    return (
+        values.reshape(nnz, n.parts * n.block, k.parts * k.block).narrow(1, 0, n.tile).narrow(2, 0, k.tile).contiguous()
+    )
+
+
+def plan_join(n: Axis, k: Axis) -> Callable[[Tensor], Tensor]:
+    """Return what inverts ``plan_cut``, likewise."""
+    if (n.tile, k.tile) == (n.block, k.block):
+        return lambda parts: parts
+    return lambda parts: join(parts, n, k)
+
+
+def plan_rows(stored_rows: int, n: Axis, k: Axis) -> Callable[[Tensor, Tensor, Tensor | Nothing], tuple]:
+    """Return what lists start, end, cols and order of ``rows`` from the indices and ``index``, ``NOTHING`` for None."""
+
+    def run(crow, col, index):
+        listed = rows(crow, col, None if index is NOTHING else index.narrow(0, 0, stored_rows), n, k)
+        return listed.start, listed.end, listed.cols, given(listed.order)
+
+    def run_uncut(crow, col, index):
+        start, end = ends(crow.int())
+        return start, end, col.int(), index if index is NOTHING else index.narrow(0, 0, stored_rows)
+
+    return run if n.parts * k.parts > 1 else run_uncut
 
 
 def rows(crow_indices: Tensor, col_indices: Tensor, order: Tensor | None, n: Axis, k: Axis) -> BlockRows:
     """List the rows of kernel blocks; ``order`` is that of the stored rows."""
     start, end = bounds(crow_indices, len(col_indices), n, k)
     if order is not None and n.parts > 1:
-        order = (order[:, None] * n.parts + torch.arange(n.parts, device=order.device, dtype=order.dtype)).flatten()
+        order = (order.unsqueeze(1) * n.parts + torch.arange(n.parts, device=order.device, dtype=order.dtype)).flatten()
     return BlockRows(start, end, columns(col_indices, n, k), order=order)
 
 
@@ -101,9 +139,16 @@ def transposed_rows(stored: BlockRows, n: Axis, k: Axis) -> BlockRows:
     nnz = len(slots)
     if n.parts * k.parts > 1:
         part_n, part_k = (torch.arange(axis.parts, device=slots.device, dtype=torch.int32) for axis in (n, k))
-        slots = ((part_k[:, None] * nnz + slots)[..., None] * n.parts + part_n).flatten()
+        slots = ((part_k.unsqueeze(1) * nnz + slots).unsqueeze(-1) * n.parts + part_n).flatten()
     start, end = (spread(edge, nnz, k, n) for edge in (stored.start, stored.end))
     return BlockRows(start, end, columns(stored.cols, k, n), slots)
+
+
+def plan_transposed_rows(n: Axis, k: Axis) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what makes the lists of ``transposed_rows`` from those of the stored blocks."""
+    if n.parts * k.parts == 1:
+        return lambda *lists: lists
+    return lambda *lists: transposed_rows(BlockRows(*lists), n, k).lists
 
 
 def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows:
@@ -111,11 +156,17 @@ def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows
     return BlockRows.transposed(block_rows(crow_indices, len(col_indices)), col_indices, cols)
 
 
-def by_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | None) -> BlockRows:
-    """List the stored blocks by columns, taken from ``index`` where there is one."""
-    if index is None:
-        return transpose(crow_indices, col_indices, cols)
-    return split(index, len(crow_indices) - 1, len(col_indices))[1]
+def plan_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | Nothing) -> Callable:
+    """Return what lists the stored blocks by columns, as ``transpose`` or from ``index``; ``NOTHING`` for None.
+
+    Returns:
+        A function that takes tensors like these and returns start, end, cols and slots.
+    """
+    if index is NOTHING:
+        return lambda crow, col, index: transpose(crow, col, cols).lists
+    nnz = len(col_indices)
+    sizes = len(crow_indices) - 1, cols, cols, nnz, nnz
+    return lambda crow, col, index: index.split_with_sizes(sizes)[1:]
 
 
 def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
@@ -125,16 +176,21 @@ def index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
     return torch.cat([order, columns.start, columns.end, columns.cols, columns.slots])
 
 
-def split(index: Tensor, rows: int, nnz: int) -> tuple[Tensor, BlockRows]:
-    """Invert ``index``: the order of the rows, and the blocks by columns."""
-    cols = (len(index) - rows - 2 * nnz) // 2
-    order, *columns = index.split((rows, cols, cols, nnz, nnz))
-    return order, BlockRows(*columns)
-
-
 def bounds(crow_indices: Tensor, nnz: int, n: Axis, k: Axis) -> tuple[Tensor, Tensor]:
     """Return start and end of each row of kernel blocks."""
-    return spread(crow_indices[:-1], nnz, n, k), spread(crow_indices[1:], nnz, n, k)
+    start, end = ends(crow_indices)
+    return spread(start, nnz, n, k), spread(end, nnz, n, k)
+
+
+def stand_ins(*sizes: int) -> tuple[Tensor, ...]:
+    """Return lists of these lengths for a plan, which asks for no more: what a graph traces is made once."""
+    return tuple(torch.empty(size, dtype=torch.int32, device="meta") for size in sizes)
+
+
+def ends(crow_indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each stored row starts and ends."""
+    rows = len(crow_indices) - 1
+    return crow_indices.narrow(0, 0, rows), crow_indices.narrow(0, 1, rows)
 
 
 def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
@@ -142,7 +198,7 @@ def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
     edges = edges.int()
     if n.parts * k.parts > 1:
         copies = torch.arange(n.parts, device=edges.device, dtype=torch.int32) * (nnz * k.parts)
-        edges = (edges[:, None] * k.parts + copies).flatten()
+        edges = (edges.unsqueeze(1) * k.parts + copies).flatten()
     return edges
 
 
@@ -150,7 +206,7 @@ def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> Block
     """Return where each kernel block is."""
     rows = block_rows(crow_indices, len(col_indices))
     if n.parts * k.parts > 1:
-        rows = rows * n.parts + torch.arange(n.parts, device=rows.device, dtype=torch.int32)[:, None]
+        rows = rows * n.parts + torch.arange(n.parts, device=rows.device, dtype=torch.int32).unsqueeze(1)
         rows = rows.repeat_interleave(k.parts, dim=1).flatten()
     return BlockPlaces(rows, columns(col_indices, n, k), n, k)
 
@@ -158,13 +214,13 @@ def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> Block
 def block_rows(crow_indices: Tensor, nnz: int) -> Tensor:
     """Return the (nnz,) int32 block row of each block."""
     blocks = torch.arange(nnz, device=crow_indices.device, dtype=crow_indices.dtype)
-    return torch.searchsorted(crow_indices[1:], blocks, right=True, out_int32=True)
+    return torch.searchsorted(ends(crow_indices)[1], blocks, right=True, out_int32=True)
 
 
 def columns(col_indices: Tensor, n: Axis, k: Axis) -> Tensor:
     """Return the int32 column of each kernel block."""
     cols = col_indices.int()
     if n.parts * k.parts > 1:
-        cols = cols[:, None] * k.parts + torch.arange(k.parts, device=cols.device, dtype=torch.int32)
+        cols = cols.unsqueeze(1) * k.parts + torch.arange(k.parts, device=cols.device, dtype=torch.int32)
         cols = cols.flatten().repeat(n.parts)
     return cols

@@ -1,22 +1,17 @@
 """``block_sparse_linear``: linear layer whose weight is stored as block compressed sparse rows."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.block_matmul import block_grad, block_matmul, needs_fp8
-from smart_kernels.ops.common.blocks import BlockMatrix
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define, differentiable
+from smart_kernels.ops.common.arguments import precision
+from smart_kernels.ops.common.inputs import autocast_all, autocasts, flat, needs_gradient, no_autocast
+from smart_kernels.ops.common.launch import aligned, all_given
+from smart_kernels.ops.common.library import always, define, differentiable
 from smart_kernels.reference.block_sparse import linear as reference
 from smart_kernels.reference.common.epilogue import finish
 
-from . import kernel_blocks
-from .checks import check, check_dtypes, check_epilogue, check_fp8
-from .stored import StoredBlocks
-from .tile_matmul import takes_tiles, tile_matmul
+from .checks import check, check_no_gradient
+from .matmul import product, product_dvalues, product_dx
 
 
 def block_sparse_linear(
@@ -59,25 +54,24 @@ def block_sparse_linear(
     Raises:
         ValueError: a shape, dtype, device or activation does not fit.
     """
-    w = StoredBlocks(values, crow_indices, col_indices, index)
-    check(x, w, bias, out_features)
-    if check_fp8(x, values, bias, residual, scale):
-        out_dtype = out_dtype or torch.bfloat16
-    else:
+    if autocasts(x) and torch.float8_e4m3fn not in (x.dtype, values.dtype):
         x, values, bias = autocast_all(x, values, bias)
-        check_dtypes(x, values, bias)
-    check_epilogue(x, Epilogue(bias, residual, activation, out_dtype), out_features)
-    epilogue = Epilogue(bias, None if residual is None else flat(residual), activation, out_dtype)
+    check(x, values, crow_indices, col_indices, bias, residual, index, scale, out_features, activation, out_dtype)
+    if x.dtype == torch.float8_e4m3fn:
+        check_no_gradient(x, values, bias, residual, scale)
+        out_dtype = out_dtype or torch.bfloat16
+    args = flat(x), values, crow_indices, col_indices, bias, out_features, index
     with no_autocast(x):
-        y = _linear(flat(x), replace(w, values=values), epilogue, out_features, scale)
+        y = _linear(args, None if residual is None else flat(residual), activation, out_dtype, scale)
     return y.view(*x.shape[:-1], out_features)
 
 
-def _linear(x: Tensor, w: StoredBlocks, epilogue: Epilogue, out_features: int, scale: Tensor | None) -> Tensor:
+def _linear(
+    args: tuple, residual: Tensor | None, activation: str | None, dtype: torch.dtype | None, scale: Tensor | None
+) -> Tensor:
     """Fuse activation and residual where torch needs not differentiate them."""
-    residual, activation, dtype = epilogue.residual, epilogue.activation, epilogue.dtype
-    args = x, w.values, w.crow_indices, w.col_indices, epilogue.bias, out_features, w.index
-    if not needs_gradient(x, w.values, epilogue.bias, residual):
+    x, values, _, _, bias, *_ = args
+    if not needs_gradient(x, values, bias, residual):
         return _block_sparse_linear(*args, residual, activation, dtype, scale)
     if residual is None and activation is None:
         return _block_sparse_linear(*args, None, None, dtype)
@@ -98,7 +92,7 @@ def _fake_dvalues(dy, x, crow_indices, col_indices, bn, bk):
     return x.new_empty(col_indices.shape[0], bn, bk)
 
 
-@define("block_sparse_linear", reference=reference.block_sparse_linear, fake=_fake)
+@define("block_sparse_linear", reference=reference.block_sparse_linear, fake=_fake, visible=always)
 def _block_sparse_linear(
     x: Tensor,
     values: Tensor,
@@ -115,25 +109,12 @@ def _block_sparse_linear(
     if x.dtype == torch.float64:
         args = x, values, crow_indices, col_indices, bias, out_features, index
         return reference.block_sparse_linear(*args, residual, activation, out_dtype)
-    w = StoredBlocks(values, crow_indices, col_indices, index)
-    epilogue = Epilogue(bias, residual, activation, out_dtype)
-    if scale is None and takes_tiles(len(x), values.shape[2], x.dtype):
-        return tile_matmul(x, values, w.rows, out_features, epilogue)
-    return _matmul(x, w, out_features, epilogue, scale)
+    bias = bias if bias is None else bias.contiguous()
+    tensors = all_given(x, values, crow_indices, col_indices, bias, index, residual, scale)
+    return product(tensors, (out_features, activation, out_dtype, aligned(x, values), precision()))
 
 
-def _matmul(x: Tensor, w: StoredBlocks, out_features: int, epilogue: Epilogue, scale: Tensor | None) -> Tensor:
-    values = w.values
-    n, k = kernel_blocks.forward_axes(values.shape[1:], (out_features, x.shape[1]), x.element_size())
-    if scale is not None:
-        needs_fp8()
-        scale = kernel_blocks.cut_scale(scale, len(values), n, k)
-    order = None if w.index is None else kernel_blocks.split(w.index, len(w.crow_indices) - 1, len(values))[0]
-    rows = kernel_blocks.rows(w.crow_indices, w.col_indices, order, n, k)
-    return block_matmul(x, BlockMatrix(kernel_blocks.cut(values, n, k), rows, n, k), epilogue, scale)
-
-
-@define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx)
+@define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx, visible=always)
 def _block_sparse_linear_dx(
     dy: Tensor,
     values: Tensor,
@@ -144,23 +125,22 @@ def _block_sparse_linear_dx(
 ) -> Tensor:
     if dy.dtype == torch.float64:
         return reference.block_sparse_linear_dx(dy, values, crow_indices, col_indices, in_features)
-    columns = kernel_blocks.by_columns(crow_indices, col_indices, -(-in_features // values.shape[2]), index)
-    if takes_tiles(len(dy), values.shape[1], dy.dtype):
-        return tile_matmul(dy, values.mT, columns, in_features, Epilogue())
-    n, k = kernel_blocks.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
-    rows = kernel_blocks.transposed_rows(columns, n, k)
-    return block_matmul(dy, BlockMatrix(kernel_blocks.cut(values.mT, k, n), rows, k, n), Epilogue())
+    tensors = all_given(dy, values, crow_indices, col_indices, index)
+    return product_dx(tensors, (in_features, aligned(dy, values), precision()))
 
 
-@define("block_sparse_linear_dvalues", reference=reference.block_sparse_linear_dvalues, fake=_fake_dvalues)
+@define(
+    "block_sparse_linear_dvalues",
+    reference=reference.block_sparse_linear_dvalues,
+    fake=_fake_dvalues,
+    visible=always,
+)
 def _block_sparse_linear_dvalues(
     dy: Tensor, x: Tensor, crow_indices: Tensor, col_indices: Tensor, bn: int, bk: int
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_linear_dvalues(dy, x, crow_indices, col_indices, bn, bk)
-    n, k = kernel_blocks.axes((bn, bk), (dy.shape[1], x.shape[1]))
-    places = kernel_blocks.places(crow_indices, col_indices, n, k)
-    return kernel_blocks.join(block_grad(dy, x, places, x.dtype), n, k)
+    return product_dvalues((dy, x, crow_indices, col_indices), (bn, bk, precision()))
 
 
 def _setup_context(ctx, inputs, output):

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.blocks import BlockRows
-
 
 @dataclass(frozen=True)
 class StoredBlocks:
@@ -23,12 +21,6 @@ class StoredBlocks:
     crow_indices: Tensor
     col_indices: Tensor
     index: Tensor | None = None
-
-    @property
-    def rows(self) -> BlockRows:
-        """The stored blocks of each row."""
-        crow = self.crow_indices.int()
-        return BlockRows(crow[:-1], crow[1:], self.col_indices.int())
 
     def check(self, rows: int, what: str, block: str = "bn, bk") -> None:
         """Raise ``ValueError`` unless values and indices fit each other and a weight with so many rows.

@@ -12,12 +12,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
 
-from .arguments import m_class, precision, strides
+from .arguments import m_class, strides
 from .axis import Axis, constants
-from .blocks import BlockMatrix, BlockPlaces, block_strides
-from .epilogue import Epilogue
-from .launch import NOTHING, TENSOR, Descriptor, Launch, aligned, given, slot
-from .plan import Planned
+from .blocks import block_strides
+from .launch import NOTHING, TENSOR, Descriptor, Launch, slot
 
 
 @dataclass(frozen=True)
@@ -40,29 +38,21 @@ class Product:
     precision: str
 
 
-def block_matmul(x: Tensor, w: BlockMatrix, epilogue: Epilogue, scale: Tensor | None = None) -> Tensor:
-    """Return ``activation(x @ W.T + bias + residual)``, accumulated in fp32.
+def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual, product: Product) -> Callable:
+    """Plan ``activation(x @ W.T + bias + residual)``, accumulated in fp32, for tensors like these.
 
     Args:
         x: (M, K) fp32, fp16, bf16 or, with a scale, fp8, any strides. Columns without a block are not read.
-        w: the matrix, of the same dtype.
-        epilogue: its residual has any strides.
-        scale: (S,) fp32, any stride: what the product with each block is multiplied by, or None.
+        values: (S, n.block, k.block) same dtype, any strides, zero beyond the width of a block of ``k``.
+        start, end, cols, slots, order: as in ``BlockRows``; they, and values, may be on the meta device.
+        scale: (S,) fp32, any stride: what the product with each block is multiplied by.
+        bias: (N,), contiguous.
+        residual: (M, N), any strides.
+        product: all else.
 
     Returns:
-        (M, N).
-    """
-    tensors = (x, w.values, *w.rows.lists, w.rows.order, scale, *epilogue.tensors)
-    product = Product(w.n, w.k, aligned(x, w.values), epilogue.activation, epilogue.dtype, precision())
-    return _matmul(tuple(map(given, tensors)), (product,))
-
-
-def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual, product: Product) -> Callable:
-    """Plan ``block_matmul`` for tensors like these, of which those of W may be on the meta device.
-
-    Returns:
-        A function that takes x, values, start, end, cols, slots, order, scale, bias and residual, ``NOTHING`` where
-        there is none, and returns the product.
+        A function that takes the tensors, ``NOTHING`` for each from slots on that is not there, and returns the (M, N)
+        product.
     """
     M, N = x.shape[0], product.n.size
     new = functools.partial(torch.empty, (M, N), dtype=product.dtype or x.dtype, device=x.device)
@@ -81,9 +71,6 @@ def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual
         return y
 
     return run
-
-
-_matmul = Planned(plan_matmul)
 
 
 def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
@@ -131,24 +118,21 @@ def needs_fp8() -> None:
         raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
-def block_grad(dy: Tensor, x: Tensor, places: BlockPlaces, dtype) -> Tensor:
-    """Return ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
+def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
+    """Plan ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
 
     Args:
         dy, x: (M, N) and (M, K) of one dtype, any strides.
-        places: the blocks of the weight (N, K).
+        count: L, the number of blocks.
+        n, k: the axes of the weight (N, K).
         dtype: of the result.
+        precision: of ``tl.dot`` in fp32.
 
     Returns:
-        (L, n.block, k.block), zero beyond the width of a block.
+        A function that takes dy, x and the (L,) int32 block row and column of each block, and returns their
+        (L, n.block, k.block) gradients, zero beyond the width of a block.
     """
-    tensors = (dy, x, places.rows, places.cols)
-    return _grad(tensors, (places.n, places.k, dtype, precision()))
-
-
-@Planned
-def _grad(dy, x, rows, cols, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
-    M, count = x.shape[0], rows.shape[0]
+    M = x.shape[0]
     new = torch.empty if M else torch.zeros
     grad = functools.partial(new, (count, n.block, k.block), dtype=dtype, device=x.device)
     if not M * count:

@@ -32,7 +32,7 @@ class BlockRows:
         cols, slots = cols.sort(stable=True)
         columns = torch.arange(count, device=cols.device, dtype=cols.dtype)
         start, end = (torch.searchsorted(cols, columns, side=side, out_int32=True) for side in ("left", "right"))
-        return cls(start, end, rows[slots].int(), slots.int())
+        return cls(start, end, rows.index_select(0, slots).int(), slots.int())
 
     @property
     def lists(self) -> tuple[Tensor | None, ...]:

@@ -148,6 +148,11 @@ def given(tensor: Tensor | None) -> Tensor | Nothing:
     return NOTHING if tensor is None else tensor
 
 
+def all_given(*tensors: Tensor | None) -> tuple[Tensor | Nothing, ...]:
+    """Return the tensors as a plan takes them: ``given`` of each, in one call."""
+    return tuple([NOTHING if tensor is None else tensor for tensor in tensors])
+
+
 def aligned(*tensors: Tensor) -> bool:
     """Return whether all lie at multiples of 16 bytes; nobody knows where those of a graph will."""
     return not STATE.tracing and not any(tensor.data_ptr() % ALIGNMENT for tensor in tensors)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import check_geometry
 from smart_kernels.ops.common.launch import NOTHING, given
-from smart_kernels.ops.common.plan import Planned
+from smart_kernels.ops.common.plan import Planned, no_work
 from smart_kernels.shapes import Conv
 from smart_kernels.shapes.tiles import grid
 
@@ -28,11 +28,7 @@ def check_linear(
 @Planned
 def _fits(x, weight, mask, bias, name: str, tile: tuple[int, int], eps: float) -> Callable:
     _check_linear(x, weight, mask, None if bias is NOTHING else bias, name, tile, eps)
-    return _nothing
-
-
-def _nothing(*tensors: Tensor) -> None:
-    pass
+    return no_work
 
 
 def _check_linear(

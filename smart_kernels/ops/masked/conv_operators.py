@@ -12,7 +12,8 @@ from torch import Tensor
 from smart_kernels.kernels.masked.conv2d import masked_grad_kernel
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import BlockMatrix, BlockPlaces, BlockRows
-from smart_kernels.ops.common.conv_matmul import conv_grad_parts, conv_matmul, transposed
+from smart_kernels.ops.common.conv_grad import conv_grad_parts
+from smart_kernels.ops.common.conv_matmul import conv_matmul, transposed
 from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.inputs import unsuited
 from smart_kernels.ops.common.launch import ABSENT, TENSOR, Launch, slot

@@ -15,7 +15,9 @@ from smart_kernels.ops.block_sparse import kernel_blocks
 from smart_kernels.ops.block_sparse.conv_blocks import ConvBlocks
 from smart_kernels.ops.block_sparse.conv_operators import block_conv, block_conv_dx
 from smart_kernels.ops.block_sparse.index import conv_index
-from smart_kernels.ops.common import conv_matmul as _conv
+from smart_kernels.ops.common import conv_grad as _conv
+from smart_kernels.ops.common.launch import NOTHING
+from smart_kernels.ops.common.plan import forget
 from smart_kernels.patterns import Block
 from smart_kernels.reference.block_sparse.conv2d import kernel
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
@@ -98,16 +100,12 @@ def test_index_changes_nothing(B, C, H, W, N, conv, tile, device):
 def test_an_index_holds_the_lists_that_would_be_made(tile):
     conv, N, C = Conv((3, 2), (2, 1), (1, 0)), 200, 150
     _, _, crow, col, _ = make(1, C, 4, 4, N, conv, tile)
-    new = ConvBlocks.of_tile(crow, col, tile, (N, C), conv)
-    index = new.pack()
-    kept = ConvBlocks.of_tile(crow, col, tile, (N, C), conv, index)
-    assert len(index) == sum(new.sizes)
-    lists = zip((new.forward(), new.backward()), (kept.forward(), kept.backward()), strict=True)
-    for made, read in lists:
-        for name in ("start", "end", "cols", "slots"):
-            a, b = getattr(made, name), getattr(read, name)
-            assert a is b is None or torch.equal(a, b)
-    assert torch.equal(new.places().rows, kept.places().rows) and torch.equal(new.places().cols, kept.places().cols)
+    blocks = ConvBlocks.of(len(col), tile, (N, C), conv)
+    index = blocks.pack(crow, col)
+    assert len(index) == sum(blocks.sizes)
+    for lists in (blocks.forward, blocks.backward, blocks.places):
+        for made, read in zip(lists(crow, col, NOTHING), lists(crow, col, index), strict=True):
+            assert made is read is NOTHING or torch.equal(made, read)
 
 
 @pytest.mark.parametrize("tile", [(16, 16), (128, 128), (24, 40), (136, 72)])
@@ -189,6 +187,7 @@ def test_conv1d(dtype, device):
 
 def test_gradient_in_parts(monkeypatch, device):
     monkeypatch.setattr(_conv, "CHUNK", 128)
+    forget()
     conv = Conv((3, 3), (1, 1), (1, 1))
     check(make(2, 16, 10, 10, 16, conv, (16, 16), device=device, density=0.1), conv, torch.float32)
 

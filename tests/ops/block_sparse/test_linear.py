@@ -222,10 +222,10 @@ def test_index_changes_nothing(block, device):
 
 def test_index_starts_long_rows_first():
     _, values, crow, col, _ = make(1, 100, 200, (16, 16))
-    order, columns = kernel_blocks.split(block_index(crow, col, 13), 7, len(values))
+    order, _, _, rows, slots = block_index(crow, col, 13).split([7, 13, 13, len(values), len(values)])
     assert (crow.diff()[order.long()].diff() <= 0).all() and sorted(order.tolist()) == list(range(7))
-    assert torch.equal(columns.cols, kernel_blocks.block_rows(crow, len(values))[columns.slots.long()])
-    assert (col[columns.slots.long()].diff() >= 0).all()
+    assert torch.equal(rows, kernel_blocks.block_rows(crow, len(values))[slots.long()])
+    assert (col[slots.long()].diff() >= 0).all()
 
 
 def test_unaligned_tensors(dtype, device):
@@ -299,12 +299,12 @@ def test_index_lists_need_no_synchronisation(block):
         cols = -(-K // block[1])
         index = block_index(crow, col, cols)
         n, k = kernel_blocks.axes(block, (N, K))
-        rows = kernel_blocks.transposed_rows(kernel_blocks.by_columns(crow, col, cols, index), n, k)
-        order, _ = kernel_blocks.split(index, len(crow) - 1, len(values))
-        forward = kernel_blocks.rows(crow, col, order, *kernel_blocks.axes(block, (N, K)))
+        columns = kernel_blocks.plan_columns(crow, col, cols, index)(crow, col, index)
+        row_start, _, _, slots = kernel_blocks.plan_transposed_rows(n, k)(*columns)
+        start, _, _, order = kernel_blocks.plan_rows(len(crow) - 1, n, k)(crow, col, index)
     assert len(index) == len(crow) - 1 + 2 * cols + 2 * len(values)
-    assert rows.start.shape == (k.blocks,) and rows.slots.shape == (len(kernel_blocks.cut(values, n, k)),)
-    assert forward.order.shape == forward.start.shape
+    assert row_start.shape == (k.blocks,) and slots.shape == (len(kernel_blocks.cut(values, n, k)),)
+    assert order.shape == start.shape
 
 
 @pytest.mark.parametrize("block", [(4, 4), (3, 5)])

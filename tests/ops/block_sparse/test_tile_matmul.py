@@ -11,9 +11,10 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 from smart_kernels.ops.block_sparse import kernel_blocks
 from smart_kernels.ops.block_sparse import tile_matmul as _tile_matmul
-from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS, splits, takes_tiles, tile_matmul
+from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS, TileProduct, plan_tiles, splits, takes_tiles
 from smart_kernels.ops.common.blocks import BlockRows
 from smart_kernels.ops.common.epilogue import Epilogue
+from smart_kernels.ops.common.launch import all_given
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
 from tests.util import assert_close
 
@@ -34,6 +35,13 @@ def device(request):
 def pieces(monkeypatch):
     """Set how many programs share a row."""
     return lambda count: monkeypatch.setattr(_tile_matmul, "splits", lambda rows, steps: count)
+
+
+def tile_matmul(x, values, rows, out_features, epilogue):
+    """The product, planned anew for each call: what is patched is seen."""
+    tensors = all_given(x, values, *rows.lists, *epilogue.tensors)
+    product = TileProduct(out_features, epilogue.activation, epilogue.dtype, "ieee")
+    return plan_tiles(*tensors, product)(*tensors)
 
 
 def lists(values, crow, col):

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from smart_kernels.kernels.common.conv_matmul import CONFIGS
 from smart_kernels.ops import masked_conv2d, soft_topk
-from smart_kernels.ops.common import conv_matmul as _conv
+from smart_kernels.ops.common import conv_grad as _conv
+from smart_kernels.ops.common.plan import forget
 from smart_kernels.patterns import Block, WeightShape
 from smart_kernels.reference.common.soft_mask import soft_mask
 from smart_kernels.shapes.conv import Conv
@@ -102,6 +103,7 @@ def test_any_geometry_and_tile(sizes, pairs, tile, dead, eps):
 
 def test_gradient_in_parts(monkeypatch, device):
     monkeypatch.setattr(_conv, "CHUNK", 128)
+    forget()
     inputs, dy = make(2, 16, 10, 10, 16, SAME, (16, 16), device=device)
     check(*both((16, 16), SAME), inputs, dy, torch.float32)
 

@@ -1,0 +1,62 @@
+"""What a compiler sees of the ops on a GPU: their launches, and no tensor that is only read taken for written."""
+
+import pytest
+import torch
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.claimed import claimed
+from smart_kernels.ops.block_sparse import conv_operators, linear
+
+from ...conftest import INTERPRETED
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter has no driver")
+GEOMETRY = [3, 3, 1, 1, 1, 1, 1, 1]
+
+
+def empty(*shape, dtype=torch.bfloat16):
+    return torch.empty(shape, dtype=dtype, device="cuda")
+
+
+def indices(rows, nnz):
+    return empty(rows + 1, dtype=torch.int32), empty(nnz, dtype=torch.int32)
+
+
+def shows_one_launch(op, *args):
+    graph = aot_export_joint_simple(lambda *args: (op(*args),), args, trace_joint=False).graph
+    seen = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert sum("triton_kernel_wrapper" in name for name in seen) == 1
+    assert not [name for name in seen if "smart_kernels" in name or "copy_" in name.replace("_to_copy", "")]
+    assert seen.count("aten.sort.stable") <= 1, "lists are made once"
+
+
+@pytest.mark.parametrize("M, tile", [(8, (32, 32)), (256, (32, 32)), (256, (64, 64)), (256, (24, 160))], ids=str)
+@pytest.mark.parametrize("indexed", [True, False])
+def test_linear(M, tile, indexed):
+    N, K, nnz = 256, 320, 7
+    rows, cols = -(-N // tile[0]), -(-K // tile[1])
+    with claimed(), FakeTensorMode():
+        x, dy, values, bias = empty(M, K), empty(M, N), empty(nnz, *tile), empty(N)
+        crow, col = indices(rows, nnz)
+        index = [empty(rows + 2 * (cols + nnz), dtype=torch.int32)] * indexed
+        forward = linear._block_sparse_linear
+        shows_one_launch(lambda *args: forward(*args[:5], N, *args[5:]), x, values, crow, col, bias, *index)
+        dx = linear._block_sparse_linear_dx
+        shows_one_launch(lambda *args: dx(*args[:4], K, *args[4:]), dy, values, crow, col, *index)
+        if tile[0] != 24:  # joining blocks ends with contiguous(), which a build for the CPU refuses a fake of a GPU
+            shows_one_launch(lambda *args: linear._block_sparse_linear_dvalues(*args, *tile), dy, x, crow, col)
+
+
+@pytest.mark.parametrize("tile", [(32, 32), (24, 136)], ids=str)
+def test_convolution(tile):
+    with claimed(), FakeTensorMode():
+        x, values, dy = empty(2, 8, 8, 160), empty(16, *tile), empty(2, 8, 8, 96)
+        crow, col = indices(96 // tile[0], 16)
+        lists = values, crow, col
+        op = conv_operators.block_conv
+        shows_one_launch(lambda *args: op(*args, None, None, GEOMETRY, 96, "relu"), x, *lists)
+        op_dx = conv_operators.block_conv_dx
+        shows_one_launch(lambda *args: op_dx(*args, None, GEOMETRY, 8, 8, 160), dy, *lists)
+        op_dvalues = conv_operators.block_conv_dvalues
+        if tile[0] != 24:
+            shows_one_launch(lambda *args: op_dvalues(*args, GEOMETRY, *tile), dy, x, crow, col)
