@@ -60,11 +60,11 @@ def eight_bits():
 
 
 def grouped():
-    return torch.randn(N, K), torch.randn(N, K)
+    return torch.randn(N, K), torch.randn(N, K), torch.tensor(0.5, dtype=torch.float64)
 
 
 TILE = (8, 8, 0.0, False)
-GROUPED = (2, 4, 0.5, 0.0, False)
+GROUPED = (2, 4, 0.0, False)
 CASES = {
     "block_sparse_linear": lambda: (*learns(rows()), *blocks(), torch.randn(N), N),
     "block_sparse_linear_dx": lambda: (torch.randn(ROWS, N), *blocks(), 16),
@@ -88,10 +88,10 @@ CASES = {
         *(torch.randn(ROWS, N), torch.randn(ROWS, K), *smart((N, K))),
         *(8, 8, 2, 3, 0.0, False, True, True),
     ),
-    "smart_weight": lambda: (*learns(*grouped()), *GROUPED),
+    "smart_weight": lambda: (*learns(*grouped()[:2]), grouped()[2], *GROUPED),
     "smart_weight_backward": lambda: (
-        *(torch.randn(N, K), *grouped()),
-        *(torch.ops.smart_kernels.smart_weight(*grouped(), *GROUPED)[1], *GROUPED),
+        *(torch.randn(N, K), *grouped()[:2]),
+        *(torch.ops.smart_kernels.smart_weight(*grouped(), *GROUPED)[1], grouped()[2], *GROUPED),
     ),
     "soft_topk": lambda: (*learns(torch.randn(3, 7)), 2.0, 0.3, None, None),
     "soft_topk_backward": lambda: (torch.randn(3, 7), torch.randn(3, 1), torch.rand(3, 7), None, 0.3),
@@ -101,7 +101,6 @@ CASES = {
     "semi_structured_prune": lambda: (torch.randn(N, K), None),
     "semi_structured_prune_both_ways": lambda: (torch.randn(N, K), None),
     "semi_structured_transpose": lambda: (*two_of_four(both_ways=True), 16),
-    "semi_structured_words": lambda: (two_of_four()[1], 16),
     "sparse_tensor_kept": lambda: (torch.randn(N, 16), on_tensor_cores()[1], "mma"),
     "sparse_tensor_turned": lambda: (*on_tensor_cores(), on_tensor_cores()[1], "mma", N, 16),
     "sparse_tensor_linear": lambda: (*learns(rows()), *on_tensor_cores(), None, None, "mma", N),
