@@ -21,7 +21,7 @@ from triton.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.runtime import driver
 
-from smart_kernels.ops.common import plan
+from smart_kernels.ops.common import forget
 
 from .codegen.compile import ClaimedDriver, launchers
 
@@ -95,8 +95,8 @@ def claimed(target: str = "sm_90") -> Iterator[CountingDriver]:
         return NotCompiled(src, target, options)
 
     with contextlib.ExitStack() as stack:
-        plan.forget()
-        stack.callback(plan.forget)  # what is kept is launched by this driver
+        forget()
+        stack.callback(forget)  # what is kept is launched by this driver
         stack.callback(driver.set_active, before)
         stack.enter_context(mock.patch.object(triton.compiler, "compile", not_compiled))
         if hasattr(nvidia, "PyKernelArg"):  # newer: one function launches all kernels

@@ -13,7 +13,7 @@ from triton.runtime.autotuner import Autotuner
 
 from smart_kernels import kernels
 from smart_kernels.kernels.common import on_this_device
-from smart_kernels.ops.common import plan
+from smart_kernels.ops.common import forget
 
 from ..case import DTYPES, TOLERANCE
 from ..floor import Limits
@@ -100,7 +100,7 @@ class Check:
 def configuration(index: int) -> Iterator[None]:
     """Launch every tuned kernel with its ``index``-th configuration (its last where it has fewer)."""
     before = [tuned.configs for tuned in TUNED]
-    plan.forget()  # what is kept was launched with other configurations
+    forget()  # what is kept was launched with other configurations
     try:
         for tuned in TUNED:
             tuned.configs = [on_this_device(tuned.configs[min(index, len(tuned.configs) - 1)])]
@@ -108,7 +108,7 @@ def configuration(index: int) -> Iterator[None]:
     finally:
         for tuned, configs in zip(TUNED, before, strict=True):
             tuned.configs = configs
-        plan.forget()
+        forget()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
 from .nm import check_places, transpose
+from .plan import forget
 from .quantize import quantize_fp8, quantize_int8
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "autocast_dtype",
     "check_places",
     "flat",
+    "forget",
     "quantize_fp8",
     "quantize_int8",
     "transpose",
