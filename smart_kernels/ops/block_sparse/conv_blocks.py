@@ -1,7 +1,6 @@
 """The blocks of a convolution's weight, listed for its kernels; all lists lie in one int32 tensor."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -71,9 +70,16 @@ class ConvBlocks:
         rows, _ = self.places(crow_indices, col_indices, NOTHING)
         return torch.cat([part for part in (*lists, rows) if part is not NOTHING])
 
-    @cached_property
+    @property
     def sizes(self) -> tuple[int, ...]:
-        """The lengths of the lists in ``pack``."""
+        """The lengths of the lists in ``pack``; a compiler counts them anew: it cannot enter a cached property."""
+        if torch.compiler.is_compiling():
+            return self._lengths()
+        if "_sizes" not in self.__dict__:
+            self.__dict__["_sizes"] = self._lengths()
+        return self.__dict__["_sizes"]
+
+    def _lengths(self) -> tuple[int, ...]:
         entries = self.n.parts * self.nnz * self.k.parts
         columns = self.conv.stride[0] * self.conv.stride[1] * self.k.blocks
         rows = self.n.blocks
