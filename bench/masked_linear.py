@@ -1,6 +1,6 @@
 """masked_linear and smart_linear (training) against dense and against masking the weight first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -37,6 +37,14 @@ def mask_then_dense(x: Tensor, weight: Tensor, mask: Tensor, *, tile: tuple[int,
     return F.linear(x, weight * expand(mask, tile, shape).to(weight.dtype))
 
 
+def compiled(naive: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Iterator[Provider]:
+    """Yield what ``torch.compile`` makes of masking and multiplying, on a GPU."""
+    if inputs[0].is_cuda:
+        torch._dynamo.reset()  # else it gives up after a few shapes, and runs as if it were not compiled
+        fast = torch.compile(naive, dynamic=False)
+        yield Provider("mask-then-dense-compiled", fast, inputs, naive, passes=("fwd", "step"))
+
+
 def _masked(shape: Shape, x: Tensor, weight: Tensor, tile: tuple[int, int], sparsity: float) -> Iterator[Case]:
     mask = random_mask(shape, tile, sparsity, x.device.type)
     naive = partial(mask_then_dense, tile=tile, shape=shape)
@@ -50,6 +58,7 @@ def _masked(shape: Shape, x: Tensor, weight: Tensor, tile: tuple[int, int], spar
     providers = [
         *dense(weight * expand(mask, tile, shape).to(weight.dtype), x, PASSES),
         Provider("mask-then-dense", naive, (x, weight, mask), naive, passes=PASSES),
+        *compiled(naive, (x, weight, mask)),
         Provider("masked_linear", fused, (x, weight, mask), definition, mask.mean().item(), PASSES, tile=tile),
     ]
     yield from linear_cases("masked_linear", shape, tile, sparsity, providers)

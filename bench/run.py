@@ -58,10 +58,7 @@ def measure(
     """
     env = environment(device)
     for problem, group in groupby(cases, key=lambda case: case.problem):
-        right = []
-        for case in group:
-            reason = report(case)
-            refused.append(reason) if reason else right.append(case)
+        right = list(_right(group, refused))
         if not right:
             continue
         held_to = (known or {}).get(problem.dtype) or limits(device, problem.dtype)
@@ -72,6 +69,14 @@ def measure(
         for timer in timers:
             pairs = list(timed(right, timer, refused))
             yield from rows(*zip(*pairs, strict=True), held_to, env) if pairs else ()
+
+
+def _right(cases: Iterable[Case], refused: list[str]) -> Iterator[Case]:
+    for case in cases:
+        if reason := report(case):
+            refused.append(reason)
+        else:
+            yield case
 
 
 def timed(cases: Iterable[Case], timer: str, refused: list[str]) -> Iterator[tuple[Case, Timing]]:

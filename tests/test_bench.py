@@ -20,9 +20,10 @@ from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table
 from bench.first_run import cases
 from bench.gpu_check import check, listing, pool, sanitizer, stages, tuning
-from bench.report import answers, census, pages, plots
+from bench.report import answers, census, pages, plots, tables
 from bench.rows import Row
 from smart_kernels import kernels
+from smart_kernels.ops.common.plan import Planned
 
 SHAPE = Shape("tiny", 2, 3, 4, "for tests")
 SLOW_WHEN_INTERPRETED = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="minutes in the interpreter")
@@ -125,13 +126,19 @@ def test_every_kernel_has_a_first_check_and_one_under_the_sanitizer():
         assert any(re.search(pattern, found.name) for found in listing.listed(part, small)), name
 
 
+class Config(str):
+    """A launch configuration, by its name."""
+
+    maxnreg = None
+
+
 class Kernel:
     """A kernel with a choice: its second configuration is the fastest, its last cannot run."""
 
-    configs = ("slow", "fast", "huge")
+    configs = (Config("slow"), Config("fast"), Config("huge"))
 
     def run(self):
-        if len(self.configs) == 1 and self.configs[0] == "huge":
+        if self.configs == ["huge"]:
             raise RuntimeError("out of shared memory")
         return self.configs[0]
 
@@ -139,7 +146,7 @@ class Kernel:
 def test_tuning_times_every_configuration_and_names_the_winner_and_its_margin():
     kernel = Kernel()
     other = Kernel()
-    assert tuning.launched(lambda: kernel.run(), [kernel, other]) == [kernel]
+    assert tuning.launched(lambda: kernel.run(), [kernel, other]) == [(kernel, (), {})]
     times = tuning.times(lambda: kernel.run(), kernel, clock=lambda run: {"slow": 3.0, "fast": 2.0}[run()])
     assert times == {"slow": 3.0, "fast": 2.0, "huge": None}
     assert tuning.winner(times) == ("fast", 1.5)
@@ -187,6 +194,16 @@ def test_gpu_check_forces_the_configurations_of_every_tuned_kernel():
     with check.configuration(1):
         assert all(len(kernel.configs) == 1 for kernel in check.TUNED)
     assert [kernel.configs for kernel in check.TUNED] == before
+
+
+def test_a_forced_configuration_is_not_passed_by_with_kept_launches():
+    """Launches are kept with the configuration that they were first made with."""
+    planned = Planned(lambda tensor: lambda tensor: check.TUNED[0].configs)
+    one = torch.ones(1)
+    before = planned((one,), ())
+    with check.configuration(1):
+        assert planned((one,), ()) == [before[1]]
+    assert planned((one,), ()) == before and len(before) > 1
 
 
 def test_gpu_check_records_an_exception_and_goes_on(monkeypatch, capsys):
@@ -420,6 +437,19 @@ def test_answers_of_a_gpu_tell_kernel_call_and_host_apart():
     screen = "\n".join(pages.device("nvidia-h200", list(gpu_rows())))
     assert "called without a graph, 80 %" in screen and "cpu-jit" not in screen
     assert "| op, fwd, few rows | 640 | 27 |" in screen
+
+
+def test_a_page_of_a_gpu_says_what_binds_and_where_dense_is_faster():
+    found = [replace(r, speedup=0.5) if r.sparsity == 0.8 and r.provider == "ours" else r for r in gpu_rows()]
+    assert "Dense is faster at 80 % zeros, on at least one shape:\n`op` 1x1 (0.50)." in "\n".join(
+        pages.device("some-gpu", found)
+    )
+    (low,) = (replace(r, l2_bytes=8e9) for r in found if (r.timer, r.sparsity, r.provider) == ("graph", 0.8, "ours"))
+    page = tables.operator("some-gpu", [low])
+    assert "not measured in this run" in page and "| 1.6 |" in page
+    measured = replace(low, l2_gbps=1000.0)
+    page = tables.operator("some-gpu", [measured])
+    assert "not measured in this run" not in page and "| L2 |" in page
 
 
 def test_break_even_holds_from_there_on():

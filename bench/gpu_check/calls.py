@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 
-from smart_kernels import Block, SparseConv2d, SparseLinear
+from smart_kernels import NM, Block, SparseConv2d, SparseLinear
 from smart_kernels.ops import masked_linear, smart_linear, soft_topk
 
-from .. import run
+from .. import run, semi_structured_linear
 from ..case import Case, Problem, Shape
 from ..linear import runner
 from . import speed
@@ -46,11 +47,10 @@ class Call:
 
 
 def cases(context: Context) -> Iterator[Check]:
-    """Yield one check, and what compiles for it ahead, a check per configuration."""
+    """Yield one check: its rows belong together; and what compiles for it ahead."""
     yield Check("time of calls on the host", partial(time, context), "host")
-    for config in speed.configs(context):
-        check = partial(speed.compile_ahead, partial(_cases, context), config, context)
-        yield Check(f"compile calls config {config}", check, "compile", f"calls {config}")
+    compiles = partial(speed.compile_ahead, partial(_cases, context), context)
+    yield Check("compile calls", compiles, "compile", "calls")
 
 
 def _cases(context: Context) -> Iterator[Case]:
@@ -61,9 +61,9 @@ def _cases(context: Context) -> Iterator[Case]:
 def time(context: Context) -> dict:
     """Time every call on the host; a dry run makes each of them once."""
     found = list(_cases(context))
-    for case in found:
-        case.run()
     if context.dry or INTERPRETED:
+        for case in found:
+            case.run()
         return {"ok": True, "calls": len(found), "skipped": "dry run"}
     wrong: list[str] = []
     groups = [[pair] for pair in run.timed(found, "host", wrong)]  # of a host no speed-up is asked
@@ -90,11 +90,21 @@ def calls(context: Context) -> Iterator[Call]:
     for shape in (LAYER, FEW):
         yield Call("block_sparse_linear", shape, "64x64", 0.8, "dense", F.linear, (x[: shape.M], weight), ("fwd",))
         yield Call("block_sparse_linear", shape, "64x64", 0.8, "block_sparse_linear", layer, (x[: shape.M],), ("fwd",))
+    yield from _two_of_four(x)
     conv = SparseConv2d(64, 64, 3, Block(32, 32), density=0.2, padding=1).to(context.device, x.dtype)
     images = made(8, 64, 28, 28).to(memory_format=torch.channels_last)
     yield Call("conv2d", CONV, "32x32:one", 0.8, "bsr", conv, (images,), ("fwd",))
     big = torch.randn(SCORES.M, SCORES.N, device=context.device)
     yield Call("soft_topk", SCORES, "1x1", 0.7, "soft_topk", _mask, (big,), ("step",))
+
+
+def _two_of_four(x: torch.Tensor) -> Iterator[Call]:
+    """Yield a product on sparse tensor cores, where there are such."""
+    if x.is_cuda:
+        weight = semi_structured_linear.pruned(LAYER, NM(2, 4), x.device.type, x.dtype)
+        for kernel in islice(semi_structured_linear.tensor_cores(weight, x), 1):
+            for name, function, inputs in (("dense", F.linear, (x, weight)), (kernel.name, kernel.function, (x,))):
+                yield Call("semi_structured_linear", LAYER, "2x4", 0.5, name, function, inputs, ("fwd",))
 
 
 def _smart(x: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:

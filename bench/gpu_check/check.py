@@ -99,15 +99,22 @@ class Check:
 @contextlib.contextmanager
 def configuration(index: int) -> Iterator[None]:
     """Launch every tuned kernel with its ``index``-th configuration (its last where it has fewer)."""
-    before = [tuned.configs for tuned in TUNED]
-    forget()  # what is kept was launched with other configurations
-    try:
+    with contextlib.ExitStack() as stack:
         for tuned in TUNED:
-            tuned.configs = [on_this_device(tuned.configs[min(index, len(tuned.configs) - 1)])]
+            stack.enter_context(forced(tuned, tuned.configs[min(index, len(tuned.configs) - 1)]))
+        yield
+
+
+@contextlib.contextmanager
+def forced(kernel: Autotuner, config: triton.Config) -> Iterator[None]:
+    """Launch a kernel with one of its configurations; launches that were kept with another one are forgotten."""
+    before = kernel.configs
+    kernel.configs = [on_this_device(config)]
+    forget()
+    try:
         yield
     finally:
-        for tuned, configs in zip(TUNED, before, strict=True):
-            tuned.configs = configs
+        kernel.configs = before
         forget()
 
 

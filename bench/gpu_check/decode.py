@@ -55,14 +55,20 @@ def time_layer(context: Context, shape: Shape, block: tuple[int, int], sparsity:
     if context.dry:
         return result | {"skipped": "dry run"}
     problem = Problem("decode", shape, f"{block[0]}x{block[1]}", sparsity, dtype, "fwd")
-    sides = {"dense": (lambda weight: F.linear(x, weight), weight, 1.0)}
-    sides["block_sparse_linear"] = (ours, values, mask.mean().item())
-    pairs = []
-    for name, (function, stored, density) in sides.items():
-        needs = linear.needs("fwd", shape, density, dtype.itemsize)
-        taken = timing.summarise([seconds(function, stored)], "graph")
-        pairs.append((Case(problem, name, name == "dense", tuple, tuple, *needs), taken))
+    pairs = [
+        timed(problem, "dense", lambda weight: F.linear(x, weight), weight, 1.0),
+        timed(problem, "block_sparse_linear", ours, values, mask.mean().item()),
+    ]
     return result | {"goal": GOAL, **speed.rows_of([pairs], dtype, context)}
+
+
+def timed(
+    problem: Problem, name: str, function: Callable, stored: torch.Tensor, density: float
+) -> tuple[Case, timing.Timing]:
+    """Return the case of a function of a stored weight, and its time."""
+    needs = linear.needs("fwd", problem.shape, density, problem.dtype.itemsize)
+    case = Case(problem, name, name == "dense", tuple, tuple, *needs)
+    return case, timing.summarise([seconds(function, stored)], "graph")
 
 
 def seconds(function: Callable, weight: torch.Tensor) -> float:

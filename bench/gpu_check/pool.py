@@ -50,7 +50,7 @@ class Process:
         except (EOFError, OSError):
             self.process.join()
             return task, {"ok": False, "exception": f"its process died with {self.process.exitcode}"}, False
-        return task, outcome, not any(word in outcome.get("exception", "") for word in BROKEN)
+        return task, outcome, not any(word in str(outcome) for word in BROKEN)
 
     def end(self) -> None:
         """End the process, whatever it does, and what it has started."""

@@ -67,13 +67,18 @@ def check(tile: tuple[int, int], sparsity: float, context: Context) -> dict:
     if context.dry or INTERPRETED:
         return {"ok": bool(finite), "skipped": "dry run"}
     problem = Problem("training", SHAPE, f"{tile[0]}x{tile[1]}", sparsity, dense.x.dtype, "step")
-    calls = {"dense": dense.step, "finetuning": pruned.step}
+    return {"ok": bool(finite), **timed(problem, dense.step, pruned.step, samples, context)}
+
+
+def timed(problem: Problem, dense: Callable, finetuning: Callable, search: list[float], context: Context) -> dict:
+    """Time two steps out of a graph, and keep their rows with those of the search, which took these seconds."""
+    calls = {"dense": dense, "finetuning": finetuning}
     found = [Case(problem, name, name == "dense", call, tuple, 0.0, 0.0) for name, call in calls.items()]
     wrong: list[str] = []
     pairs = list(run.timed(found, "graph", wrong))
-    searched = Case(problem, "search", False, search, tuple, 0.0, 0.0, "wall clock")
-    times = speed.rows_of([pairs, [(searched, timing.summarise(samples, "events"))]], problem.dtype, context)
-    return {"ok": bool(finite), "wrong": wrong, **times}
+    searched = Case(problem, "search", False, tuple, tuple, 0.0, 0.0, "wall clock")
+    groups = [pairs, [(searched, timing.summarise(search, "events"))]]
+    return {"wrong": wrong, **speed.rows_of(groups, problem.dtype, context)}
 
 
 def made(context: Context) -> Trained:

@@ -11,11 +11,14 @@ from functools import partial
 
 from triton.runtime.autotuner import Autotuner
 
+from smart_kernels.kernels.common import Compiler, on_this_device
+from smart_kernels.ops.common import forget
+
 from .. import on_gpu, rows, semi_structured_linear, soft_topk
 from ..case import NAMES, Case, shapes
 from ..conv2d import GPU_LAYERS, cases_of
 from . import speed
-from .check import TUNED, Check, Context
+from .check import TUNED, Check, Context, forced
 
 SPARSITY = 0.8  # near which blocks are worth it; n:m has its own
 THEIRS = ("dense", "torch", "cusparselt", "stk", "mask-then-dense")
@@ -42,31 +45,37 @@ def tune(make: speed.Cases, context: Context) -> dict:
         p = case.problem
         if p.pass_ != "bwd" and not case.provider.startswith(THEIRS) and p.sparsity in (SPARSITY, 0.5):
             chosen[case.provider, p.block, p.pass_] = case  # the last: of two sparsities that of blocks
-    found = []
+    winners: list[str] = []
+    wrong: list[str] = []
     for case in chosen.values():
-        for kernel in launched(case.run, TUNED):
-            found.append(_line(case, kernel, times(case.run, kernel), context))
-    return {"ok": True, "cases": len(chosen), "winners": [f"{r['kernel']}: {r['winner']}" for r in found]}
+        try:
+            for kernel, args, kwargs in launched(case.run, TUNED):
+                compile_all(kernel, args, kwargs)
+                line = _line(case, kernel, times(case.run, kernel), context)
+                winners.append(f"{line['kernel']}: {line['winner']}")
+        except Exception as error:  # what raises must not end its group
+            wrong.append(f"{case}: {type(error).__name__}: {error}"[:300])
+    return {"ok": not wrong, "cases": len(chosen), "winners": winners, "wrong": wrong}
 
 
-def launched(run: Callable[[], object], kernels: Sequence[Autotuner]) -> list[Autotuner]:
-    """Return the kernels with a choice that a call launches."""
-    seen = []
+def launched(run: Callable[[], object], kernels: Sequence[Autotuner]) -> list[tuple[Autotuner, tuple, dict]]:
+    """Return the kernels with a choice that a call launches, and with what."""
+    seen: dict[int, tuple[Autotuner, tuple, dict]] = {}
+    forget()  # launches that are kept pass the tuner by
     with contextlib.ExitStack() as stack:
         for kernel in kernels:
             if len(kernel.configs) > 1:
                 stack.enter_context(_noted(kernel, seen))
         run()
-    return seen
+    return list(seen.values())
 
 
 @contextlib.contextmanager
-def _noted(kernel: Autotuner, seen: list) -> Iterator[None]:
+def _noted(kernel: Autotuner, seen: dict) -> Iterator[None]:
     launch = kernel.run
 
     def noting(*args, **kwargs):
-        if kernel not in seen:
-            seen.append(kernel)
+        seen.setdefault(id(kernel), (kernel, args, kwargs))
         return launch(*args, **kwargs)
 
     kernel.run = noting
@@ -76,22 +85,27 @@ def _noted(kernel: Autotuner, seen: list) -> Iterator[None]:
         del kernel.run  # the method shows again
 
 
+def compile_all(kernel: Autotuner, args: tuple, kwargs: dict) -> None:
+    """Compile all configurations of a launch side by side."""
+    compiler = Compiler()
+    compiler.submit(kernel.fn, args, kwargs, [on_this_device(config) for config in kernel.configs])
+    compiler.finish()
+
+
 def times(
     run: Callable[[], object], kernel: Autotuner, clock: Callable[[Callable], float] | None = None
 ) -> dict[str, float | None]:
     """Return the milliseconds of a call by the configuration of one of its kernels; None where it cannot run."""
     clock = clock or (lambda run: on_gpu.replayed(run).p50_ms)
-    configs = kernel.configs
     found: dict[str, float | None] = {}
-    try:
-        for config in configs:
-            kernel.configs = [config]
+    for config in kernel.configs:
+        with forced(kernel, config):
             try:
                 found[str(config)] = clock(run)
-            except Exception:  # too large for the device, or not for this problem
+            except Exception as error:  # too large for the device, or not for this problem
+                if "CUDA error" in str(error):
+                    raise
                 found[str(config)] = None
-    finally:
-        kernel.configs = configs
     return found
 
 

@@ -14,7 +14,7 @@ from ..peers import MAKERS
 from ..rows import Row
 
 BASELINES = ("best dense", "torch-bisection")
-PEERS = (*MAKERS, "cusparselt", "mask-then-dense")
+PEERS = (*MAKERS, "cusparselt", "mask-then-dense", "mask-then-dense-compiled")
 FEW = 64  # rows of x: a launch costs more than the product
 TIMERS = ("graph", "rounds", "events")  # the kernels alone come before the call; "host" is no speed of a kernel
 

@@ -1,7 +1,7 @@
 """The pages in Markdown: a screen per device, and behind it the rows of each operator."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from statistics import median
 
@@ -77,17 +77,8 @@ def commits(rows: Iterable[Row]) -> str:
 def summary(name: str, rows: list[Row]) -> Iterator[str]:
     """Yield the table of the answers; columns that no operator of the device fills are left out."""
     found = list(_answers(rows))
-    columns = [
-        ("not slower from", _break_even),
-        ("80 %", lambda a: span(a.forward.get(0.8, []))),
-        ("90 %", lambda a: span(a.forward.get(0.9, []))),
-        ("95 %", lambda a: span(a.forward.get(0.95, [])) if main_timer(rows) == "graph" else "-"),
-        ("best peer", lambda a: _best_peer(a) if main_timer(rows) == "graph" else "-"),
-        ("training step, 80 %", lambda a: span(a.step.get(0.8, []))),
-        ("called without a graph, 80 %", lambda a: span(a.called.get(0.8, []))),
-        ("`cpu-jit`, 80 %", lambda a: span(a.extra.get(0.8, []))),
-        ("`cpu-jit`, 90 %", lambda a: span(a.extra.get(0.9, []))),
-    ]
+    graph = main_timer(rows) == "graph"
+    columns = [(title, cell) for title, cell in COLUMNS.items() if graph or title not in ON_GPU]
     shown = [(title, cell) for title, cell in columns if any(cell(a) != "-" for a in found)]
     if not found:
         return
@@ -99,7 +90,7 @@ def summary(name: str, rows: list[Row]) -> Iterator[str]:
         yield f"| {title} | {a.block} | {' | '.join(cell(a) for _, cell in shown)} |"
         before = a.op
     yield ""
-    if main_timer(rows) == "graph":
+    if graph:
         yield from losses(found)
 
 
@@ -129,6 +120,20 @@ def _break_even(a: Answer) -> str:
 def _best_peer(a: Answer) -> str:
     found = {sparsity: of for sparsity, of in a.peer.items() if sparsity in (0.5, 0.8)}
     return f"at {max(found):.0%}: {span(found[max(found)])}" if found else "-"
+
+
+COLUMNS: dict[str, Callable[[Answer], str]] = {
+    "not slower from": _break_even,
+    "80 %": lambda a: span(a.forward.get(0.8, [])),
+    "90 %": lambda a: span(a.forward.get(0.9, [])),
+    "95 %": lambda a: span(a.forward.get(0.95, [])),
+    "best peer": _best_peer,
+    "training step, 80 %": lambda a: span(a.step.get(0.8, [])),
+    "called without a graph, 80 %": lambda a: span(a.called.get(0.8, [])),
+    "`cpu-jit`, 80 %": lambda a: span(a.extra.get(0.8, [])),
+    "`cpu-jit`, 90 %": lambda a: span(a.extra.get(0.9, [])),
+}
+ON_GPU = ("95 %", "best peer")  # a CPU's screen has what cpu-jit adds instead
 
 
 def models(name: str, rows: list[Row]) -> Iterator[str]:

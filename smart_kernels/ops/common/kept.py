@@ -4,12 +4,9 @@ The last step before the driver is a function in C. Its arguments differ from on
 spelled out here: a launch is made once more with a recorder in its place, and what is not recognised is not kept.
 """
 
-import copy
 import inspect
-import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import triton
@@ -18,12 +15,13 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from .recording import last_call, recorded
+
 HEAD = ("gridX", "gridY", "gridZ", "stream", "function")  # how a launcher that we know begins
 STREAM, FUNCTION, METADATA, ENTER, EXIT = 3, 4, 6, 7, 8  # places in what Triton calls it with
 PER_LAUNCH = {"global_scratch_size", "profile_scratch_size", "gsan_enabled"}  # memory or numbers of each launch
 KNOWN = PER_LAUNCH | {"launch", "num_ctas", "launch_cooperative_grid", "launch_pdl", "arg_annotations"}
 KNOWN |= {"kernel_signature", "global_scratch_align", "profile_scratch_align"}  # what launchers that we know consist of
-FILLS = ("fill_tma_descriptor", "fill_tma_descriptor_tiled")  # from an address and settings to a tensor map
 RUNTIME = triton.knobs.runtime
 
 
@@ -112,86 +110,17 @@ def _understood(compiled, again, tensors, described) -> Kept | None:
         return None
     if tuple(inspect.signature(launcher).parameters)[: len(HEAD)] != HEAD:
         return None
-    args = _recorded(compiled, again)
+    args = recorded(compiled, again)
     if args[FUNCTION] != compiled.function or args[ENTER] is not RUNTIME.launch_enter_hook:
         return None
     if args[EXIT] is not RUNTIME.launch_exit_hook:
         return None
     stream = object()
     args[STREAM], args[METADATA], args[ENTER], args[EXIT] = stream, None, None, None  # only hooks read the metadata
-    launch, last, filled = _last(launcher, args)
+    launch, last, filled = last_call(launcher, args)
     if len(filled) != len(described):
         return None
     return _kept(compiled, launch, last, stream, tensors, list(zip(described, filled, strict=True)))
-
-
-def _recorded(compiled, again) -> list:
-    """Return what Triton calls the launcher with."""
-    seen = []
-    launcher = compiled._run
-    me = threading.get_ident()
-
-    def record(*args):
-        if threading.get_ident() == me:
-            seen.append(list(args))
-        else:  # another thread launches the same kernel
-            launcher(*args)
-
-    compiled._run = record
-    try:
-        again()
-    finally:
-        compiled._run = launcher
-    (args,) = seen
-    return args
-
-
-def _last(launcher, args: list) -> tuple[Callable, list, list]:
-    """Return the function in C behind a launcher, what a launch with ``args`` calls it with, and the maps it fills."""
-    seen = []
-    probe = copy.copy(launcher)
-    launch = launcher.launch
-
-    def record(*args):
-        seen.append(list(args))
-
-    probe.launch = record
-    if isinstance(launch, types.FunctionType):  # turns descriptors into tensor maps and calls a function in C
-        cells = dict(zip(launch.__code__.co_freevars, launch.__closure__, strict=True))
-        through = cells["launcher"].cell_contents
-        cells["launcher"] = types.CellType(record)
-        closure = tuple(cells[name] for name in launch.__code__.co_freevars)
-        probe.launch = types.FunctionType(
-            launch.__code__, launch.__globals__, launch.__name__, launch.__defaults__, closure
-        )
-        launch = through
-    with _filling() as filled:
-        probe(*args)
-    (last,) = seen
-    return launch, last, filled
-
-
-@contextmanager
-def _filling() -> Iterator[list]:
-    """Note how tensor maps are filled: (function, arguments, map)."""
-    filled = []
-    utils = driver.active.utils
-    before = {name: getattr(utils, name) for name in FILLS if hasattr(utils, name)}
-
-    def noting(fill: Callable) -> Callable:
-        def note(*args):
-            filled.append((fill, args, fill(*args)))
-            return filled[-1][2]
-
-        return note
-
-    try:
-        for name, fill in before.items():
-            setattr(utils, name, noting(fill))
-        yield filled
-    finally:
-        for name, fill in before.items():
-            setattr(utils, name, fill)
 
 
 def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor], filled: list) -> Kept | None:

@@ -1,0 +1,80 @@
+"""Recorders in place of the last steps of a launch: what they are called with, and how tensor maps are filled."""
+
+import copy
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from triton.runtime import driver
+
+FILLS = ("fill_tma_descriptor", "fill_tma_descriptor_tiled")  # from an address and settings to a tensor map
+
+
+def recorded(compiled, again) -> list:
+    """Return what Triton calls the launcher with."""
+    seen = []
+    launcher = compiled._run
+    me = threading.get_ident()
+
+    def record(*args):
+        if threading.get_ident() == me:
+            seen.append(list(args))
+        else:  # another thread launches the same kernel
+            launcher(*args)
+
+    compiled._run = record
+    try:
+        again()
+    finally:
+        compiled._run = launcher
+    (args,) = seen
+    return args
+
+
+def last_call(launcher, args: list) -> tuple[Callable, list, list]:
+    """Return the function in C behind a launcher, what a launch with ``args`` calls it with, and the maps it fills."""
+    seen = []
+    probe = copy.copy(launcher)
+    launch = launcher.launch
+
+    def record(*args):
+        seen.append(list(args))
+
+    probe.launch = record
+    if isinstance(launch, types.FunctionType):  # turns descriptors into tensor maps and calls a function in C
+        cells = dict(zip(launch.__code__.co_freevars, launch.__closure__, strict=True))
+        through = cells["launcher"].cell_contents
+        cells["launcher"] = types.CellType(record)
+        closure = tuple(cells[name] for name in launch.__code__.co_freevars)
+        probe.launch = types.FunctionType(
+            launch.__code__, launch.__globals__, launch.__name__, launch.__defaults__, closure
+        )
+        launch = through
+    with _filling() as filled:
+        probe(*args)
+    (last,) = seen
+    return launch, last, filled
+
+
+@contextmanager
+def _filling() -> Iterator[list]:
+    """Note how tensor maps are filled: (function, arguments, map)."""
+    filled = []
+    utils = driver.active.utils
+    before = {name: getattr(utils, name) for name in FILLS if hasattr(utils, name)}
+
+    def noting(fill: Callable) -> Callable:
+        def note(*args):
+            filled.append((fill, args, fill(*args)))
+            return filled[-1][2]
+
+        return note
+
+    try:
+        for name, fill in before.items():
+            setattr(utils, name, noting(fill))
+        yield filled
+    finally:
+        for name, fill in before.items():
+            setattr(utils, name, fill)
