@@ -43,7 +43,7 @@ def same(driver, kept: Launch, tensors, kernel, grid, args, constants) -> list:
 
 
 def told(launch) -> list:
-    """What a launch tells the driver."""
+    """Record what a launch tells the driver."""
     for_hooks = triton.knobs.HookChain, triton.compiler.compiler.LazyDict
     return [None if isinstance(value, for_hooks) else value for value in arguments(launch)]
 
