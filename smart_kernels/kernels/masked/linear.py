@@ -40,6 +40,55 @@ def worth_trying(configs, args, **kwargs):
 
 
 @triton.jit
+def put_in_order(line, lines, room, end_ptr, order_ptr, LINES: tl.constexpr):
+    """Put a line of blocks into ``order``: by falling length, equal ones as they come; each owns ``room`` entries."""
+    length = tl.load(end_ptr + line) - line * room
+    place = 0
+    for first in range(0, lines, LINES):
+        other = first + tl.arange(0, LINES)
+        more = tl.load(end_ptr + other, mask=other < lines, other=0) - other * room - length
+        place += tl.sum(((other < lines) & ((more > 0) | ((more == 0) & (other < line)))).to(tl.int32))
+    tl.store(order_ptr + place, line)
+
+
+@triton.jit
+def pack_block(
+    # tensors of the layer
+    weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, packed_ptr,
+    # the block, where it goes, sizes, tiles per group, strides
+    row, col, slot, N, K, group_n, group_k,
+    stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
+    eps,
+    TILE_N, TILES_N: tl.constexpr, STRIDE_N, PARTS_N, BLOCK_N: tl.constexpr,
+    TILE_K, TILES_K: tl.constexpr, STRIDE_K, PARTS_K, BLOCK_K: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+):
+    """Store packed[slot] = weight * mask of a block, zeros in dead tiles and beyond the edge; a block of one is live."""
+    offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
+    offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
+    inside = in_n[:, None] & in_k[None, :]
+
+    tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
+    tile_k = element_tiles(col, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K)
+    in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+    mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                     stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+    w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
+    if TILES_N * TILES_K == 1:
+        w = tl.load(w_p, mask=inside, other=0.0)  # (BLOCK_N, BLOCK_K)
+    else:
+        live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
+        live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])  # a load may be as wide as a tile
+        w = tl.load(w_p, mask=inside & live, other=0.0)
+        mask = tl.where(is_live(mask, eps), mask, 0.0)
+    w = w.to(tl.float32) * mask
+
+    i, j = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    p = packed_ptr + slot.to(tl.int64) * (BLOCK_N * BLOCK_K) + i[:, None] * BLOCK_K + j[None, :]
+    tl.store(p, w.to(packed_ptr.dtype.element_ty))
+
+
+@triton.jit
 def pack_kernel(
     # tensors: inputs, then outputs
     weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, end_ptr, cols_ptr, packed_ptr, order_ptr,
@@ -54,47 +103,20 @@ def pack_kernel(
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
 ):
-    """Store packed[slot] = weight * mask of the live block in that slot, zeros in dead tiles and beyond the edge.
-
-    The first program of each row also puts it into ``order``, if there is one: by falling length, equal ones as they
-    come.
-    """
+    """Pack the live block in a slot; the first program of each row also puts the row into ``order``, if there is one."""
     slot = tl.program_id(0)
     row = slot // C
-    end = tl.load(end_ptr + row)
     if order_ptr is not None:  # noqa: SIM102, the compiler knows the first and not the second
         if slot == row * C:
-            place = 0
-            for first in range(0, R, ROWS):
-                other = first + tl.arange(0, ROWS)
-                more = tl.load(end_ptr + other, mask=other < R, other=0) - other * C - (end - slot)
-                place += tl.sum(((other < R) & ((more > 0) | ((more == 0) & (other < row)))).to(tl.int32))
-            tl.store(order_ptr + place, row)
-    if slot >= end:
+            put_in_order(row, R, C, end_ptr, order_ptr, ROWS)
+    if slot >= tl.load(end_ptr + row):
         return
-    col = tl.load(cols_ptr + slot)
-    offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
-    offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
-    inside = in_n[:, None] & in_k[None, :]
-
-    tile_n = element_tiles(row, TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N)
-    tile_k = element_tiles(col, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K)
-    in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
-    mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
-                     stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
-    w_p = weight_ptr + offs_n.to(tl.int64)[:, None] * stride_wn + offs_k.to(tl.int64)[None, :] * stride_wk
-    if TILES_N * TILES_K == 1:  # then the block is live
-        w = tl.load(w_p, mask=inside, other=0.0)  # (BLOCK_N, BLOCK_K)
-    else:
-        live = tl.broadcast_to(is_live(mask, eps), (BLOCK_N, BLOCK_K))
-        live = tl.max_constancy(live, [BLOCK_N // TILES_N, BLOCK_K // TILES_K])  # a load may be as wide as a tile
-        w = tl.load(w_p, mask=inside & live, other=0.0)
-        mask = tl.where(is_live(mask, eps), mask, 0.0)
-    w = w.to(tl.float32) * mask
-
-    i, j = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
-    p = packed_ptr + slot.to(tl.int64) * (BLOCK_N * BLOCK_K) + i[:, None] * BLOCK_K + j[None, :]
-    tl.store(p, w.to(packed_ptr.dtype.element_ty))
+    pack_block(
+        weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, packed_ptr,
+        row, tl.load(cols_ptr + slot), slot, N, K, group_n, group_k,
+        stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk, eps,
+        TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_N, EVEN_K,
+    )
 
 
 @triton.jit
@@ -169,10 +191,8 @@ def store_gradients(
 @triton.jit
 def block_lives(row, col, mask_ptr, threshold_ptr, temperature_ptr, N, K,
                 stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k, eps,
-                TILE_N: tl.constexpr, TILES_N: tl.constexpr, STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr,
-                BLOCK_N: tl.constexpr,
-                TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
-                BLOCK_K: tl.constexpr, DEAD_GRAD: tl.constexpr):
+                TILE_N, TILES_N: tl.constexpr, STRIDE_N, PARTS_N, BLOCK_N: tl.constexpr,
+                TILE_K, TILES_K: tl.constexpr, STRIDE_K, PARTS_K, BLOCK_K: tl.constexpr, DEAD_GRAD: tl.constexpr):
     """Return whether there is something to compute for the block: it has a live tile, or DEAD_GRAD; and it exists."""
     start_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N)
     start_k = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
