@@ -50,6 +50,7 @@ class Staged(Hooks, ABC):
         if self.stage == "search":
             self._check_ranks()
             self.search()
+        self.masked.prepare()
         self.watch.settle(self._learning())
 
     def harden(self) -> None:
