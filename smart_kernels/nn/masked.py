@@ -82,10 +82,15 @@ class Masked:
 
     @property
     def gate(self) -> Gate | None:
-        return self.__dict__["held"].now(self.scores)
+        held = self.__dict__["held"]
+        return held.gate if held.source is None else held.now(self.scores)
 
     @gate.setter
     def gate(self, gate: Gate | None) -> None:
+        self.carry(gate)
+
+    def carry(self, gate: Gate | None) -> None:
+        """Set ``gate``, past ``nn.Module``, which looks at each attribute that is set."""
         self.__dict__["held"].set(gate)
 
     @property

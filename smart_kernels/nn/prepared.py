@@ -24,18 +24,18 @@ class LayerBlocks:
         wanted: the dtype that the last product asked for.
     """
 
-    def __init__(self, weight: nn.Parameter, mask: Tensor, index: Tensor, packed: Tensor):
+    def __init__(self, weight: nn.Parameter, mask: Tensor, index: Tensor, packed: Tensor, captured: bool):
         self.weight = weight
         self.mask = mask
         self.index = index
         self.wanted = packed.dtype
-        self.take(packed)
+        self.take(packed, captured)
 
-    def take(self, packed: Tensor) -> None:
+    def take(self, packed: Tensor, captured: bool) -> None:
         """Take blocks packed of the weight as it is now. Those of a CUDA graph serve the graph, which alone renews them."""
         self.packed = packed
         self.version = self.weight._version
-        self.captured = capturing()
+        self.captured = captured
 
     def are_of(self, weight: nn.Parameter, mask: Tensor, dtype: torch.dtype) -> bool:
         """Return whether they are of this weight as it is now and of this mask, in this dtype."""
@@ -78,9 +78,10 @@ class Prepared:
         self.masks = masks.detach()
         if self.layers:
             indices = self.group.listed(self.masks)
-            packed = self._packed(indices)
-            for layer, *made in zip(self.layers, indices, packed, strict=True):
-                layer.__dict__["blocks"] = LayerBlocks(layer.raw_weight, layer.gate.mask, *made)
+            captured = capturing()
+            for layer, index, packed in zip(self.layers, indices, self._packed(indices), strict=True):
+                weight = layer._parameters["weight"]
+                layer.__dict__["blocks"] = LayerBlocks(weight, layer.gate.mask, index, packed, captured)
 
     def pack(self) -> None:
         """Pack the weights as they are now, for the masks of the last ``renew``."""
@@ -88,8 +89,10 @@ class Prepared:
         if None in blocks:  # a layer has moved since
             self.layers = []
             self.key = []
-        for layer, own, packed in zip(self.layers, blocks, self._packed(None) if self.layers else (), strict=False):
-            own.take(packed)
+        if self.layers:
+            captured = capturing()
+            for own, packed in zip(blocks, self._packed(None), strict=True):
+                own.take(packed, captured)
 
     def _regroup(self, layers: list[Masked], masks: Tensor) -> None:
         self.layers = [layer for layer in layers if _suits(layer)]
@@ -99,15 +102,16 @@ class Prepared:
         first = self.layers[0]
         blocks = first.__dict__.get("blocks")
         dtype = first.raw_weight.dtype if blocks is None else blocks.wanted
-        return self.group.packed([layer.raw_weight for layer in self.layers], self.masks, dtype, indices)
+        weights = [layer._parameters["weight"] for layer in self.layers]
+        return self.group.packed(weights, self.masks, dtype, indices)
 
 
 def _key(layer: Masked) -> tuple:
     """Return what decides whether and how a layer is prepared, and may change."""
-    weight = layer.raw_weight
-    gate = layer.gate
-    offset = gate.mask.storage_offset() if isinstance(gate, HardGate | SoftGate) else None
-    return layer, type(gate), offset, weight.device, weight.dtype
+    weight, gate = layer._parameters["weight"], layer.gate
+    kind = type(gate)
+    offset = gate.mask.storage_offset() if kind in (HardGate, SoftGate) else None
+    return layer, kind, offset, weight.device, weight.dtype
 
 
 def _described(layer: Masked) -> GroupedLayer:

@@ -42,7 +42,7 @@ class CarriedMasks:
         """Give each layer, and those that share its scores, its gate; None is no mask."""
         for name, gate in gates.items():
             for layer in self.sharing[name].values():
-                layer.gate = gate
+                layer.carry(gate)
 
     def set_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Multiply the layers' weights by these (rows, cols) masks."""
@@ -127,7 +127,8 @@ class CarriedMasks:
 
     def _set_soft(self, masks: Mapping[str, Tensor]) -> None:
         for pool in self.ranked:
-            self.set_gates({name: SoftGate(masks[name], pool.eps) for name in pool.layers if name in masks})
+            eps = pool.eps
+            self.set_gates({name: SoftGate(masks[name], eps) for name in pool.layers if name in masks})
 
     def _in_one_piece(self, masks: Mapping[str, Tensor]) -> Masks:
         """Return the masks as views of one tensor on the device of the scores."""

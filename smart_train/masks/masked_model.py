@@ -67,7 +67,7 @@ class MaskedModel(CarriedMasks):
 
     def scores(self) -> list[nn.Parameter]:
         """Return the scores, each tensor once."""
-        return [layer.scores for layer in self.layers.values()]
+        return [layer._parameters["scores"] for layer in self.layers.values()]  # __getattr__ is asked in every step
 
     def make_plain(self) -> None:
         """Bake the masks, which must be hard, into the weights, and let go of the layers; see ``unmask_``."""

@@ -24,6 +24,8 @@ class Softened:
     def __init__(self, pools: Sequence[RankedPool]):
         self.pools = pools
         self.sizes = [pool.scored for pool in pools]
+        self.shapes = [(name, cost.shape) for pool in pools for name, cost in pool.costs.items()]
+        self.counts = [shape.numel() for _, shape in self.shapes]
         self.threshold = torch.full((len(pools),), torch.nan, dtype=torch.float64)
         costs = [pool.cost for pool in pools]
         some = any(cost is not None for cost in costs)
@@ -56,7 +58,7 @@ class Softened:
         self.threshold.copy_(torch.tensor(values, dtype=torch.float64))
 
     def _solve(self, keep: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        own = {name: layer.scores for pool in self.pools for name, layer in pool.layers.items()}
+        own = {name: layer._parameters["scores"] for pool in self.pools for name, layer in pool.layers.items()}
         scores = torch.cat([each.flatten() for each in self.pools[0].ranks.whole(own).values()])
         if self.threshold.device != scores.device:
             self.threshold = self.threshold.to(scores.device)
@@ -65,9 +67,7 @@ class Softened:
         return soft_topk(scores, keep, temperature, self.cost, self.threshold, sizes=self.sizes)
 
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
-        costs = {name: cost for pool in self.pools for name, cost in pool.costs.items()}
-        parts = flat.split([cost.numel() for cost in costs.values()])
-        return {name: part.view(cost.shape) for (name, cost), part in zip(costs.items(), parts, strict=True)}
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes, flat.split(self.counts), strict=True)}
 
     @staticmethod
     def _filled(pool: RankedPool) -> Tensor:

@@ -93,6 +93,7 @@ class _Alike:
     """Layers whose launches are one: equal blocks, tiles per block and dtype."""
 
     def __init__(self, layers: list[GroupedLayer], device: torch.device):
+        self.layers = layers
         self.device = device
         self.axes = [layer.axes for layer in layers]
         self.eps = torch.tensor([layer.eps for layer in layers], dtype=torch.float32, device=device)
@@ -115,7 +116,8 @@ class _Alike:
             self.addresses = addresses
             rows = [[address, *row] for address, row in zip(addresses, self.rows, strict=True)]
             self.table = torch.tensor(rows, device=self.device)
-            self.wide = not any(address % ALIGNMENT for address in addresses)
+            rows = [layer.shape[1] * layer.dtype.itemsize for layer in self.layers]
+            self.wide = not any(each % ALIGNMENT for each in (*addresses, *rows))
 
     def listed(self, masks: Tensor) -> Sequence[Tensor]:
         index = torch.empty(sum(self.indices), dtype=torch.int32, device=self.device)
@@ -126,10 +128,9 @@ class _Alike:
         self._point(list(map(Tensor.data_ptr, weights)))
         counts = [count for count, _, _ in self.blocks]
         packed = torch.empty(sum(counts), *self.blocks[0][1:], dtype=dtype, device=self.device)
-        wide = self.wide and not any(w.stride(0) * w.element_size() % ALIGNMENT for w in weights)
-        key = dtype, wide, index is None
+        key = dtype, self.wide, index is None
         if key not in self.packing:
-            self.packing[key] = self._packing(wide, order=index is not None)
+            self.packing[key] = self._packing(order=index is not None)
         lists = self.lines if index is None else index  # without lines to put in order nothing is read there
         on_device(self.packing[key])(
             weights[0], masks, self.eps, self.table, self.lines, self.slots, lists, packed
@@ -142,12 +143,12 @@ class _Alike:
         chunk = max(1, min(CHUNK // (n.tiles_per_block * k.tiles_per_block), triton.next_power_of_2(most)))
         return Launch(group_lists_kernel, (len(self.lines),), *[TENSOR] * 5, **self._cut(), CHUNK=chunk)
 
-    def _packing(self, wide: bool, order: bool) -> Launch:
+    def _packing(self, order: bool) -> Launch:
         lines = len(self.lines) if order else 0
         most = max(max(n.blocks, k.blocks) for n, k in self.axes)
         return Launch(
             group_pack_kernel, (lines + len(self.slots),), *[TENSOR] * 8, lines,
-            WIDE=wide, **self._cut(), LINES=min(1024, triton.next_power_of_2(most)),
+            WIDE=self.wide, **self._cut(), LINES=min(1024, triton.next_power_of_2(most)),
         )  # fmt: skip
 
     def _cut(self) -> dict[str, int]:
