@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.ops.common import TRITON_DEVICES, capturing
+from smart_kernels.ops.common import TRITON_DEVICES, autocast_dtype, capturing
 from smart_kernels.ops.masked import GroupedBlocks, GroupedLayer
 
 from .gates import HardGate, SoftGate
@@ -101,7 +101,7 @@ class Prepared:
     def _packed(self, indices: list[Tensor] | None) -> list[Tensor]:
         first = self.layers[0]
         blocks = first.__dict__.get("blocks")
-        dtype = first.raw_weight.dtype if blocks is None else blocks.wanted
+        dtype = autocast_dtype(first.raw_weight) if blocks is None else blocks.wanted
         weights = [layer._parameters["weight"] for layer in self.layers]
         return self.group.packed(weights, self.masks, dtype, indices)
 

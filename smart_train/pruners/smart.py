@@ -85,6 +85,9 @@ class SmartPruner(Pruner):
         keep = torch.tensor([self.keep(pool) for pool in self.masked.ranked], dtype=torch.float64)
         return self.masked.soft_masks(keep, torch.tensor(self.temperature, dtype=torch.float64))
 
+    def repeats(self, stage):
+        return self.masked.ranks.count == 1
+
     def report(self):
         return super().report() | {"temperature": self.temperature}
 
