@@ -32,7 +32,7 @@ class LayerBlocks:
         self.take(packed, captured)
 
     def take(self, packed: Tensor, captured: bool) -> None:
-        """Take blocks packed of the weight as it is now. Those of a CUDA graph serve the graph, which alone renews them."""
+        """Take blocks packed of the weight as it is now; those of a CUDA graph serve the graph, which renews them."""
         self.packed = packed
         self.version = self.weight._version
         self.captured = captured
@@ -54,8 +54,8 @@ class LayerBlocks:
 class Prepared:
     """What the linear layers of a model read while they are pruned, made in a few launches, on a GPU.
 
-    A layer uses it while it is of its weight and mask, and does the same work by itself otherwise, as one that cannot be
-    prepared: see ``_suits``.
+    A layer uses it while it is of its weight and mask, and does the same work by itself otherwise, as one that cannot
+    be prepared: see ``_suits``.
     """
 
     def __init__(self):

@@ -133,6 +133,8 @@ class CarriedMasks:
     def _in_one_piece(self, masks: Mapping[str, Tensor]) -> Masks:
         """Return the masks as views of one tensor on the device of the scores."""
         devices = (self.layers[name].scores.device for name in masks)
-        self.changed = torch.cat([mask.flatten().to(device) for mask, device in zip(masks.values(), devices, strict=True)])
+        self.changed = torch.cat(
+            [mask.flatten().to(device) for mask, device in zip(masks.values(), devices, strict=True)]
+        )
         parts = self.changed.split([mask.numel() for mask in masks.values()])
         return {name: part.view(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)}

@@ -18,6 +18,7 @@ from smart_train import schedule
 from .ranks import Ranks
 from .sharing import Sharing
 
+
 class Pool(ABC):
     """Scores that compete for one budget; the base of the two kinds.
 

@@ -67,7 +67,9 @@ class Softened:
         return soft_topk(scores, keep, temperature, self.cost, self.threshold, sizes=self.sizes)
 
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes, flat.split(self.counts), strict=True)}
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self.shapes, flat.split(self.counts), strict=True)
+        }
 
     @staticmethod
     def _filled(pool: RankedPool) -> Tensor:

@@ -99,7 +99,9 @@ class SmartPruner(Pruner):
     def _targets(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the budgets of the ranked pools and the temperature in a step of the search, on the device."""
         if self.timetable is None:
-            progress = [self.lengths.progress(each + self.lengths.dense_steps) for each in range(self.lengths.search_steps)]
+            progress = [
+                self.lengths.progress(each + self.lengths.dense_steps) for each in range(self.lengths.search_steps)
+            ]
             self.timetable = Timetable(self._rows(progress))
         row = self.timetable.read(step, self.masked.scores()[0].device)
         return row[1:], row[0]

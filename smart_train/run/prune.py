@@ -22,9 +22,7 @@ PATIENCE = 0.1  # seconds to go on measuring a layer whose times have not settle
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
 
 
-def prune(
-    recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False, graph: str = "auto"
-) -> dict:
+def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False, graph: str = "auto") -> dict:
     """Train, prune, compress, measure and save a model.
 
     Args:

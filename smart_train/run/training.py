@@ -53,8 +53,8 @@ class Training:
         model: on ``device``; masked if there is a ``pruner``.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
         teacher: in eval mode; its probabilities are learnt instead of the labels.
-        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they cannot;
-            or "off".
+        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
+            cannot; or "off".
 
     Raises:
         ValueError: the pruner wants to look at more batches than the course has passes.

@@ -166,15 +166,13 @@ def test_a_graph_of_another_stage_is_refused():
     pruner, step = made(Block(8, 8))
     for _ in range(60):
         step()
-    with pytest.raises(ValueError, match="captured anew for each stage.* got one of the search for the finetune"):
+    with pytest.raises(ValueError, match=r"captured anew for each stage.* got one of the search for the finetune"):
         pruner.replayed()
 
 
 def test_a_capture_must_follow_a_step(monkeypatch):
-    pruner, step = made(Block(8, 8))
+    _, step = made(Block(8, 8))
     monkeypatch.setattr("smart_train.pruners.timetable.capturing", lambda: True)
     step()
     with pytest.raises(ValueError, match="a step must be taken before one is captured"):
         step()
-
-

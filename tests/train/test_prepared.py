@@ -14,12 +14,13 @@ from smart_train import SmartPruner
 
 INTERPRETED = triton.knobs.runtime.interpret
 SIZE = 64
+TILES = Block(32, 32)
 counted = pytest.mark.skipif(INTERPRETED, reason="the interpreter has no driver")
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="on a CPU nothing is prepared without TRITON_INTERPRET=1")
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "equal", "to_cpu")
 
 
-def made(layers=4, size=SIZE, pattern=Block(32, 32), dtype=torch.bfloat16, **settings):
+def made(layers=4, size=SIZE, pattern=TILES, dtype=torch.bfloat16, **settings):
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(size, size, dtype=dtype) for _ in range(layers)))
     pruner = SmartPruner(
@@ -62,7 +63,9 @@ def test_a_step_is_twelve_launches_for_the_model_and_three_a_layer(tiles, scope,
     x = torch.randn(64, size, dtype=torch.bfloat16, requires_grad=True)
     ours, torchs = launches(claim, pruner.step)
     assert (ours, torchs) == (8 if tiles == "many" else 3, 4) and ours + torchs <= 12
-    assert launches(claim, lambda: backward(model, x)) == (3 * 4 + 1, 1), "gradients of scores: brought together, solved"
+    assert launches(claim, lambda: backward(model, x)) == (3 * 4 + 1, 1), (
+        "gradients of scores: brought together, solved"
+    )
     pruner.harden()
     assert launches(claim, pruner.step) == (1, 0), "the weights are packed, the lists stay"
     assert launches(claim, lambda: backward(model, x)) == (3 * 4, 0)

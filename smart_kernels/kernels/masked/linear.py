@@ -63,7 +63,7 @@ def pack_block(
     TILE_K, TILES_K: tl.constexpr, STRIDE_K, PARTS_K, BLOCK_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
 ):
-    """Store packed[slot] = weight * mask of a block, zeros in dead tiles and beyond the edge; a block of one is live."""
+    """Store packed[slot] = weight * mask of a block that lives, zeros in its dead tiles and beyond the edge."""
     offs_n, in_n = block_span(row, N, STRIDE_N, PARTS_N, BLOCK_N, EVEN_N)
     offs_k, in_k = block_span(col, K, STRIDE_K, PARTS_K, BLOCK_K, EVEN_K)
     inside = in_n[:, None] & in_k[None, :]
@@ -103,7 +103,7 @@ def pack_kernel(
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
 ):
-    """Pack the live block in a slot; the first program of each row also puts the row into ``order``, if there is one."""
+    """Pack the live block of a slot; the first program of a row also puts the row into ``order``, if there is one."""
     slot = tl.program_id(0)
     row = slot // C
     if order_ptr is not None:  # noqa: SIM102, the compiler knows the first and not the second

@@ -65,7 +65,7 @@ def is_live(mask, eps):
 def list_line(
     # tensors of the layer; slots may be None
     mask_ptr, threshold_ptr, temperature_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr,
-    # the line, how many blocks it has, what it owns in the lists, and slots from one line and from one block to the next
+    # the line, how many blocks it has, how many entries it owns, slots from one line and one block to the next
     line, count, room, slot_line, slot_block,
     # sizes, tiles per group, strides: along the lines, along the blocks of a line
     A, B, group_a, group_b, stride_maska, stride_maskb, stride_ta, stride_tb,

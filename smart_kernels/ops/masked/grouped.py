@@ -132,9 +132,7 @@ class _Alike:
         if key not in self.packing:
             self.packing[key] = self._packing(order=index is not None)
         lists = self.lines if index is None else index  # without lines to put in order nothing is read there
-        on_device(self.packing[key])(
-            weights[0], masks, self.eps, self.table, self.lines, self.slots, lists, packed
-        )
+        on_device(self.packing[key])(weights[0], masks, self.eps, self.table, self.lines, self.slots, lists, packed)
         return list(packed.split(counts))
 
     def _listing(self) -> Launch:

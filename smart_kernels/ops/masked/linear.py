@@ -107,7 +107,9 @@ def parameter_gradients(ctx, dy: Tensor, x: Tensor, weight: Tensor, mask: Tensor
     needs = ctx.needs_input_grad[1:4]
     if not any(needs[:2]):
         return None, None, dy.sum(0, dtype=ctx.bias_dtype) if needs[2] else None
-    found = _masked_linear_backward(dy, x, weight, mask, *ctx.settings, *needs[:2], ctx.bias_dtype if needs[2] else None)
+    found = _masked_linear_backward(
+        dy, x, weight, mask, *ctx.settings, *needs[:2], ctx.bias_dtype if needs[2] else None
+    )
     return tuple(each if needed else None for each, needed in zip(found, needs, strict=True))
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.arguments import precision
@@ -32,9 +31,9 @@ def prepared_linear(
 ) -> Tensor:
     """Return ``masked_linear(x, weight, mask, bias, tile=tile, eps=eps)`` from what ``GroupedBlocks`` has made of both.
 
-    Three launches forward and backward: y, dx, and dweight with the gradients of mask and bias; one more where a tile is
-    larger than a block. Nothing is checked: masks and weights must be those that packed and index were made of, and x
-    be as autocast wants it.
+    Three launches forward and backward: y, dx, and dweight with the gradients of mask and bias; one more where a tile
+    is larger than a block. Nothing is checked: masks and weights must be those that packed and index were made of, and
+    x be as autocast wants it.
 
     Args:
         x: (..., K), dtype of ``packed``.

@@ -16,7 +16,7 @@ from smart_kernels.kernels.topk.large import (
     soft_topk_range_kernel,
 )
 from smart_kernels.kernels.topk.small import soft_topk_small_bwd_kernel, soft_topk_small_fwd_kernel
-from smart_kernels.ops.common.launch import ABSENT, NOTHING, TENSOR, Launch, slot
+from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, slot
 from smart_kernels.ops.common.plan import Planned
 from smart_kernels.reference.topk.soft_topk import UNDERFLOW
 
@@ -102,9 +102,7 @@ def _large(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callabl
         G, n, programs, *strides, len(CANDIDATES),
         BEFORE=CANDIDATES[-1], BLOCK=TILE, **many,
     )  # fmt: skip
-    masks = Launch(
-        soft_topk_mask_kernel, grid, TENSOR, TENSOR, bounds, TENSOR, TENSOR, n, BLOCK=TILE, num_warps=8
-    )
+    masks = Launch(soft_topk_mask_kernel, grid, TENSOR, TENSOR, bounds, TENSOR, TENSOR, n, BLOCK=TILE, num_warps=8)
     new = functools.partial(torch.empty, dtype=torch.float64, device=scores.device)
 
     def run(scores, keep, temperature, cost, start, bounds, mask, threshold):

@@ -25,9 +25,10 @@ def soft_topk(
 ) -> tuple[Tensor, Tensor]:
     """Return ``mask = sigmoid((scores - threshold) / temperature)`` with ``sum(cost * mask) = keep`` in every group.
 
-    A group is the last dimension; with ``sizes``, that many scores of one. Both results are differentiable in ``scores``, with the exact Jacobian
-    ``d threshold / d scores = cost v / sum(cost v)``, ``v = mask (1 - mask)``; it is 0 where all v underflow. The graph
-    may be run backward several times. The budget holds to 1e-5 for ``temperature >= 1e-3``; below, order still does.
+    A group is the last dimension; with ``sizes``, that many scores of one. Both results are differentiable in
+    ``scores``, with the exact Jacobian ``d threshold / d scores = cost v / sum(cost v)``, ``v = mask (1 - mask)``; it is
+    0 where all v underflow. The graph may be run backward several times. The budget holds to 1e-5 for
+    ``temperature >= 1e-3``; below, order still does.
 
     Equal scores get equal masks. Scores of +inf and -inf are pinned to 1 and 0 and the others share what is left; if
     that is nothing (or enough for all) they get exactly 0 (1) and the threshold is +inf (-inf). So do ``keep = 0`` and
@@ -79,7 +80,9 @@ def _check(scores, keep, temperature, cost: Tensor | None, start: Tensor | None,
         raise ValueError(f"scores must be floating point (..., n >= 1), got {scores.dtype} {tuple(scores.shape)}")
     n = scores.shape[-1]
     if sizes and (scores.dim() != 1 or min(sizes) < 1 or sum(sizes) != n):
-        raise ValueError(f"sizes must be at least 1 and add up to a row of scores, got {sizes} of {tuple(scores.shape)}")
+        raise ValueError(
+            f"sizes must be at least 1 and add up to a row of scores, got {sizes} of {tuple(scores.shape)}"
+        )
     groups = (len(sizes),) if sizes else scores.shape[:-1]
     _check_target(keep, temperature, n if cost is None else float("inf"), groups)
     if cost is not None and cost.shape not in ((n,), scores.shape):

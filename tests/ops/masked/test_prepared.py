@@ -65,30 +65,29 @@ def test_matches_the_formula(sizes, eps, dtype, device):
 def test_lists_and_blocks_are_those_of_the_mask(sizes, device):
     layers, flat, group = made(sizes, device, eps=0.5)
     for ((_, weight, mask, _), _, tile), index, packed in zip(layers, *prepared(layers, flat, group), strict=True):
-        layer = GroupedLayer(tuple(weight.shape), tile, 0, 0.5, weight.dtype)
-        n, k = layer.axes
-        lists = index.split(index_sizes(n, k))
-        masked = torch.where(full := expand(mask, tile, weight.shape), weight * full, 0)[0] if False else (
-            weight * expand(torch.where(mask <= 0.5, 0, mask), tile, weight.shape)
-        ).detach()
+        n, k = GroupedLayer(tuple(weight.shape), tile, 0, 0.5, weight.dtype).axes
+        masked = (weight * expand(torch.where(mask <= 0.5, 0, mask), tile, weight.shape)).detach()
         blocks = [[masked[_span(n, i)][:, _span(k, j)] for j in range(k.blocks)] for i in range(n.blocks)]
         live = torch.tensor([[bool((b != 0).any()) for b in row] for row in blocks])
-        for matrix, (start, end, order, cols, slots), step, room in (
-            (live, lists[:5], lambda i, j: i * k.blocks + j, k.blocks),
-            (live.T, lists[5:], lambda j, i: i * k.blocks + j, n.blocks),
-        ):
-            for i, row in enumerate(matrix):
-                assert start[i] == i * room
-                own = slice(int(start[i]), int(end[i]))
-                assert cols[own].tolist() == row.nonzero()[:, 0].tolist()
-                assert slots[own].tolist() == [step(i, j) for j in cols[own].tolist()]
-            counts = matrix.sum(1)
-            assert order[: len(matrix)].tolist() == counts.argsort(descending=True, stable=True).tolist()
+        slots = torch.arange(live.numel()).view(live.shape)
+        lists = index.split(index_sizes(n, k))
+        check_lists(live, slots, lists[:5])
+        check_lists(live.T, slots.T, lists[5:])
         for i, j in live.nonzero().tolist():
-            block = blocks[i][j]
-            got = packed[i * k.blocks + j]
+            block, got = blocks[i][j], packed[slots[i, j]]
             assert torch.equal(got[: block.shape[0], : block.shape[1]], block)
             assert not got[block.shape[0] :].any() and not got[:, block.shape[1] :].any()
+
+
+def check_lists(live, slots, lists):
+    """Hold start, end, order, cols and slots of the lines of a matrix to which blocks of it are live."""
+    start, end, order, cols, listed = lists
+    for i, line in enumerate(live):
+        own = slice(int(start[i]), int(end[i]))
+        assert start[i] == i * live.shape[1]
+        assert cols[own].tolist() == line.nonzero()[:, 0].tolist()
+        assert listed[own].tolist() == slots[i][line].tolist()
+    assert order[: len(live)].tolist() == live.sum(1).argsort(descending=True, stable=True).tolist()
 
 
 def _span(axis, i):
@@ -98,8 +97,7 @@ def _span(axis, i):
 
 def test_equals_masked_linear_bit_for_bit_and_never_reads_dead_tiles(device):
     layers, flat, group = made(LAYERS["alike"], device, eps=0.5)
-    for (inputs, _, tile) in layers:
-        _, weight, mask, _ = inputs
+    for (_, weight, mask, _), _, tile in layers:
         with torch.no_grad():
             weight[expand(mask <= 0.5, tile, weight.shape)] = torch.nan
     for (inputs, dy, tile), index, packed in zip(layers, *prepared(layers, flat, group), strict=True):

@@ -300,7 +300,8 @@ def test_groups_of_different_sizes_are_groups_of_their_own(sizes, costed, device
     (dscores,) = torch.autograd.grad((mask, threshold), scores, (dmask, dthreshold), retain_graph=True)
     (without,) = torch.autograd.grad(mask, scores, dmask)
     assert not torch.equal(without, dscores)
-    parts = zip(*(t.split(sizes) for t in (scores, mask, dmask, dscores)), costs, keep, threshold, dthreshold)
+    vectors = (t.split(sizes) for t in (scores, mask, dmask, dscores))
+    parts = zip(*vectors, costs, keep, threshold, dthreshold, strict=True)
     for s, m, dm, ds, c, k, t, dt in parts:
         leaf = s.detach().requires_grad_()
         alone, at = soft_topk(leaf, k.item(), 0.2, c)
@@ -313,7 +314,9 @@ def test_keep_and_temperature_are_read_from_tensors(device):
     scores = torch.randn(3, 7, device=device)
     keep, temperature = (torch.tensor(value, device=device, dtype=torch.float64) for value in (2.0, 0.3))
     for _ in range(2):
-        assert torch.equal(soft_topk(scores, keep, temperature)[0], soft_topk(scores, keep.item(), temperature.item())[0])
+        assert torch.equal(
+            soft_topk(scores, keep, temperature)[0], soft_topk(scores, keep.item(), temperature.item())[0]
+        )
         keep += 1
         temperature /= 2
     each = torch.tensor([1.0, 2.0, 6.0], device=device)
