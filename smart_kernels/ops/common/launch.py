@@ -23,6 +23,7 @@ ALIGNMENT = 16  # bytes: Triton compiles other loads for addresses that are a mu
 TENSOR = type("Slot", (), {"__repr__": lambda self: "TENSOR"})()  # where an argument is a tensor of the call
 ABSENT = type("Slot", (), {"__repr__": lambda self: "ABSENT"})()  # where a call brings NOTHING, None for the kernel
 ADDRESS = Tensor.data_ptr
+HOOKS = ENTER, EXIT = RUNTIME.launch_enter_hook, RUNTIME.launch_exit_hook  # chains that profilers add to
 
 
 class Nothing:
@@ -84,7 +85,8 @@ class Launch:
         if functools.reduce(operator.or_, addresses, 0) % ALIGNMENT:
             key = tuple([address % ALIGNMENT == 0 for address in addresses])
         kept = self.kept.get(key)
-        if kept is None or RUNTIME.launch_enter_hook.calls or RUNTIME.launch_exit_hook.calls:
+        hooks = RUNTIME.launch_enter_hook, RUNTIME.launch_exit_hook  # others may have been set
+        if kept is None or hooks != HOOKS or ENTER.calls or EXIT.calls:
             self._by_triton(key, tensors)
             return
         args = kept.args[:]

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from .launch import ALIGNMENT, STATE
 
-MOST = 4096  # plans that a function keeps, such as one per shape; then all are made anew
+MOST = 4096  # plans that a function keeps, such as one per shape; then the oldest goes for each new one
+CHANGING = threading.RLock()  # of what is kept; reading needs no lock
 ALIKE = operator.attrgetter("dtype", "shape", "device")
 STRIDE = operator.methodcaller("stride")
 
@@ -35,12 +37,16 @@ class Planned:
         if STATE.tracing:
             return self.prepare(*tensors, *settings)(*tensors)
         key = (settings, *map(ALIKE, tensors), *map(STRIDE, tensors))
-        plan = self.plans.get(key)
-        if plan is None:
-            if len(self.plans) >= MOST:
-                self.plans.clear()
-            plan = self.plans[key] = self.prepare(*tensors, *settings)
+        plan = self.plans.get(key) or self._made(key, tensors, settings)
         return plan(*tensors)
+
+    def _made(self, key: tuple, tensors: tuple, settings: tuple) -> Callable:
+        plan = self.prepare(*tensors, *settings)
+        with CHANGING:
+            while len(self.plans) >= MOST:
+                del self.plans[next(iter(self.plans))]
+            self.plans[key] = plan
+        return plan
 
 
 EVERY: list[Planned] = []
@@ -52,8 +58,9 @@ def no_work(*tensors) -> None:
 
 def forget() -> None:
     """Drop all plans: another configuration is wanted for a kernel, or another driver launches."""
-    for planned in EVERY:
-        planned.plans.clear()
+    with CHANGING:
+        for planned in EVERY:
+            planned.plans.clear()
 
 
 def buffers(sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[], Sequence[Tensor]]:
