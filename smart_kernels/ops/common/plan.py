@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .launch import ALIGNMENT, STATE
+from .launch import ALIGNMENT, NOTHING, STATE, all_given
 
 MOST = 4096  # plans that a function keeps, such as one per shape; then the oldest goes for each new one
 CHANGING = threading.RLock()  # of what is kept; reading needs no lock
@@ -50,6 +50,30 @@ class Planned:
 
 
 EVERY: list[Planned] = []
+
+
+def checked(check: Callable) -> Callable:
+    """Return a check of (tensors, settings) that looks at tensors alike only once: what has fitted once fits again.
+
+    A compiler has each looked at.
+
+    Args:
+        check: of ``*tensors, *settings``, None for a tensor that is not given; raises ``ValueError``.
+    """
+
+    @Planned
+    def fits(*args):
+        check(*[None if arg is NOTHING else arg for arg in args])
+        return no_work
+
+    @functools.wraps(check)
+    def look(tensors: tuple, settings: tuple) -> None:
+        if torch.compiler.is_compiling():
+            check(*tensors, *settings)
+        else:
+            fits(all_given(*tensors), settings)
+
+    return look
 
 
 def no_work(*tensors) -> None:

@@ -319,7 +319,9 @@ def test_a_hook_that_is_no_chain_is_left_to_triton(hook, monkeypatch):
 def test_a_tensor_that_would_be_kept_is_not_understood(monkeypatch):
     """A kernel may be handed the tensor behind a descriptor; its address would be that of the first call for ever."""
     x, y = torch.zeros(32, 64, dtype=torch.float16), torch.zeros(64)
-    kept = Launch(tiled_kernel, (1,), Descriptor(lambda t: TensorDescriptor.from_tensor(t, [16, 64])), TENSOR, 3, BLOCK=64)
+    kept = Launch(
+        tiled_kernel, (1,), Descriptor(lambda t: TensorDescriptor.from_tensor(t, [16, 64])), TENSOR, 3, BLOCK=64
+    )
     monkeypatch.setattr(claim, "_descriptor", lambda signature: None)
     with claimed() as driver:
         for _ in range(2):
