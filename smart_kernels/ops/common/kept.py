@@ -142,6 +142,8 @@ def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor], f
         return None
     (at,) = [place for place, arg in enumerate(args) if arg is stream]
     args[at] = 0
+    if nested is not None:
+        args[nested] = None  # what is handed over there holds the tensors
     kernel_args = None if nested is None else inner
     active = driver.active
     device = active.get_current_device()
