@@ -70,8 +70,8 @@ def _check_pruner(saved: Any, own: dict, pruner: Pruner) -> None:
     _check(isinstance(masks, dict) and masks.keys() <= pruner.layers.keys(), "masks must be those of the pruned layers")
     for name, mask in masks.items():
         shape = pruner.layers[name].scores.shape
-        fits = isinstance(mask, Tensor) and mask.shape == shape and mask.dtype == torch.bool
-        _check(fits, f"the mask of {name} must be {tuple(shape)} bool")
+        fits = isinstance(mask, Tensor) and mask.shape == shape and mask.dtype in (torch.bool, torch.float32)
+        _check(fits, f"the mask of {name} must be {tuple(shape)}, bool or float32")
     _check(isinstance(thresholds, list) and len(thresholds) == len(pruner.pools), "each pool must have a threshold")
     for threshold, pool in zip(thresholds, pruner.pools, strict=True):
         scores = sum(layer.scores.numel() for layer in pool.layers.values())
