@@ -13,7 +13,7 @@ else
   OVERLAY := .triton-oldest/.ready
   GENERATOR := .venv/.docs
 endif
-PYTEST := $(PYTHON) -m pytest -q -n auto
+PYTEST := $(PYTHON) -m pytest -q -n auto --dist worksteal
 INTERPRETED := tests/ops tests/test_masked_layers.py
 # On a CPU with AVX-512 these run once more as on one without; the two variables limit oneDNN, torch and our vector code.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
@@ -32,7 +32,7 @@ test: environment $(OVERLAY) lint
 	$(AVX2) $(PYTEST) $(VECTORISED) -m "not gpu and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
 ifneq ($(OVERLAY),)
-	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
+	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow" --one-in 3
 	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py tests/test_sparse_tensor_core.py -m "not gpu and not slow"
 endif
 
