@@ -1,6 +1,7 @@
 """A training: dense, search and finetune are the same ten lines."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +82,7 @@ class Training:
         self.seen = course.seen + looked_at
         self.optimizers = _optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
+        self.before_compiling: Callable[[], object] = lambda: None  # for who shows the progress
 
     def _take_off(self, course: Course) -> int:
         """Return how many batches go into the pruner's preparation instead of steps."""
@@ -110,6 +112,7 @@ class Training:
 
     def _compile(self) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
+        self.before_compiling()
         images, _ = self._batch(self.seen + self.step)
         with self._autocast():
             warmup(self.model, [tuple(images.shape)])
