@@ -1,6 +1,7 @@
 """A training: dense, search and finetune are the same ten lines."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,7 @@ class Training:
         self.seen = course.seen + looked_at
         self.optimizers = optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
+        self.before_compiling: Callable[[], object] = lambda: None  # for who shows the progress
         self.replays = Replays(self, strict=graph == "on") if graph != "off" and device == "cuda" else None
         self._on_device()
 
@@ -137,6 +139,7 @@ class Training:
 
     def _compile(self, images: Tensor) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
+        self.before_compiling()
         with self._autocast():
             warmup(self.model, [tuple(images.shape)])
         self.cold = False
