@@ -45,6 +45,8 @@ class Staged(Hooks, ABC):
         self.steps += 1
         if self.stage == "dense" and self.steps > self.lengths.dense_steps:
             self._start_search()
+        if self.stage == "dense":
+            self.dense()
         if self.stage == "search" and self.steps > self.lengths.dense_steps + self.lengths.search_steps:
             self.harden()
         if self.stage == "search":
