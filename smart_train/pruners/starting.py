@@ -70,6 +70,8 @@ class StartingPruner(PreparedPruner):
             if layer.gate is not None and layer.gate.mask.grad is not None:
                 layer.scores.data.add_(layer.gate.mask.grad.square())
                 self.prepared = True
+        if self.stage == "search":
+            self.findings.add()
 
     def start(self):
         if self.demanded:
