@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from smart_train import PRUNERS
-
-from .accuracy.cells import CELLS
+from .accuracy.cells import CELLS, METHODS
 from .case import DTYPES
 from .codegen.table import LIMITS
 from .gpu_check import PARTS
@@ -48,13 +46,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _add_accuracy(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"default: the core; {', '.join(CELLS)}"
-    )
-    command.add_argument("--pruners", nargs="+", choices=PRUNERS, metavar="NAME", help=f"default: {', '.join(PRUNERS)}")
-    command.add_argument(
-        "--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="0 to N - 1; default: 5"
-    )
+    add = command.add_argument
+    add("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"default: the core; of {', '.join(CELLS)}")
+    add("--pruners", nargs="+", choices=METHODS, metavar="NAME", help=f"default: all of {', '.join(METHODS)}")
+    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
     time = command.add_mutually_exclusive_group()
     time.add_argument("--quick", action="store_true", help="one slice of 10 minutes")
     time.add_argument("--minutes", type=_positive, help="start nothing after this long; default: until all is done")

@@ -6,68 +6,71 @@ Rows are added as runs finish; what has a row is not run again, so the command c
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
-from smart_train import PRUNERS
-
-from .cells import CELLS, CORE, STEPS, Cell
-from .record import Run, add, path, read
-from .trial import run
+from .cells import CELLS, CORE, METHODS, STEPS, Cell
+from .record import Run, add, key, path, read
+from .trial import refusal, run
 
 SLICE = 10.0  # minutes of --quick
-DRY = {name: 4 for name in STEPS}
-Task = tuple[str, str, int]  # cell, pruner, seed
+DRY = {name: 4 for name in STEPS} | {"search_steps": 12, "finetune_steps": 2}  # more than any method looks at first
+Task = tuple[str, str, int]  # cell, method, seed
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run what has no row yet; return 2 where nothing fits the filter."""
-    tasks = wanted(args.cells or list(CORE), args.pruners or list(PRUNERS), range(args.seeds))
+    """Run what has no row yet, or in a dry run every method for a few steps."""
+    cells = args.cells or list(CORE)
+    methods = args.pruners or list(METHODS)
     if args.dry_run:
-        return rehearse([task for task in tasks if task[2] == 0])
+        return rehearse(cells[0], methods)
     place = args.out or path()
+    tasks = wanted(cells, methods, range(args.seeds))
     missing = left(tasks, read([place]))
     minutes = SLICE if args.quick else args.minutes
-    deadline = time.monotonic() + 60 * minutes if minutes else None
+    deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     done = 0
-    for task in missing:
-        if deadline and time.monotonic() > deadline:
+    for cell, method, seed in missing:
+        if time.monotonic() > deadline:
             break
-        found = attempt(task, args.device)
-        if found:
-            add(found, place)
+        found = run(cell, CELLS[cell], method, seed, args.device)
+        add(found, place)
+        print(line(found), flush=True)
         done += 1
     print(f"{len(tasks) - len(missing)} runs had a row, {done} done now, {len(missing) - done} left -> {place}")
     return 0
 
 
-def wanted(cells: Iterable[str], pruners: Iterable[str], seeds: Iterable[int]) -> list[Task]:
-    """Return the runs, seed by seed, so that what is stopped early has all methods on the same seeds."""
-    return [(cell, pruner, seed) for seed in seeds for cell in cells for pruner in pruners]
+def wanted(cells: Iterable[str], methods: Iterable[str], seeds: Iterable[int]) -> list[Task]:
+    """Return the runs, seed by seed, so that what is stopped early has all methods on the same seeds.
+
+    Left out, and said, is what a method is not for.
+    """
+    fitting = []
+    for cell in cells:
+        for method in methods:
+            reason = refusal(CELLS[cell], method)
+            if reason:
+                print(f"{cell} {method}: {reason}")
+            else:
+                fitting.append((cell, method))
+    return [(cell, method, seed) for seed in seeds for cell, method in fitting]
 
 
 def left(tasks: Iterable[Task], known: dict[tuple, Run]) -> list[Task]:
     """Return the runs without a row."""
-    return [task for task in tasks if (task[0], task[1], "{}", task[2]) not in known]
+    return [(cell, method, seed) for cell, method, seed in tasks if key(cell, *METHODS[method], seed) not in known]
 
 
-def attempt(task: Task, device: str) -> Run | None:
-    """Run and print one; None where the method says that it is not for the cell's pattern."""
-    cell, pruner, seed = task
-    try:
-        found = run(cell, CELLS[cell], pruner, seed, {}, device)
-    except ValueError as error:
-        print(f"{cell} {pruner}: {error}", flush=True)
-        return None
-    print(f"{cell} {pruner} seed {seed}: {found.accuracy:.2f} % (dense {found.dense:.2f} %)", flush=True)
-    return found
+def line(found: Run) -> str:
+    """Return a run in a few words."""
+    return f"{found.cell} {found.method} seed {found.seed}: {found.accuracy:.2f} % (dense {found.dense:.2f} %)"
 
 
-def rehearse(tasks: list[Task]) -> int:
-    """Run the first cell with every pruner for a few steps; write nothing."""
-    first = tasks[0][0]
-    small = Cell("convnet", CELLS[first].pattern, CELLS[first].sparsity, "digits", 256, settings=DRY)
-    for _, pruner, seed in (task for task in tasks if task[0] == first):
-        run(first, small, pruner, seed, {}, "cpu")
-    print(f"{len(tasks)} runs listed, those of {first} rehearsed, nothing written")
+def rehearse(name: str, methods: list[str]) -> int:
+    """Run a cell with every method for a few steps on a few digits; write nothing."""
+    cell = Cell("convnet", CELLS[name].pattern, CELLS[name].sparsity, "digits", 256, settings=DRY)
+    fitting = [method for method in methods if not refusal(cell, method)]
+    for method in fitting:
+        run(name, cell, method, 0, "cpu")
+    print(f"{len(fitting)} methods rehearsed on {name}, nothing written")
     return 0

@@ -3,8 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from smart_train import PRUNERS
 from smart_train.run.recipe import Recipe
 
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # name in tables -> pruner, options
+    **{name: (name, {}) for name in PRUNERS},
+    "gradual-uniform": ("gradual", {"spread": "uniform"}),
+    "gradual-erk": ("gradual", {"spread": "erk"}),
+}
 STEPS = {"dense_steps": 780, "search_steps": 117, "finetune_steps": 117}  # of 64 images: 10, 1.5 and 1.5 epochs
 
 
@@ -29,8 +35,9 @@ class Cell:
     shrink: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def recipe(self, seed: int, pruner: str, options: dict[str, Any]) -> Recipe:
-        """Return the settings of a run; the same for all methods but for name and options."""
+    def recipe(self, seed: int, name: str) -> Recipe:
+        """Return the settings of a run with one of ``METHODS``; the same for all but for pruner and options."""
+        pruner, options = METHODS[name]
         method = {"pruner": pruner, "options": options}
         task = {"data": self.data, "seed": seed, "pattern": self.pattern, "sparsity": self.sparsity}
         return Recipe.for_model(self.model, **task, **method, **{**STEPS, **self.settings})

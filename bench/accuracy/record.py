@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import rows
+from .cells import METHODS
 
 FOLDER = rows.RESULTS / "accuracy"
 
@@ -53,7 +54,18 @@ class Run:
     @property
     def key(self) -> tuple:
         """What makes it the same run."""
-        return self.cell, self.pruner, json.dumps(self.options, sort_keys=True), self.seed
+        return key(self.cell, self.pruner, self.options, self.seed)
+
+    @property
+    def method(self) -> str:
+        """The name of pruner and options in ``METHODS``."""
+        own = [name for name, method in METHODS.items() if method == (self.pruner, self.options)]
+        return own[0] if own else f"{self.pruner} {self.options}"
+
+
+def key(cell: str, pruner: str, options: dict[str, Any], seed: int) -> tuple:
+    """Return what makes a run the same run."""
+    return cell, pruner, json.dumps(options, sort_keys=True), seed
 
 
 def path() -> Path:

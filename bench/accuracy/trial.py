@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +24,21 @@ from .record import Run
 SCRATCH = Path(__file__).parents[2] / "build" / "accuracy"  # dense models, which all methods of a seed share
 
 
-def run(name: str, cell: Cell, pruner: str, seed: int, options: dict[str, Any], device: str) -> Run:
+def refusal(cell: Cell, method: str) -> str:
+    """Return why a method does not prune what a cell has, or nothing."""
+    try:
+        Stages(cell.recipe(0, method), pictures(cell, 0), SCRATCH, "cpu").check()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def run(name: str, cell: Cell, method: str, seed: int, device: str) -> Run:
     """Train the dense model unless that is done, prune a copy by the method, and test both."""
-    recipe = cell.recipe(seed, pruner, options)
+    recipe = cell.recipe(seed, method)
     data = pictures(cell, seed)
     place = SCRATCH / _digest(recipe, cell)
     pruning = Stages(recipe, data, place / "last", device)
-    pruning.check()
     dense, milliseconds = _dense(Stages(recipe, data, place, device, resume=True))
     start = time.process_time()
     model, last = pruning.pruned(dense)
@@ -39,7 +46,7 @@ def run(name: str, cell: Cell, pruner: str, seed: int, options: dict[str, Any], 
     kept = sum(layer["kept"] for layer in last["layers"].values())
     weights = sum(layer["weights"] for layer in last["layers"].values())
     return Run(
-        **{"cell": name, "pruner": pruner, "seed": seed, "options": options},
+        **{"cell": name, "pruner": recipe.pruner, "seed": seed, "options": recipe.options},
         **{"passes": recipe.pruned_steps, "prepared": last["prepared"]},
         **{"dense": accuracy(dense, data, device), "accuracy": accuracy(model, data, device)},
         **{"kept": kept, "asked": round((1 - last["asked_sparsity"]) * weights)},

@@ -4,6 +4,22 @@ from .counts import counts
 from .masked_model import MaskedModel, Masks, check_not_nan
 from .pool import Pool
 from .pools import Budget
+from .shares import erk, spread_, uniform
 from .sharing import standardised
+from .tiles import fold_, per_weight, tile_means
 
-__all__ = ["Budget", "MaskedModel", "Masks", "Pool", "check_not_nan", "counts", "standardised"]
+__all__ = [
+    "Budget",
+    "MaskedModel",
+    "Masks",
+    "Pool",
+    "check_not_nan",
+    "counts",
+    "erk",
+    "fold_",
+    "per_weight",
+    "spread_",
+    "standardised",
+    "tile_means",
+    "uniform",
+]

@@ -6,7 +6,7 @@ WIDTHS = (32, 64, 128)
 
 
 def convnet(channels: int, size: int, classes: int) -> nn.Sequential:
-    """Return three 3x3 convolutions with BatchNorm, each halving the picture (the first only above 8), and a classifier."""
+    """Return three 3x3 convolutions with BatchNorm, each halving the picture (above 8), and a classifier."""
     layers: list[nn.Module] = []
     strides = (2 if size > 8 else 1, 2, 2)
     for inputs, outputs, stride in zip((channels, *WIDTHS), WIDTHS, strides, strict=False):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from smart_train.masks import MaskedModel, Masks, standardised
 
+from .watching import kept_buffers
+
 DEEP = 12  # pruned layers from which their sensitivities differ more than magnitudes can tell; docs/decisions/0100
 
 
@@ -44,14 +46,12 @@ def masks_of_ones(masked: MaskedModel) -> Masks:
 @contextmanager
 def _measuring(masked: MaskedModel, masks: Masks) -> Iterator[None]:
     """Put masks on the model; it and its buffers are as before in the end."""
-    before = {name: buffer.clone() for name, buffer in masked.model.named_buffers()}
     masked.set_masks(masks)
     try:
-        yield
+        with kept_buffers(masked.model):
+            yield
     finally:
         masked.set_gates(dict.fromkeys(masked.layers))
-        for name, buffer in masked.model.named_buffers():
-            buffer.copy_(before[name])
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Whether a search learns anything: signal and noise in the gradients of what it trains, and how far they can move it.
 
-``z^2 = T mean(g)^2 / var(g)`` of a score's gradients over T steps is 1 on average where they are noise, with a median of
-0.455. Where the median stays near that, learned scores came out no better than gradual magnitude pruning; where it was
-3.7, they were 7 points ahead (docs/decisions/0101).
+``z^2 = T mean(g)^2 / var(g)`` of a score's gradients over T steps is 1 on average where they are noise, with a median
+of 0.455. Where the median stays near that, learned scores came out no better than gradual magnitude pruning; where it
+was 3.7, they were 7 points ahead (docs/decisions/0101).
 """
 
 from collections.abc import Sequence
