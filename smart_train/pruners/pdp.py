@@ -65,7 +65,7 @@ class PDPPruner(Pruner):
 
     @torch.no_grad()
     def after_backward(self):
-        """Add what reaches the weights through the mask: ``dloss/dmask m (1 - m) / softness * 2 w / (size deviation)``."""
+        """Add what reaches weights by the mask: ``dloss/dmask m (1 - m) / softness * 2 w / (size deviation)``."""
         if self.stage != "search":
             return
         known = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
