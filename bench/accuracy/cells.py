@@ -11,6 +11,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # name in tables -> pruner, 
     "gradual-uniform": ("gradual", {"spread": "uniform"}),
     "gradual-erk": ("gradual", {"spread": "erk"}),
 }
+
+
+def title(method: str) -> str:
+    """Return how a method is called, with its options."""
+    pruner, options = METHODS[method]
+    return ", ".join([PRUNERS[pruner].title, *map(str, options.values())])
+
+
 STEPS = {"dense_steps": 780, "search_steps": 117, "finetune_steps": 117}  # of 64 images: 10, 1.5 and 1.5 epochs
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels import parse
+from smart_train import PRUNERS
 from smart_train.data import Data, load
 from smart_train.run.evaluate import accuracy
 from smart_train.run.recipe import Recipe
@@ -26,8 +28,10 @@ SCRATCH = Path(__file__).parents[2] / "build" / "accuracy"  # dense models, whic
 
 def refusal(cell: Cell, method: str) -> str:
     """Return why a method does not prune what a cell has, or nothing."""
+    recipe = cell.recipe(0, method)
+    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256))
     try:
-        Stages(cell.recipe(0, method), pictures(cell, 0), SCRATCH, "cpu").check()
+        PRUNERS[recipe.pruner](model, parse(recipe.pattern), recipe.sparsity, **recipe.pruner_settings)
     except ValueError as error:
         return str(error)
     return ""

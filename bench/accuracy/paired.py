@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 LEVEL = 0.05
 
@@ -30,11 +31,18 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     count = len(differences)
     if not count:
         return None
-    mean = sum(differences) / count
+    mean = fmean(differences)
     if count == 1:
         return Difference(mean, math.nan, 1, 1.0)
-    error = math.sqrt(sum((each - mean) ** 2 for each in differences) / (count - 1) / count)
-    return Difference(mean, t_quantile(1 - LEVEL / 2, count - 1) * error, count, _p(mean, error, count - 1))
+    p = _p(mean, stdev(differences) / math.sqrt(count), count - 1)
+    return Difference(mean, interval(differences), count, p)
+
+
+def interval(values: Sequence[float]) -> float:
+    """Return half of the 95 % t-interval of a mean; 0 for one value, which has none."""
+    if len(values) < 2:
+        return 0.0
+    return t_quantile(1 - LEVEL / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
 def _p(mean: float, error: float, freedom: int) -> float:
