@@ -26,6 +26,9 @@ is not for. What each takes from its paper and what is our reading is in [pruner
 """
 
 
+DOCS = Path(__file__).parents[2] / "docs"
+
+
 def write(docs: Path, folder: Path = FOLDER) -> None:
     """Write the page and its pictures under ``docs``, from all files of rows in a folder; nothing without rows."""
     runs = list(record.read(sorted(folder.glob("*.jsonl"))).values())
@@ -67,7 +70,7 @@ def verdict(found: Comparison) -> str:
     count = Counter(verdicts.values())
     names = "; ".join(f"{cell}: {word} ({title(found.best(cell))})" for cell, word in verdicts.items())
     return (
-        f"Against the best other method of each cell, chosen after the fact, by paired t-tests at 5 % after Holm: ahead "
+        "Against the best other method of each cell, chosen after the fact, by paired t-tests at 5 % after Holm: ahead "
         f"in {count['ahead']}, tied in {count['tied']}, behind in {count['behind']} of {len(verdicts)} cells. {names}. "
         "The noise of z² has a median of 0.45."
     )
