@@ -4,6 +4,7 @@ from .counts import counts
 from .masked_model import MaskedModel, Masks, check_not_nan
 from .pool import Pool
 from .pools import Budget
+from .shards import is_shard
 from .shares import erk, spread_, uniform
 from .sharing import standardised
 from .tiles import fold_, per_weight, tile_means
@@ -17,6 +18,7 @@ __all__ = [
     "counts",
     "erk",
     "fold_",
+    "is_shard",
     "per_weight",
     "spread_",
     "standardised",

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from smart_kernels import Pattern
 from smart_train.masks import spread_, uniform
 
+from .outputs import by_path, channels_last, check_channels, kept_buffers, watched
 from .prepared import PreparedPruner
-from .watching import by_path, channels_last, check_channels, kept_buffers, watched
 
 
 class CATROPruner(PreparedPruner):

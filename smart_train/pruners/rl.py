@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from smart_kernels import Pattern
 from smart_train.masks import Masks
 
+from .outputs import kept_buffers
 from .prepared import PreparedPruner
-from .watching import kept_buffers
 
 NOISE = 0.5  # of a trial, over the share that a layer has
 CLIP = 0.2  # a share changes by no more than this part in a generation

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smart_train.masks import MaskedModel, Masks, standardised
 
-from .watching import kept_buffers
+from .outputs import kept_buffers
 
 DEEP = 12  # pruned layers from which their sensitivities differ more than magnitudes can tell; docs/decisions/0100
 

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.masks import is_shard
 
 from .prepared import PreparedPruner
 from .saliency import layers_differ, masks_of_ones, saliency, start_from_saliency_
@@ -16,7 +17,7 @@ class StartingPruner(PreparedPruner):
     """A method whose scores start from the magnitude or from the saliency of their tile.
 
     Saliency comes from ``prepare_batches`` batches: those of the last dense steps, where there are such, at no further
-    pass (``after_backward`` has to be called); else those that ``prepare`` is given.
+    pass (``after_backward`` has to be called; not in shards); else those that ``prepare`` is given.
 
     Args:
         init: "magnitude", standardised over the layer; "saliency", standardised over the pool; "auto" takes saliency
@@ -58,7 +59,7 @@ class StartingPruner(PreparedPruner):
 
     def dense(self):
         number = self.steps - (self.lengths.dense_steps - self.gathered)  # counted from 1
-        if number < 1:
+        if number < 1 or any(map(is_shard, self.masked.scores())):
             return
         if number == 1:
             for layer in self.layers.values():
@@ -72,6 +73,16 @@ class StartingPruner(PreparedPruner):
                 self.prepared = True
         if self.stage == "search":
             self.findings.add()
+
+    def report(self):
+        return super().report() | {"init": self.init}
+
+    def state_dict(self):
+        return super().state_dict() | {"init": self.init}
+
+    def load_state_dict(self, taken):
+        super().load_state_dict(taken)
+        self.init = taken["init"]
 
     def start(self):
         if self.demanded:

@@ -236,7 +236,7 @@ def gdp():
         layer.scores.detach().square() / (layer.scores.detach().square() + 0.1) for layer in pruner.layers.values()
     ]
     kept = sum(float(mask.sum()) for mask in masks) * 16 / (0.25 * 384)
-    assert float(pruner.penalty()) == pytest.approx(2 * (kept - 1), rel=1e-5)
+    assert pruner.penalty().item() == pytest.approx(2 * (kept - 1), rel=1e-5)
     before = model[2].weight.detach().clone()
     pruner.harden()
     torch.testing.assert_close(model[2].weight.detach(), before * spread(model[2].gate.mask, before))
@@ -253,7 +253,7 @@ def dais():
             torch.testing.assert_close(pruner.leaves[name].detach(), expected)
         flat = torch.cat([leaf.detach().flatten() for leaf in pruner.leaves.values()])
         kept = float(flat.sum()) * 16 / (0.25 * 384)
-        assert float(pruner.penalty()) == pytest.approx(float(flat.mean()) + abs(torch.log(torch.tensor(kept)).item()))
+        assert pruner.penalty().item() == pytest.approx(float(flat.mean()) + abs(torch.log(torch.tensor(kept)).item()))
         loss(model).backward()
         pruner.after_backward()
         assert all((parameter.grad is None) == (step == 3) for parameter in pruner.weights())
