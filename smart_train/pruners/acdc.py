@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from smart_kernels import Pattern
@@ -17,7 +18,8 @@ class ACDCPruner(Pruner):
     After Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training" (NeurIPS 2021, arXiv 2106.12379), from its
     code: a sparse phase keeps the largest weights of all layers, chosen once at its start. The search is ``phases``
     pairs of a sparse and a dense phase of equal length, and finetuning the last sparse one. Our reading: tiles are
-    scored by their mean magnitude, standardised over their layer, as in one-shot pruning here.
+    scored by their mean magnitude, standardised over their layer, as in one-shot pruning here. An output channel of
+    which nothing was left comes back as it was: a BatchNorm magnifies the gradient of one that starts from 0.
 
     The momentum is found in ``optimizers``; a training loop that does not fill them in keeps it.
 
@@ -62,7 +64,9 @@ class ACDCPruner(Pruner):
         for layers in self.masked.sharing.values():
             weights = [(layer.raw_weight, layer.weight) for layer in layers.values()]
             for raw, masked in weights:
-                raw.data.copy_(masked.detach())
+                masked = masked.detach()
+                gone = masked.flatten(1).eq(0).all(1).view(-1, *[1] * (masked.dim() - 1))
+                raw.data.copy_(torch.where(gone, raw, masked))
         self.masked.set_gates(dict.fromkeys(self.layers))
         for optimizer in self.optimizers:
             for state in optimizer.state.values():

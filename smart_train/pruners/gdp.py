@@ -11,6 +11,7 @@ from smart_train.schedule import exponential
 from .chained import ChainedPruner
 
 EPS = (0.1, 1e-4)  # of the gates, first and last
+DEAD = 0.05  # scores below this are set to 0, where gates have no gradient
 
 
 class GDPPruner(ChainedPruner):
@@ -19,8 +20,9 @@ class GDPPruner(ChainedPruner):
     After Guo et al., "GDP: Stabilized Neural Network Pruning via Gates with Differentiable Polarization" (ICCV 2021,
     arXiv 2109.02220), our reading, from the abstract and from memory. A tile is multiplied by
     ``s^2 / (s^2 + eps)`` of its score; eps falls, so gates end at 0 and 1. The loss has ``strength`` times what the
-    gates leave above the budget, as a part of it (weights instead of operations). What is kept is folded into the
-    weights. The paper's own relaxation of the constraint is not known to us; the best scores within the budget stay.
+    gates leave above the budget, as a part of it (weights instead of operations). Scores that have become small are set
+    to 0 after the step. What is kept is folded into the weights. The paper's own relaxation of the constraint is not
+    known to us; the best scores within the budget stay.
 
     Args:
         strength: of the penalty.
@@ -30,7 +32,7 @@ class GDPPruner(ChainedPruner):
     title = "GDP"
     options = ("strength",)
     folds = True
-    pace = 0.1
+    pace = 0.3
 
     def __init__(
         self,
@@ -59,6 +61,12 @@ class GDPPruner(ChainedPruner):
         if self.stage != "search":
             return 0.0
         return self.strength * (self.kept_weights() - 1).clamp_min(0)
+
+    @torch.no_grad()
+    def after_step(self):
+        if self.stage == "search":
+            for scores in self.masked.scores():
+                scores[scores.abs() < DEAD] = 0
 
     @torch.no_grad()
     def settle(self):

@@ -154,16 +154,18 @@ def pdp_groups():
 
 
 def acdc():
-    """Equal phases, sparse first; what comes back is 0, and momentum with it."""
+    """Equal phases, sparse first; what comes back is 0, and momentum with it; a channel that was gone is as before."""
     model, pruner = make("acdc", search_steps=8, phases=2)
     optimizer = torch.optim.SGD(pruner.weights(), lr=0.1, momentum=0.9)
     pruner.optimizers = [optimizer]
     sparse = []
     for step in range(9):
-        before = model[2].weight.detach().eq(0)
+        before, raw = model[2].weight.detach().eq(0), model[2]._parameters["weight"].detach().clone()
         pruner.step()
         if step in (2, 6):
-            assert model[2].raw_weight[before].eq(0).all() and before.any()
+            gone = before.all(1)
+            assert model[2].raw_weight[~gone][before[~gone]].eq(0).all() and before[~gone].any()
+            assert model[2].raw_weight[gone].equal(raw[gone])
             assert all(state["momentum_buffer"].eq(0).all() for state in optimizer.state.values())
         sparse.append(model[2].gate is not None)
         loss(model).backward()
@@ -238,6 +240,10 @@ def gdp():
     kept = sum(float(mask.sum()) for mask in masks) * 16 / (0.25 * 384)
     assert pruner.penalty().item() == pytest.approx(2 * (kept - 1), rel=1e-5)
     before = model[2].weight.detach().clone()
+    with torch.no_grad():
+        pruner.layers["2"].scores[0] = torch.tensor([0.049, -0.049, 0.051, -0.051])
+    pruner.after_step()
+    torch.testing.assert_close(pruner.layers["2"].scores[0], torch.tensor([0.0, 0.0, 0.051, -0.051]))
     pruner.harden()
     torch.testing.assert_close(model[2].weight.detach(), before * spread(model[2].gate.mask, before))
 
@@ -265,6 +271,10 @@ def dhp():
     """z = sign(z) max(|z| - shrinkage, 0) after each step, as long as more than the budget is alive."""
     _, pruner = make("dhp", shrinkage=0.25)
     pruner.step()
+    start = flat_scores(pruner)
+    assert all(leaf.eq(1).all() for leaf in pruner.leaves.values())
+    expected = torch.distributions.Normal(0, 1).icdf(0.5 + (torch.arange(24) + 0.5) / 48)
+    torch.testing.assert_close(start.sort().values, expected)
     with torch.no_grad():
         for layer in pruner.layers.values():
             layer.scores.copy_(torch.linspace(-1, 1, layer.scores.numel()).view_as(layer.scores))
