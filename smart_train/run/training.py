@@ -102,7 +102,7 @@ class Training:
         """Show the pruner the batches it wants to see before the first step."""
         if self.pruner and self.pruner.prepare_batches:
             first = self.seen - self.pruner.prepare_batches
-            self.pruner.prepare([self._batch(number) for number in range(first, self.seen)], self._loss)
+            self.pruner.prepare([self._batch(number) for number in range(first, self.seen)], self._label_loss)
 
     def advance(self) -> Tensor:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
@@ -162,10 +162,15 @@ class Training:
         images, labels = self.data.batch(number, self.recipe.batch, self.recipe.seed)
         return images.to(self.device), labels.to(self.device)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _label_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy; a model that has not changed yet would learn nothing from itself as teacher."""
         with self._autocast():
-            if self.teacher is None:
-                return F.cross_entropy(self.model(images), labels)
+            return F.cross_entropy(self.model(images), labels)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self.teacher is None:
+            return self._label_loss(images, labels)
+        with self._autocast():
             with torch.no_grad():
                 target = self.teacher(images)
             return divergence(target, self.model(images))
