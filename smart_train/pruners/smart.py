@@ -37,6 +37,7 @@ class SmartPruner(StartingPruner):
     title = "SMART"
     learns = True
     options = ("temperature", "warmup", "init", "prepare_batches")
+    repeating = ("dense", "search", "finetune")
     timetable: Timetable | None = None
 
     def __init__(
@@ -88,9 +89,6 @@ class SmartPruner(StartingPruner):
             return super().masks()
         keep = torch.tensor([self.keep(pool) for pool in self.masked.ranked], dtype=torch.float64)
         return self.masked.soft_masks(keep, torch.tensor(self.temperature, dtype=torch.float64))
-
-    def repeats(self, stage):
-        return self.masked.ranks.count == 1
 
     def report(self):
         return super().report() | {"temperature": self.temperature}

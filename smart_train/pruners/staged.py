@@ -18,6 +18,7 @@ from .watch import Watch
 class Staged(Hooks, ABC):
     """The half of ``Pruner`` that goes on: dense, search, finetune, finalized."""
 
+    repeating: tuple[str, ...] = ("dense", "finetune")  # stages in which a step is like the one before
     lengths: Lengths
     steps: int
     stage: str
@@ -68,9 +69,9 @@ class Staged(Hooks, ABC):
     def repeats(self, stage: str) -> bool:
         """Return whether every step of a stage does the same on the device, so that a CUDA graph may repeat one.
 
-        By default steps of the search do not. In several processes none does.
+        Those of the search do where ``repeating`` says so. In several processes none does.
         """
-        return stage != "search" and self.masked.ranks.count == 1
+        return stage in self.repeating and self.masked.ranks.count == 1
 
     def replayed(self) -> None:
         """Count a step that a CUDA graph repeats, ``step()`` included; not the first, which ``step()`` has counted.
