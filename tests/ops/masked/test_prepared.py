@@ -114,7 +114,7 @@ def test_weights_are_packed_anew_and_lists_stay(device):
     weights = [(2 * weight).detach() for (_, weight, _, _), _, _ in layers]
     packed = group.packed(weights, flat, torch.float32, None)
     assert all(map(torch.equal, indices, before))
-    for (inputs, dy, tile), index, blocks, weight in zip(layers, indices, packed, weights, strict=True):
+    for (inputs, _, tile), index, blocks, weight in zip(layers, indices, packed, weights, strict=True):
         x, _, mask, bias = inputs
         y = prepared_linear(x, weight, mask, bias, blocks, index, tile=tile, eps=0.0)
         assert_close("y", y, formula(x.double(), weight.double(), mask.double(), bias.double(), tile), torch.float32)
