@@ -51,7 +51,7 @@ def cases() -> Iterator[HostCase]:
         yield HostCase(f"{name}, hard", partial(_masked_layer, kind, hard, False))
         yield HostCase(f"{name}, soft", partial(_masked_layer, kind, hard, True))
     for name, pattern in (("Block", Block(*TILE)), ("tile 128x128", Block(128, 128)), ("NM", NM(2, 4))):
-        yield HostCase(f"MaskedLinear in a step, {name}", partial(_in_a_step, pattern))
+        yield HostCase(f"MaskedLinear in a step, {name}", partial(_in_a_step, pattern), ("fwd+bwd",))
     for name, (pattern, size) in PRUNED.items():
         yield HostCase(f"SmartPruner.step, {LAYERS} layers, {name}", partial(_pruner, pattern, size), ("fwd",), LAYERS)
         step = partial(_step, pattern, size)

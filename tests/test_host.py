@@ -28,7 +28,6 @@ COSTS = {  # the call and its pass, of bench/host_cases.py: the most Python call
     ("block_sparse_conv_transpose2d, index", "fwd"): (120, 1),
     ("block_sparse_conv_transpose2d, index", "fwd+bwd"): (300, 3),
     ("masked_linear", "fwd+bwd"): (300, 7),
-    ("MaskedLinear in a step, Block", "fwd"): (120, 1),
     ("MaskedLinear in a step, Block", "fwd+bwd"): (300, 3),
     ("MaskedLinear in a step, tile 128x128", "fwd+bwd"): (300, 3),
     ("MaskedLinear in a step, NM", "fwd+bwd"): (300, 2),
