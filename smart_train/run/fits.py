@@ -65,7 +65,8 @@ def _check_pruner(saved: Any, own: dict, pruner: Pruner) -> None:
     _check(saved["pools"] == own["pools"], f"the pruner must have the pools {own['pools']}"[:2000])
     _number("the pruner's step", saved["step"], 2**62)
     _check(saved["stage"] in STAGES, f"the pruner's stage must be one of {STAGES}")
-    masks, thresholds = saved["masks"], saved["thresholds"]
+    masks = saved["masks"]
+    thresholds = saved["thresholds"]
     _check(isinstance(masks, dict) and masks.keys() <= pruner.layers.keys(), "masks must be those of the pruned layers")
     for name, mask in masks.items():
         shape = pruner.layers[name].scores.shape

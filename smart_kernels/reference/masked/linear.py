@@ -79,7 +79,8 @@ def split_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Split the (N, K) gradient of the product ``weight * mask`` into dweight and dmask."""
     dead = mask <= eps
-    dweight, dmask = weight.new_empty(0), mask.new_empty(0)
+    dweight = weight.new_empty(0)
+    dmask = mask.new_empty(0)
     if needs_dweight:
         factor = expand(mask.to(grad.dtype).masked_fill(dead, 0), tile, weight.shape)
         dweight = (grad * factor).to(weight.dtype).contiguous()
