@@ -156,8 +156,11 @@ def budget(row: dict) -> int | None:
 
 
 def second_index(row: dict) -> float:
-    """Return what the place of a block that is not stored in order costs beside descriptors, which need no address."""
-    return PER_INDEX * (kind(row) == "tma" and "conv" not in row["kernel"] and row["narrow_loads"] > 1)
+    """Return what the place of a block that is not stored in order costs beside descriptors.
+
+    The next index, as elsewhere, and its product with BLOCK_N, which is the row that the descriptor wants.
+    """
+    return (PER_INDEX + 1) * (kind(row) == "tma" and "conv" not in row["kernel"] and row["narrow_loads"] > 1)
 
 
 def scaling(row: dict) -> float:
