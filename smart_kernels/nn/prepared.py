@@ -65,8 +65,9 @@ class LayerBlocks:
 
         What is written through ``.data`` leaves no trace; a forward without gradients does not ask.
         """
-        moved = weight._version != self.version or self.steps != CLOCK.steps or weight.data_ptr() != self.address
-        if weight is not self.weight or mask is not self.mask or moved:
+        if weight is not self.weight or mask is not self.mask or self.steps != CLOCK.steps:
+            return False
+        if weight._version != self.version or weight.data_ptr() != self.address:
             return False
         self.wanted = dtype
         return dtype is self.packed.dtype and self.captured == capturing()
@@ -122,8 +123,9 @@ class Prepared:
                 own.take(packed, captured)
 
     def _regroup(self, layers: list[Masked], masks: Tensor) -> None:
-        CLOCK.start()
         self.layers = [layer for layer in layers if _suits(layer)]
+        if self.layers:
+            CLOCK.start()
         self.group = GroupedBlocks([_described(layer) for layer in self.layers], masks.device)
 
     def _packed(self, indices: list[Tensor] | None) -> list[Tensor]:
