@@ -47,9 +47,8 @@ def prepared(layers, flat, group, dtype=torch.float32):
     return indices, group.packed(weights, flat, dtype, indices)
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.5])
 @pytest.mark.parametrize("sizes", LAYERS.values(), ids=LAYERS)
-def test_matches_the_formula(sizes, eps, dtype, device):
+def test_matches_the_formula(sizes, dtype, device, eps=0.4):
     if dtype == torch.float64:
         pytest.skip("the kernels do not sum in fp64")
     layers, flat, group = made(sizes, device, dtype, eps)
