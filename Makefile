@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-oldest | test-gpu | bench | zoo | docs | lint
+# make demo | test | test-all | test-oldest | test-gpu | bench | zoo | accuracy | docs | lint
 # Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
 # OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
 OLDEST := triton==3.6.0 "numpy<2.4"
@@ -17,7 +17,7 @@ else
   OLD := .venv-oldest/.ready
   GENERATOR := .venv/.docs
 endif
-PYTEST := $(PYTHON) -m pytest -q -n auto
+PYTEST := $(PYTHON) -m pytest -q -n auto --dist worksteal
 INTERPRETED := tests/ops tests/test_masked_layers.py
 # On a CPU with AVX-512 these run once more as on one without; the two variables limit oneDNN, torch and our vector code.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
@@ -25,7 +25,7 @@ VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tes
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-oldest test-gpu bench zoo docs lint environment
+.PHONY: demo test test-all test-oldest test-gpu bench zoo accuracy docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -36,7 +36,7 @@ test: environment $(OVERLAY) lint
 	$(AVX2) $(PYTEST) $(VECTORISED) -m "not gpu and not slow"
 	TRITON_INTERPRET=1 $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
 ifneq ($(OVERLAY),)
-	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow"
+	TRITON_INTERPRET=1 PYTHONPATH=.triton-oldest $(PYTEST) $(INTERPRETED) -m "not gpu and not slow" --one-in 3
 	PYTHONPATH=.triton-oldest $(PYTEST) tests/test_machine_code.py tests/test_sparse_tensor_core.py -m "not gpu and not slow"
 endif
 
@@ -59,6 +59,11 @@ bench: environment
 # hours on two cores; what has been tried is not tried again
 zoo: .zoo/.ready
 	nice .zoo/bin/python -m bench zoo
+
+# hours on two cores; what has a row is not run again
+accuracy: environment
+	nice $(PYTHON) -m bench accuracy
+	$(PYTHON) -m bench report
 
 docs: environment $(GENERATOR)
 	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train

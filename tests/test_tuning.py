@@ -251,7 +251,7 @@ def test_what_cannot_be_captured_is_timed_as_triton_does(claim):
 
 @pytest.fixture
 def compiles(monkeypatch, claim):
-    """What is compiled: (name of the kernel, settings, thread). Nothing is launched."""
+    """List the compilations as (name of the kernel, settings, thread). Nothing is launched."""
     found, before = [], {id(fn): fn.__dict__.get("compile") for fn in jitted()}
 
     def compile(src, target=None, options=None, **_):

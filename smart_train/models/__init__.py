@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from .cnn import cnn
-from .mobilenet import mobilenet_v2
+from .convnet import convnet
+from .mobilenet import mobilenet_small, mobilenet_v2
 from .vit import ViT
 
 MODELS = {  # (channels, size, classes) -> model
@@ -14,6 +15,9 @@ MODELS = {  # (channels, size, classes) -> model
     "vit": ViT,
     "mobilenet_v2": mobilenet_v2,
     "cnn-tiny": partial(cnn, width=32),
+    "convnet": convnet,
+    "vit-small": partial(ViT, width=64, depth=2, ratio=2),
+    "mobilenet-small": mobilenet_small,
     "vit-tiny": partial(ViT, width=64, depth=1, ratio=2),
 }
 

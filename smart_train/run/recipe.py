@@ -8,8 +8,10 @@ from smart_train.pruners import PRUNERS
 
 OPTIMIZERS = ("sgd", "adamw")
 
-PER_MODEL = {  # what a user's own choice overrides
+PER_MODEL = {  # by what a name has before "-"; a user's own choice overrides it
     "cnn": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
+    "convnet": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "mobilenet": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.05, "weight_decay": 5e-4},
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
     "mobilenet_v2": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 32, "distill": True},
 }
@@ -117,7 +119,7 @@ class Recipe:
         given = {name: value for name, value in settings.items() if value is not None}
         sparsity = parse(given.get("pattern", cls.pattern)).sparsity
         implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
-        return cls(**{"model": model, **PER_MODEL.get(model.removesuffix("-tiny"), {}), **implied, **given})
+        return cls(**{"model": model, **PER_MODEL.get(model.partition("-")[0], {}), **implied, **given})
 
     def to_dict(self) -> dict:
         """Return every setting, as JSON can hold them."""

@@ -25,7 +25,8 @@ class Planned:
 
     def __init__(self, prepare: Callable[..., Callable]):
         functools.update_wrapper(self, prepare)
-        self.prepare, self.plans = prepare, {}
+        self.prepare = prepare
+        self.plans = {}
         EVERY.append(self)
 
     def __call__(self, tensors: tuple, settings: tuple):

@@ -53,7 +53,7 @@ def flat(launch) -> list:
 
 
 def told(launch) -> list:
-    """What a launch tells the driver."""
+    """Record what a launch tells the driver."""
     for_hooks = triton.knobs.HookChain, triton.compiler.compiler.LazyDict
     return [None if isinstance(value, for_hooks) else value for value in arguments(launch)]
 
