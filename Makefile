@@ -18,7 +18,7 @@ else
   GENERATOR := .venv/.docs
 endif
 PYTEST := $(PYTHON) -m pytest -q -n auto --dist worksteal
-INTERPRETED := tests/ops tests/test_masked_layers.py
+INTERPRETED := tests/ops tests/test_masked_layers.py tests/train/test_prepared.py
 # On a CPU with AVX-512 these run once more as on one without; the two variables limit oneDNN, torch and our vector code.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tests/test_save.py tests/test_warmup.py

@@ -113,9 +113,9 @@ class SmartPruner(StartingPruner):
     def _rows(self, progress: list[float]) -> Tensor:
         """Return temperature and budgets at each progress, (steps, 1 + pools) float64."""
         budgets = {}  # many pools are alike, and steps many
-        for pool in self.masked.ranked:
-            kind = pool.everything, pool.target, pool.cost is None
-            budgets.setdefault(kind, [pool.keep(u, self.cooling.warmup) for u in progress])
         kinds = [(pool.everything, pool.target, pool.cost is None) for pool in self.masked.ranked]
+        for kind, pool in zip(kinds, self.masked.ranked, strict=True):
+            if kind not in budgets:
+                budgets[kind] = [pool.keep(u, self.cooling.warmup) for u in progress]
         columns = [list(map(self.cooling.temperature_at, progress)), *(budgets[kind] for kind in kinds)]
         return torch.tensor(columns, dtype=torch.float64).T.contiguous()

@@ -17,6 +17,7 @@ from smart_train.pruners import PRUNERS, Pruner
 from . import checkpoint
 from .loop import fit
 from .recipe import Recipe
+from .replays import Replays
 from .training import Course, Training
 
 BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
@@ -31,7 +32,8 @@ class Stages:
 
     Args:
         resume: continue from those checkpoints.
-        graph: whether steps come from CUDA graphs; see ``Training``.
+        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
+            cannot; "off", or on a CPU, one by one.
     """
 
     recipe: Recipe
@@ -114,7 +116,10 @@ class Stages:
         return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
 
     def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
-        return Training(model, self.data, self.recipe, course, device=self.device, graph=self.graph, **pruning)
+        training = Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        if self.graph != "off" and self.device == "cuda":
+            training.use_graphs(Replays(training, strict=self.graph == "on"))
+        return training
 
     def _fit(self, name: str, training: Training) -> None:
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

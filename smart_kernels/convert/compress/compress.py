@@ -67,7 +67,9 @@ def compress_(
         backends: names out of ``BACKENDS``; default all.
         policy: ``"speed"``, or ``"size"`` to keep sparse storage where it loses, too.
         seconds: how long at most to repeat the comparison of one layer while its ratios have not settled.
-        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each.
+        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each. To capture it, call
+            ``warmup(model, [x.shape])``, then ``with torch.no_grad(), torch.cuda.graph(graph): y = model(x)``, and for
+            each input ``x.copy_(...)`` and ``graph.replay()``; x and y stay the same tensors.
 
     Returns:
         The choice and its numbers per layer; ``print`` shows a table.

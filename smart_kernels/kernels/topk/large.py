@@ -25,8 +25,9 @@ STATE = tl.constexpr(3)  # low, high, Newton's threshold; fp64
 def load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg):
     if cost_ptr is None:
         return inside.to(tl.float32)
-    row = group * stride_cg if bounds_ptr is None else first
-    return tl.load(cost_ptr + row + offsets, mask=inside, other=0.0)
+    else:
+        row = group * stride_cg if bounds_ptr is None else first
+        return tl.load(cost_ptr + row + offsets, mask=inside, other=0.0)
 
 
 @triton.jit
