@@ -1,4 +1,4 @@
-"""``mask_from_zeros_``: zeros stay while a pruned model trains on, whoever made them and whatever the optimizer does."""
+"""``mask_from_zeros_``: zeros stay while a pruned model trains on, whoever made them, whatever the optimizer is."""
 
 import pytest
 import torch

@@ -18,9 +18,9 @@ def mask_from_zeros_(model: nn.Module, filter_fn: Filter | None = None) -> dict[
     """Hold the zeros of a pruned model while it trains on, in place; ``unmask_`` makes it plain again.
 
     Anybody's zeros: those of ``finalize()``, of another library or of ``torch.nn.utils.prune``, whose masks become
-    zeros. The optimizer may be the one of the search: whatever its momentum does to pruned weights, they count as 0 and
-    are exactly 0 after ``unmask_``. Averages and other copies keep them, too. The mask of a layer has one value for each
-    of the largest tiles that its zeros are made of, or for each weight where there are none.
+    zeros. The optimizer may be the one of the search: whatever its momentum does to pruned weights, they count as 0
+    and are exactly 0 after ``unmask_``. Averages and other copies keep them, too. The mask of a layer has one value for
+    each of the largest tiles that its zeros are made of, or for each weight where there are none.
 
     Args:
         model: with plain ``nn.Linear`` and ``nn.Conv2d`` that have zeros; modules stay the same objects.
