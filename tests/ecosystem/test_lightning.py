@@ -1,0 +1,85 @@
+"""Lightning's Trainer with SmartCallback: accumulation, checkpoints, two processes."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from smart_kernels import Block, masked_layers
+from smart_train import SmartPruner
+from smart_train.integrations.lightning import SmartCallback
+
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    def training_step(self, batch, index):
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 32, generator=generator)
+    return DataLoader(TensorDataset(x, x[:, 0].mul(4).long().abs() % 4), batch_size=4)
+
+
+def trainer(folder, callback, **settings) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    fixed = {"max_steps": 16, "accumulate_grad_batches": 2, "default_root_dir": folder, "devices": 1}
+    return pl.Trainer(callbacks=[callback], **quiet | fixed | {"enable_checkpointing": False} | settings)
+
+
+def pruner_of(module, **settings) -> SmartPruner:
+    return SmartPruner(module.net, Block(16, 16), 0.5, **{"search_steps": 10, **settings})
+
+
+def test_one_step_per_optimizer_step_and_plain_layers_at_the_end(tmp_path):
+    module = Module()
+    callback = SmartCallback(pruner_of(module))
+    trainer(tmp_path, callback, gradient_clip_val=1.0).fit(module, loader())
+    assert callback.report["step"] == 16 and not masked_layers(module)
+    assert (module.net[2].weight == 0).float().mean() > 0.2
+
+
+def test_a_resumed_training_ends_as_the_one_that_was_not_interrupted(tmp_path):
+    whole = Module()
+    trainer(tmp_path, SmartCallback(pruner_of(whole))).fit(whole, loader())
+    first = Module()
+    half = trainer(tmp_path, SmartCallback(pruner_of(first)), max_steps=16, limit_train_batches=16, max_epochs=1)
+    half.fit(first, loader())
+    assert half.global_step == 8 and masked_layers(first)  # stopped in the search: stays masked
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    again = Module()
+    callback = SmartCallback(pruner_of(again))
+    trainer(tmp_path, callback).fit(again, loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert callback.report["step"] == 16
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+def test_two_processes_agree(tmp_path):
+    module = Module()
+    callback = SmartCallback(pruner_of(module))
+    trainer(tmp_path, callback, devices=2, strategy="ddp_spawn", accumulate_grad_batches=1).fit(module, loader())
+    saved = trainer(tmp_path, callback, devices=2).global_step
+    assert saved == 0
+
+
+def test_typical_mistakes(tmp_path):
+    module = Module()
+    with pytest.raises(ValueError, match=r"more optimizer steps than dense_steps \+ search_steps = 100, got 16"):
+        trainer(tmp_path, SmartCallback(pruner_of(module, search_steps=100))).fit(module, loader())
+    with pytest.raises(ValueError, match="must train the model of the pruner, got another"):
+        trainer(tmp_path, SmartCallback(pruner_of(Module()))).fit(Module(), loader())
+    manual = Module()
+    manual.automatic_optimization = False
+    with pytest.raises(ValueError, match="needs automatic optimization with one optimizer, got another loop"):
+        trainer(tmp_path, SmartCallback(pruner_of(manual))).fit(manual, loader())
