@@ -63,7 +63,7 @@ class Driver:
         self.pruner.after_step()
 
     def end(self) -> dict[str, Any] | None:
-        """Leave plain layers with exact zeros, or nothing of the kind where training was cut short: return None then."""
+        """Leave plain layers with exact zeros and return the report; None where the search has not ended."""
         return self.pruner.finalize() if self.pruner.stage == "finetune" else None
 
     def numbers(self) -> dict[str, float]:

@@ -21,8 +21,8 @@ class SmartCallback(Callback):
         trainer = Trainer(max_epochs=10, callbacks=[SmartCallback(pruner)])
         trainer.fit(module, loader)  # at the end: plain layers, exact zeros
 
-    One step of the pruner per optimizer step, whatever ``accumulate_grad_batches``. Its state is in the checkpoints, and
-    ``fit(..., ckpt_path=...)`` continues. Optimization must be automatic, with one optimizer.
+    One step of the pruner per optimizer step, whatever ``accumulate_grad_batches``. Its state is in the checkpoints,
+    and ``fit(..., ckpt_path=...)`` continues. Optimization must be automatic, with one optimizer.
 
     Args:
         pruner: made before ``fit``, of the module or of a part of it.
@@ -45,6 +45,11 @@ class SmartCallback(Callback):
             raise ValueError("fit must train the model of the pruner, got another: make the pruner of the module")
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
             raise ValueError("SmartCallback needs automatic optimization with one optimizer, got another loop")
+        if trainer.global_step and not self.driver.pruner.steps:
+            raise ValueError(
+                "a resumed training needs the state of SmartCallback in its checkpoint, got none: Lightning finds it "
+                "by the name of the class, so the callback must be of the same one"
+            )
         self.driver.begin(trainer.estimated_stepping_batches)
         self._step = -1
 

@@ -1,4 +1,4 @@
-"""These tests need other people's libraries: `make test-ecosystem` installs them. Elsewhere nothing here is collected."""
+"""These tests need other people's libraries, which `make test-ecosystem` installs; elsewhere they are left out."""
 
 from importlib.util import find_spec
 

@@ -1,5 +1,9 @@
 """Lightning's Trainer with SmartCallback: accumulation, checkpoints, two processes."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -25,16 +29,23 @@ class Module(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
+class Stop(pl.Callback):
+    """Ends the training in the search."""
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.global_step == 8
+
+
 def loader() -> DataLoader:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 32, generator=generator)
     return DataLoader(TensorDataset(x, x[:, 0].mul(4).long().abs() % 4), batch_size=4)
 
 
-def trainer(folder, callback, **settings) -> pl.Trainer:
+def trainer(folder, *callbacks, **settings) -> pl.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     fixed = {"max_steps": 16, "accumulate_grad_batches": 2, "default_root_dir": folder, "devices": 1}
-    return pl.Trainer(callbacks=[callback], **quiet | fixed | {"enable_checkpointing": False} | settings)
+    return pl.Trainer(callbacks=[*callbacks], **quiet | fixed | {"enable_checkpointing": False} | settings)
 
 
 def pruner_of(module, **settings) -> SmartPruner:
@@ -53,7 +64,7 @@ def test_a_resumed_training_ends_as_the_one_that_was_not_interrupted(tmp_path):
     whole = Module()
     trainer(tmp_path, SmartCallback(pruner_of(whole))).fit(whole, loader())
     first = Module()
-    half = trainer(tmp_path, SmartCallback(pruner_of(first)), max_steps=16, limit_train_batches=16, max_epochs=1)
+    half = trainer(tmp_path, SmartCallback(pruner_of(first)), Stop())
     half.fit(first, loader())
     assert half.global_step == 8 and masked_layers(first)  # stopped in the search: stays masked
     half.save_checkpoint(tmp_path / "half.ckpt")
@@ -66,11 +77,16 @@ def test_a_resumed_training_ends_as_the_one_that_was_not_interrupted(tmp_path):
 
 
 def test_two_processes_agree(tmp_path):
-    module = Module()
-    callback = SmartCallback(pruner_of(module))
-    trainer(tmp_path, callback, devices=2, strategy="ddp_spawn", accumulate_grad_batches=1).fit(module, loader())
-    saved = trainer(tmp_path, callback, devices=2).global_step
-    assert saved == 0
+    """Each trains on its half of the data; what the second one ends with is what the first one ends with."""
+    root = Path(__file__).parents[2]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launch, "-m", "tests.ecosystem.two_ranks", str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first.keys() == second.keys() and (first["2.weight"] == 0).float().mean() > 0.2
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, msg=name)
 
 
 def test_typical_mistakes(tmp_path):
@@ -79,7 +95,16 @@ def test_typical_mistakes(tmp_path):
         trainer(tmp_path, SmartCallback(pruner_of(module, search_steps=100))).fit(module, loader())
     with pytest.raises(ValueError, match="must train the model of the pruner, got another"):
         trainer(tmp_path, SmartCallback(pruner_of(Module()))).fit(Module(), loader())
+    half = Module()
+    pruned = trainer(tmp_path, SmartCallback(pruner_of(half)), Stop())
+    pruned.fit(half, loader())
+    pruned.callbacks[:] = []
+    pruned.save_checkpoint(tmp_path / "without.ckpt")
+    again = Module()
+    with pytest.raises(ValueError, match="a resumed training needs the state of SmartCallback in its checkpoint"):
+        callback = SmartCallback(pruner_of(again))
+        trainer(tmp_path, callback).fit(again, loader(), ckpt_path=tmp_path / "without.ckpt", weights_only=True)
     manual = Module()
     manual.automatic_optimization = False
     with pytest.raises(ValueError, match="needs automatic optimization with one optimizer, got another loop"):
-        trainer(tmp_path, SmartCallback(pruner_of(manual))).fit(manual, loader())
+        trainer(tmp_path, SmartCallback(pruner_of(manual)), accumulate_grad_batches=1).fit(manual, loader())
