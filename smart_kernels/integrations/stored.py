@@ -26,7 +26,7 @@ class Stored(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """Return nothing, for ``_init_weights`` to leave alone; it comes where any weight is missing, such as a tied one."""
+        """Return nothing, for ``_init_weights`` to leave alone; it comes where any weight is missing, or tied."""
         tensor = torch.empty(0)
         tensor._is_hf_initialized = True
         return tensor

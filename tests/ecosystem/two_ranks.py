@@ -10,6 +10,8 @@ from .test_lightning import Module, SmartCallback, loader, pruner_of, trainer
 
 module = Module()
 callback = SmartCallback(pruner_of(module, search_steps=5))
-running = trainer(sys.argv[1], callback, devices=2, strategy="ddp", accumulate_grad_batches=1, max_steps=8)
+running = trainer(
+    sys.argv[1], callback, devices=2, strategy="ddp_find_unused_parameters_true", accumulate_grad_batches=1, max_steps=8
+)
 running.fit(module, loader())
 torch.save(module.net.state_dict(), Path(sys.argv[1], f"{running.global_rank}.pt"))
