@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from ..accuracy import page as accuracy
 from ..codegen.table import TABLE
 from ..places import DOCS, RESULTS
 from ..rows import Row, read
@@ -22,6 +23,7 @@ def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = 
         return 1
     if not dry_run:
         draw(devices, docs / "plots")
+        accuracy.write(docs, results / accuracy.FOLDER.name)
     texts = texts_of(devices, table)
     if not dry_run:
         save(texts, docs)

@@ -10,7 +10,8 @@ from smart_train.reference import FORM, is_reference
 
 from . import others
 from .cnn import cnn
-from .mobilenet import mobilenet_v2
+from .convnet import convnet
+from .mobilenet import mobilenet_small, mobilenet_v2
 from .vit import ViT
 
 MODELS = {  # (channels, size, classes) -> model
@@ -18,6 +19,9 @@ MODELS = {  # (channels, size, classes) -> model
     "vit": ViT,
     "mobilenet_v2": mobilenet_v2,
     "cnn-tiny": partial(cnn, width=32),
+    "convnet": convnet,
+    "vit-small": partial(ViT, width=64, depth=2, ratio=2),
+    "mobilenet-small": mobilenet_small,
     "vit-tiny": partial(ViT, width=64, depth=1, ratio=2),
 }
 OTHERS = {"timm": others.timm, "hf": others.huggingface}

@@ -8,8 +8,10 @@ from smart_train.pruners import PRUNERS
 
 OPTIMIZERS = ("sgd", "adamw")
 
-PER_MODEL = {  # what a user's own choice overrides
+PER_MODEL = {  # by what a name has before "-"; a user's own choice overrides it
     "cnn": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
+    "convnet": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "mobilenet": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.05, "weight_decay": 5e-4},
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
     "mobilenet_v2": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 32, "distill": True},
 }
@@ -121,7 +123,8 @@ class Recipe:
     def for_model(cls, model: str, **settings) -> "Recipe":
         """Return a recipe with the defaults that suit ``model`` and pattern; None keeps a default."""
         given = {name: value for name, value in settings.items() if value is not None}
-        suited = PER_MODEL.get(model.removesuffix("-tiny"), OTHERS) | (TINY if model.endswith("-tiny") else {})
+        suited = OTHERS if ":" in model else PER_MODEL.get(model.partition("-")[0], {})
+        suited = suited | (TINY if model.endswith("-tiny") else {})
         sparsity = parse(given.get("pattern", suited.get("pattern", cls.pattern))).sparsity
         implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
         return cls(**{"model": model, **suited, **implied, **given})
