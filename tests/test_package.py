@@ -48,6 +48,23 @@ def test_importing_brings_little_beside_torch_and_triton():
     assert len(others) <= 25, others
 
 
+@pytest.mark.parametrize(
+    ("module", "library"),
+    [
+        ("smart_kernels.integrations.transformers", "transformers"),
+        ("smart_train.integrations.transformers", "transformers"),
+        ("smart_train.integrations.lightning", "lightning"),
+    ],
+)
+def test_without_its_library_an_integration_says_what_to_install(module, library, monkeypatch):
+    for name in [name for name in sys.modules if name == module or name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf"pip install smart-kernels\[{library}\]"):
+        import_module(module)
+    assert library in PROJECT["optional-dependencies"]
+
+
 @pytest.mark.slow  # half a minute
 def test_wheel_and_sdist_install_where_nothing_of_this_checkout_is(tmp_path):
     """From the sdist a wheel, into an environment that shares only the dependencies; there both commands run."""

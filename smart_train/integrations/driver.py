@@ -54,8 +54,10 @@ class Driver:
         self.pruner.after_backward()
         if self.optimizer is None:
             return
-        if self._finite():
-            self.optimizer.step()
+        for parameter in self.pruner.parameters():
+            if parameter.grad is not None:  # a GradScaler finds its scale by steps that overflow; no wait for the GPU
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def after_update(self) -> None:
@@ -88,8 +90,3 @@ class Driver:
         self.pruner.load_state_dict(state["pruner"])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
-
-    def _finite(self) -> bool:
-        """Return whether the gradients are numbers; a GradScaler finds its scale by steps in which they are not."""
-        grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return all(bool(grad.isfinite().all()) for grad in grads)

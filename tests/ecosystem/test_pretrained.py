@@ -21,6 +21,7 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
 )
+from transformers.quantizers import auto
 
 from smart_kernels import Block, SparseLinear, compress_, load, save
 from smart_kernels.integrations.transformers import attach_, linearize_
@@ -72,14 +73,14 @@ def test_save_pretrained_and_from_pretrained(build, tmp_path):
     dense_size = sum(p.numel() for p in model.parameters()) * 4
     model, report = compressed(model, {"input_ids": IDS})
     attach_(model, report).save_pretrained(tmp_path)
-    auto = AutoModel if build is bert else AutoModelForCausalLM
-    again, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    kind = AutoModel if build is bert else AutoModelForCausalLM
+    again, info = kind.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert sparse_layers(again) == sparse_layers(model) and len(sparse_layers(model)) >= 8
     torch.testing.assert_close(output(again.eval(), input_ids=IDS), output(model, input_ids=IDS))
     assert os.path.getsize(tmp_path / "model.safetensors") < 0.7 * dense_size
     again.save_pretrained(tmp_path / "again")
-    third = auto.from_pretrained(tmp_path / "again").eval()
+    third = kind.from_pretrained(tmp_path / "again").eval()
     torch.testing.assert_close(output(third, input_ids=IDS), output(model, input_ids=IDS))
 
 
@@ -175,6 +176,18 @@ def test_typical_mistakes(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="smart_kernels"):
         AutoModel.from_pretrained(tmp_path)
     assert "compress_(model, example_input) and attach_ choose again" in caplog.text
+
+
+def test_without_our_import_transformers_warns(tmp_path, monkeypatch, caplog):
+    """It then initialises the sparse layers anew, which its report of the loading says."""
+    model, report = compressed(bert(), {"input_ids": IDS})
+    attach_(model, report).save_pretrained(tmp_path)
+    monkeypatch.delitem(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, "smart_kernels")
+    monkeypatch.delitem(auto.AUTO_QUANTIZER_MAPPING, "smart_kernels")
+    with caplog.at_level(logging.WARNING, logger="transformers"):
+        _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert "Unknown quantization type, got smart_kernels" in caplog.text
+    assert any(key.endswith("dense.weight") for key in info["missing_keys"])
 
 
 def test_weights_tied_by_hand_are_refused():
