@@ -19,25 +19,26 @@ class Driver:
         lr: Adam's learning rate for the scores; 0.03 suits N:M better.
 
     Raises:
-        ValueError: the method adds to the loss or wants to see batches first, which a callback cannot do.
+        ValueError: the method adds to the loss, which a callback cannot do.
     """
 
     def __init__(self, pruner: Pruner, lr: float = 0.1):
-        if type(pruner).penalty is not Pruner.penalty or pruner.prepare_batches:
+        if type(pruner).penalty is not Pruner.penalty:
             raise ValueError(
-                f"{type(pruner).__name__} adds to the loss or looks at batches before the first step, which a callback "
-                "cannot do: write the loop yourself, as in the docstring of Pruner"
+                f"a callback needs a method that leaves the loss alone, got {type(pruner).__name__}: write the loop "
+                "yourself, as in the docstring of Pruner"
             )
         self.pruner = pruner
         scores = pruner.parameters() if pruner.learns else []
         self.optimizer = torch.optim.Adam([pruner.param_group(lr)]) if scores else None
 
-    def begin(self, steps: float) -> None:
-        """Be told how many optimizer steps the loop will take in all.
+    def begin(self, steps: float, optimizer: torch.optim.Optimizer) -> None:
+        """Be told how many optimizer steps the loop will take in all, and with which optimizer.
 
         Raises:
             ValueError: too few for the search and one step of finetuning.
         """
+        self.pruner.optimizers = [each for each in (optimizer, self.optimizer) if each is not None]
         needed = self.pruner.lengths.dense_steps + self.pruner.lengths.search_steps
         if steps <= needed:
             raise ValueError(

@@ -36,6 +36,11 @@ class SmartCallback(Callback):
     """
 
     def __init__(self, pruner: Pruner, lr: float = 0.1):
+        if pruner.prepare_batches:
+            raise ValueError(
+                f"SmartCallback cannot show {type(pruner).__name__} the {pruner.prepare_batches} batches that it looks "
+                "at before the first step: give it dense_steps or init='magnitude', or write the loop yourself"
+            )
         self.driver = Driver(pruner, lr)
         self.report = None
 
@@ -50,7 +55,7 @@ class SmartCallback(Callback):
                 "a resumed training needs the state of SmartCallback in its checkpoint, got none: Lightning finds it "
                 "by the name of the class, so the callback must be of the same one"
             )
-        self.driver.begin(trainer.estimated_stepping_batches)
+        self.driver.begin(trainer.estimated_stepping_batches, trainer.optimizers[0])
         self._step = -1
 
     def on_train_batch_start(self, trainer, pl_module, batch: Any, batch_idx: int) -> None:

@@ -1,5 +1,6 @@
 """``SmartCallback``: pruning in the Trainer of Hugging Face."""
 
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ class SmartCallback(TrainerCallback):
 
     One step of the pruner per optimizer step, whatever the accumulation of gradients. Its state is written into each
     ``checkpoint-N`` and read by ``train(resume_from_checkpoint=...)``; the pruner and the Trainer have to be made as
-    before. A training that is stopped during the search leaves the model masked: ``pruner.finalize()`` ends it.
+    before. Methods that look at batches first get those of the Trainer, with the model's own loss. A training that is
+    stopped during the search leaves the model masked: ``pruner.finalize()`` ends it.
 
     Args:
         pruner: made before the Trainer, of its model.
@@ -47,13 +49,16 @@ class SmartCallback(TrainerCallback):
         self.resume_from = resume_from
         self.report = None
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Look whether everything fits, and take up the state of a checkpoint."""
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, train_dataloader=None, **kwargs):
+        """Look whether everything fits; take up the state of a checkpoint, or show the method its first batches."""
         if model is None or not {*map(id, self.driver.pruner.model.modules())} & {*map(id, model.modules())}:
             raise ValueError("the Trainer must have the model of the pruner, got another: make the pruner of it")
-        self.driver.begin(state.max_steps)
+        self.driver.begin(state.max_steps, getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
         if state.global_step:
             self._resume(args, state.global_step)
+        elif count := self.driver.pruner.prepare_batches:
+            batches = [(batch,) for batch in islice(train_dataloader, count)]
+            self.driver.pruner.prepare(batches, lambda batch: _loss(model, batch))
 
     def on_step_begin(self, args, state, control, **kwargs):
         """Set the masks; comes once per optimizer step."""
@@ -92,6 +97,13 @@ class SmartCallback(TrainerCallback):
                 "say SmartCallback(pruner, resume_from=...) where the checkpoint lies elsewhere"
             )
         self.driver.load_state_dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
+
+
+def _loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    loss = getattr(model(**batch), "loss", None)
+    if loss is None:
+        raise ValueError("a method that looks at batches first needs the loss of the model, got none: add labels")
+    return loss
 
 
 def _checkpoint(args, step: int) -> Path:

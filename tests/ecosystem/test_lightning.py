@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from smart_kernels import Block, masked_layers
-from smart_train import SmartPruner
+from smart_train import SmartPruner, TaylorPruner
 from smart_train.integrations.lightning import SmartCallback
 
 
@@ -104,6 +104,8 @@ def test_typical_mistakes(tmp_path):
         trainer(tmp_path, SmartCallback(pruner_of(module, search_steps=100))).fit(module, loader())
     with pytest.raises(ValueError, match="must train the model of the pruner, got another"):
         trainer(tmp_path, SmartCallback(pruner_of(Module()))).fit(Module(), loader())
+    with pytest.raises(ValueError, match="cannot show TaylorPruner the 4 batches that it looks at"):
+        SmartCallback(TaylorPruner(Module().net, Block(16, 16), 0.5, search_steps=8))
     half = Module()
     pruned = trainer(tmp_path, SmartCallback(pruner_of(half)), Stop())
     pruned.fit(half, loader())

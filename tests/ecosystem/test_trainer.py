@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from smart_kernels import Block, masked_layers
-from smart_train import GradualPruner, SmartPruner
+from smart_train import ACDCPruner, DAISPruner, GradualPruner, SmartPruner, TaylorPruner
 from smart_train.integrations.transformers import STATE, SmartCallback
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
@@ -101,9 +101,11 @@ class Recorder(SmartCallback):
             Recorder.seen.append(copy.deepcopy([each.detach() for each in self.scores]))
 
 
-def test_methods_without_scores_of_their_own(tmp_path):
+@pytest.mark.parametrize("method", [GradualPruner, TaylorPruner, ACDCPruner])
+def test_other_methods(method, tmp_path):
+    """Without scores of their own; that look at batches first; that change the state of the Trainer's optimizer."""
     model = bert()
-    callback = SmartCallback(GradualPruner(model, Block(16, 16), 0.5, search_steps=8))
+    callback = SmartCallback(method(model, Block(16, 16), 0.5, search_steps=8))
     trainer_of(model, tmp_path, callback).train()
     assert abs(callback.report["kept_sparsity"] - 0.5) < 0.01
 
@@ -115,6 +117,8 @@ def test_typical_mistakes(tmp_path):
         trainer_of(model, tmp_path, callback).train()
     with pytest.raises(ValueError, match="must have the model of the pruner, got another"):
         trainer_of(bert(), tmp_path, callback).train()
+    with pytest.raises(ValueError, match="needs a method that leaves the loss alone, got DAISPruner"):
+        SmartCallback(DAISPruner(bert(), Block(16, 16), 0.5, search_steps=8))
     other = bert()
     first = trainer_of(other, tmp_path / "first", SmartCallback(pruned_by(other)), max_steps=14)
     first.train()
