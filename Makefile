@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-oldest | test-gpu | bench | zoo | accuracy | docs | lint
+# make demo | test | test-all | test-oldest | test-ecosystem | test-gpu | bench | zoo | accuracy | docs | lint
 # Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
 # OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
 OLDEST := triton==3.6.0 "numpy<2.4"
@@ -25,7 +25,7 @@ VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tes
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-oldest test-gpu bench zoo accuracy docs lint environment
+.PHONY: demo test test-all test-oldest test-ecosystem test-gpu bench zoo accuracy docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -47,6 +47,10 @@ test-all: environment $(OVERLAY) $(OLD) lint
 # the part of test-all that compiles, exports and runs the operators on the oldest torch
 test-oldest: environment .venv-oldest/.ready
 	$(PYTHON) -m tests.everything --oldest-torch .venv-oldest/bin/python --part torch-oldest
+
+# other people's libraries, in an environment of their own; 8 minutes on two cores
+test-ecosystem: .ecosystem/.ready
+	OMP_NUM_THREADS=1 .ecosystem/bin/python -m pytest -q -n 2 tests/ecosystem tests/test_package.py
 
 test-gpu: environment
 	$(PYTHON) -m pytest -q tests -m gpu
@@ -91,6 +95,11 @@ environment: $(ENVIRONMENT)
 .zoo/.ready: pyproject.toml constraints.txt
 	python3 -m venv .zoo
 	.zoo/bin/python -m pip install --quiet --constraint constraints.txt --editable . torchvision==0.28.0 timm
+	touch $@
+
+.ecosystem/.ready: pyproject.toml constraints.txt
+	python3 -m venv .ecosystem
+	.ecosystem/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[ecosystem]"
 	touch $@
 
 .venv/.docs: .venv/.ready

@@ -147,7 +147,10 @@ class Training:
         self.cold = False
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
+        on_gpu = self.device == "cuda"
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=on_gpu if self.recipe.amp is None else self.recipe.amp
+        )
 
     def _update(self, loss: Tensor) -> None:
         pruner = self.pruner

@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import (
@@ -131,7 +132,7 @@ def _select(
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
     memory = Memory()
-    for layers in groups.values():
+    for layers in tqdm(groups.values(), "compress_", unit="layer", disable=None, leave=False):  # on terminals only
         shared = dict(sorted(layers.items(), key=lambda item: item[1] not in inputs))  # the first is measured
         first = next(iter(shared.values()))
         zeros = zeros_of(first, settings.pattern)
