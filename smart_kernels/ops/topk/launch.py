@@ -100,7 +100,7 @@ def _large(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callabl
     finish = Launch(
         soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
         G, n, programs, *strides, len(CANDIDATES),
-        BEFORE=CANDIDATES[-1], BLOCK=TILE // 2, **many,
+        BEFORE=CANDIDATES[-1], BLOCK=TILE // 2, BLOCK_P=many["BLOCK_P"], num_warps=16,
     )  # fmt: skip
     masks = Launch(soft_topk_mask_kernel, grid, TENSOR, TENSOR, bounds, TENSOR, TENSOR, n, BLOCK=TILE, num_warps=8)
     new = functools.partial(torch.empty, dtype=torch.float64, device=scores.device)
