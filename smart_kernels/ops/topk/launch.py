@@ -21,7 +21,7 @@ from smart_kernels.ops.common.plan import Planned
 from smart_kernels.reference.topk.soft_topk import UNDERFLOW
 
 SMALL = 4096  # the largest group that one program solves in registers
-TILE = 8192  # scores times candidates at a time in a program of a large group
+TILE = 8192  # scores times candidates at a time in a program of a large group; half beside partials of others
 PROGRAMS = 256  # most per large group: each adds up the partials of all
 CANDIDATES = (4, 4, 16)  # thresholds tried per pass before one program finishes
 BACKWARD = 2048  # scores at a time in a program of the backward
@@ -111,7 +111,7 @@ def _solving(keep, cost, start, G: int, n: int, bounds: object, programs: int) -
         found.append(Launch(
             soft_topk_pass_kernel, grid, *target, slot(start), bounds, TENSOR, TENSOR,
             G, n, *strides, turn,
-            BEFORE=before, CANDIDATES=now, BLOCK=TILE // now, BLOCK_P=block_p, num_warps=8,
+            BEFORE=before, CANDIDATES=now, BLOCK=TILE // (2 * now), BLOCK_P=block_p, num_warps=8,
         ))  # fmt: skip
     found.append(Launch(
         soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
