@@ -174,7 +174,8 @@ def write(found: list[HostRow], path: Path) -> None:
 
 def page(found: list[HostRow]) -> str:
     """docs/host.md: what the rows say."""
-    head, lines = found[0], [INTRODUCTION]
+    head = found[0]
+    lines = [INTRODUCTION]
     lines += [f"torch {head.torch}, triton {head.triton}, Python {head.python}, {head.commit}, {head.date}: "]
     lines += [f"`{head.command}`\n\n| call | pass | launches | torch | calls | time |\n|---|---|---|---|---|---|\n"]
     for row in found:

@@ -12,7 +12,7 @@ from smart_train.demo import MODELS as DEMOS
 from smart_train.demo import SETTINGS, demo
 from smart_train.models import MODELS
 from smart_train.pruners import PRUNERS
-from smart_train.run.prune import evaluate_saved, prune
+from smart_train.run.prune import device, evaluate_saved, prune
 from smart_train.run.recipe import OPTIMIZERS, Recipe
 from smart_train.run.report import layer_table, summary_table, verdict
 
@@ -78,6 +78,8 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", action="store_true", help="also finetune a one-shot magnitude mask")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR, exactly")
+    graph = "training steps from CUDA graphs; auto: on a GPU, where they can be captured; default: %(default)s"
+    parser.add_argument("--graph", choices=("auto", "on", "off"), default="auto", help=graph)
     parser.set_defaults(command=_prune)
 
 
@@ -132,7 +134,10 @@ def _prune(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if name in Recipe.__dataclass_fields__}
     if options.option:
         settings["options"] = _options(options.option)
-    report = prune(Recipe.for_model(**settings), options.out, resume=options.resume, baseline=options.baseline)
+    if options.graph != "off" and device() == "cpu":
+        print("without a GPU, training steps do not come from CUDA graphs", file=sys.stderr)
+    how = {"resume": options.resume, "baseline": options.baseline, "graph": options.graph}
+    report = prune(Recipe.for_model(**settings), options.out, **how)
     print(layer_table(report), summary_table(report), verdict(report), sep="\n\n")
     print(f"\nwrote {options.out}/report.md; next: python -m smart_train run {options.out}")
     return 0

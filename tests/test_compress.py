@@ -408,6 +408,13 @@ def test_ratios_are_of_pairs():
     assert (choice.name, choice.ratio, choice.spread) == ("ell", pytest.approx(0.9), pytest.approx(0))
 
 
+def test_of_equals_the_first_wins():
+    """The order of a set, which changes from process to process, decides nothing."""
+    names = [f"sparse {i}" for i in range(40)]
+    assert choose(dict.fromkeys(["dense", *names], [1.0] * 4), DENSE, "size").name == "sparse 0"
+    assert settle(dict.fromkeys(["chosen", *names], [1.0] * 4) | {"chosen": [2.0] * 4}) == "sparse 0"
+
+
 def test_sparse_is_held_against_the_best_dense():
     times = {"dense": [1.0] * 4, "packed": [0.5] * 4, "ell": [0.6] * 4}
     assert choose(times, DENSE) == Choice("packed", "packed", 1.0, 0.0)

@@ -84,9 +84,11 @@ def _without_shared(model: nn.Module, layers: dict[str, nn.Module], pattern: Pat
     alone = {}
     for name, layer in layers.items():
         sharing = users[id(layer.weight)]
-        what, others = "weight", [user for user in sharing if user not in layers]
+        what = "weight"
+        others = [user for user in sharing if user not in layers]
         if not others and pattern.whole_channels and layer.bias is not None:
-            what, others = "bias", [user for user in users[id(layer.bias)] if user not in sharing]
+            what = "bias"
+            others = [user for user in users[id(layer.bias)] if user not in sharing]
         if others:
             logger.warning("%s stays dense: its %s is also used by %s", name, what, ", ".join(others))
         else:

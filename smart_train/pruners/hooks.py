@@ -1,4 +1,4 @@
-"""What a method of pruning may say; what it must say, and everything else, is in ``base``."""
+"""Define the optional hooks of a pruning method; the required ones, and everything else, are in ``base``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
@@ -11,6 +12,7 @@ from smart_train.masks import Pool
 from smart_train.schedule import Cooling
 
 from .starting import StartingPruner
+from .timetable import Timetable
 
 
 class SmartPruner(StartingPruner):
@@ -35,6 +37,7 @@ class SmartPruner(StartingPruner):
     title = "SMART"
     learns = True
     options = ("temperature", "warmup", "init", "prepare_batches")
+    timetable: Timetable | None = None
 
     def __init__(
         self,
@@ -77,17 +80,17 @@ class SmartPruner(StartingPruner):
             raise ValueError(f"straight_through is for N:M patterns, got {', '.join(ranked)} with others")
 
     def search(self):
-        for pool in self.pools:
-            gates = pool.soft_gates(self.keep(pool), self.temperature, self.straight_through)
-            self.masked.set_gates(gates)
+        keep, temperature = self._targets(self.steps - 1 - self.lengths.dense_steps)
+        self.masked.soften(keep, temperature, self.straight_through)
 
     def masks(self):
         if self.stage != "search":
             return super().masks()
-        found = {}
-        for pool in self.pools:
-            found |= pool.soft_masks(self.keep(pool), self.temperature)
-        return found
+        keep = torch.tensor([self.keep(pool) for pool in self.masked.ranked], dtype=torch.float64)
+        return self.masked.soft_masks(keep, torch.tensor(self.temperature, dtype=torch.float64))
+
+    def repeats(self, stage):
+        return self.masked.ranks.count == 1
 
     def report(self):
         return super().report() | {"temperature": self.temperature}
@@ -95,5 +98,24 @@ class SmartPruner(StartingPruner):
     def load_state_dict(self, taken):
         super().load_state_dict(taken)
         if self.stage == "search":
-            for pool in self.pools:
-                self.masked.set_gates(pool.gates(pool.threshold, self.temperature, self.straight_through))
+            self.masked.resume_search(self.masks(), self.temperature, self.straight_through)
+
+    def _targets(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the budgets of the ranked pools and the temperature in a step of the search, on the device."""
+        if self.timetable is None:
+            progress = [
+                self.lengths.progress(each + self.lengths.dense_steps) for each in range(self.lengths.search_steps)
+            ]
+            self.timetable = Timetable(self._rows(progress))
+        row = self.timetable.read(step, self.masked.scores()[0].device)
+        return row[1:], row[0]
+
+    def _rows(self, progress: list[float]) -> Tensor:
+        """Return temperature and budgets at each progress, (steps, 1 + pools) float64."""
+        budgets = {}  # many pools are alike, and steps many
+        for pool in self.masked.ranked:
+            kind = pool.everything, pool.target, pool.cost is None
+            budgets.setdefault(kind, [pool.keep(u, self.cooling.warmup) for u in progress])
+        kinds = [(pool.everything, pool.target, pool.cost is None) for pool in self.masked.ranked]
+        columns = [list(map(self.cooling.temperature_at, progress)), *(budgets[kind] for kind in kinds)]
+        return torch.tensor(columns, dtype=torch.float64).T.contiguous()

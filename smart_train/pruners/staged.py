@@ -54,7 +54,37 @@ class Staged(Hooks, ABC):
         if self.stage == "search":
             self._check_ranks()
             self.search()
+        self.masked.prepare()
         self.watch.settle(self._learning())
+
+    @property
+    def next_stage(self) -> str:
+        """Return the stage of the coming step."""
+        taken = self.steps - self.lengths.dense_steps
+        if self.stage == "dense" and taken >= 0:
+            return "search" if taken < self.lengths.search_steps else "finetune"
+        return "finetune" if self.stage == "search" and taken >= self.lengths.search_steps else self.stage
+
+    def repeats(self, stage: str) -> bool:
+        """Return whether every step of a stage does the same on the device, so that a CUDA graph may repeat one.
+
+        By default steps of the search do not. In several processes none does.
+        """
+        return stage != "search" and self.masked.ranks.count == 1
+
+    def replayed(self) -> None:
+        """Count a step that a CUDA graph repeats, ``step()`` included; not the first, which ``step()`` has counted.
+
+        Raises:
+            ValueError: the step is of another stage than the last one, or of one whose steps differ.
+        """
+        self._check_open()
+        if self.next_stage != self.stage or not self.repeats(self.stage):
+            raise ValueError(
+                f"a graph must be captured anew for each stage, and repeat one whose steps are alike, got one of the "
+                f"{self.stage} for the {self.next_stage}"
+            )
+        self.steps += 1
 
     def harden(self) -> None:
         """End the search: the best scores within the budget are kept, masks are fixed and scores frozen.

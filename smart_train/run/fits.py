@@ -81,8 +81,8 @@ def _check_masks(masks: Any, pruner: Pruner) -> None:
     _check(isinstance(masks, dict) and masks.keys() <= pruner.layers.keys(), "masks must be those of the pruned layers")
     for name, mask in masks.items():
         shape = pruner.layers[name].scores.shape
-        fits = isinstance(mask, Tensor) and mask.shape == shape and mask.dtype == torch.bool
-        _check(fits, f"the mask of {name} must be {tuple(shape)} bool")
+        fits = isinstance(mask, Tensor) and mask.shape == shape and mask.dtype in (torch.bool, torch.float32)
+        _check(fits, f"the mask of {name} must be {tuple(shape)}, bool or float32")
 
 
 def _check_random(saved: Any) -> None:

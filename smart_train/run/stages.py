@@ -31,6 +31,7 @@ class Stages:
 
     Args:
         resume: continue from those checkpoints.
+        graph: whether steps come from CUDA graphs; see ``Training``.
     """
 
     recipe: Recipe
@@ -38,6 +39,7 @@ class Stages:
     out: Path
     device: str
     resume: bool = False
+    graph: str = "auto"
 
     @property
     def pattern(self) -> Pattern:
@@ -112,7 +114,7 @@ class Stages:
         return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
 
     def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
-        return Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        return Training(model, self.data, self.recipe, course, device=self.device, graph=self.graph, **pruning)
 
     def _fit(self, name: str, training: Training) -> None:
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

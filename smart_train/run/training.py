@@ -1,6 +1,7 @@
 """A training: dense, search and finetune are the same ten lines."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,9 @@ from smart_train.pruners import Pruner
 from . import checkpoint
 from .evaluate import divergence
 from .fits import check_state
+from .optimizers import make_capturable_, optimizers, plain_state
 from .recipe import Recipe
+from .replays import Replays
 
 RAMP = 20  # steps over which the learning rate rises at the start of a training; AdamW on a fresh ViT needs it
 
@@ -51,6 +54,8 @@ class Training:
         model: on ``device``; masked if there is a ``pruner``.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
         teacher: in eval mode; its probabilities are learnt instead of the labels.
+        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
+            cannot; or "off".
 
     Raises:
         ValueError: the pruner wants to look at more batches than the course has passes.
@@ -66,6 +71,7 @@ class Training:
         pruner: Pruner | None = None,
         teacher: nn.Module | None = None,
         device: str = "cpu",
+        graph: str = "off",
     ):
         self.model = model
         self.data = data
@@ -79,8 +85,11 @@ class Training:
         looked_at = self._take_off(course)
         self.steps = course.passes - looked_at
         self.seen = course.seen + looked_at
-        self.optimizers = _optimizers(recipe, model, pruner)
+        self.optimizers = optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
+        self.before_compiling: Callable[[], object] = lambda: None  # for who shows the progress
+        self.replays = Replays(self, strict=graph == "on") if graph != "off" and device == "cuda" else None
+        self._on_device()
 
     def _take_off(self, course: Course) -> int:
         """Return how many batches go into the pruner's preparation instead of steps."""
@@ -97,20 +106,40 @@ class Training:
 
     def advance(self) -> Tensor:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
-        if self.pruner:
-            self.pruner.step()
-        if self.cold and self.pruner.stage != "dense":
-            self._compile()
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = self.lr * lr_factor(self.step, self.flat, self.steps)
-        loss = self._loss(*self._batch(self.seen + self.step))
-        self._update(loss)
+        self._set_rate()
+        batch = self._batch(self.seen + self.step)
+        loss = self.take_step(*batch) if self.replays is None else self.replays.advance(*batch)
         self.step += 1
+        return loss
+
+    def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take a step, pruner and optimizers included, that reads nothing of the host which changes."""
+        if self.pruner:
+            with self._autocast():  # says in which dtype the pruner packs
+                self.pruner.step()
+        if self.cold and self.pruner.stage != "dense":
+            self._compile(images)
+        loss = self._loss(images, labels)
+        self._update(loss)
         return loss.detach()
 
-    def _compile(self) -> None:
+    def _set_rate(self) -> None:
+        rate = self.lr * lr_factor(self.step, self.flat, self.steps)
+        for group in self.optimizers[0].param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _on_device(self) -> None:
+        """Let graphs read learning rates where they are."""
+        if self.replays is not None:
+            for optimizer in self.optimizers:
+                make_capturable_(optimizer, next(self.model.parameters()).device)
+
+    def _compile(self, images: Tensor) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
-        images, _ = self._batch(self.seen + self.step)
+        self.before_compiling()
         with self._autocast():
             warmup(self.model, [tuple(images.shape)])
         self.cold = False
@@ -151,7 +180,7 @@ class Training:
         return {
             "step": self.step,  # with the seed, this is the data order too
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [plain_state(optimizer) for optimizer in self.optimizers],
             "pruner": self.pruner.state_dict() if self.pruner else None,
             "random": checkpoint.random_state(),
         }
@@ -167,21 +196,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self._on_device()
         if self.pruner:
             self.pruner.load_state_dict(state["pruner"])
         checkpoint.set_random_state(state["random"])
-
-
-def _optimizers(recipe: Recipe, model: nn.Module, pruner: Pruner | None) -> list[torch.optim.Optimizer]:
-    """Return one for the weights, and one for what a pruner learns."""
-    if pruner is None:
-        return [_for_weights(recipe, list(model.parameters()))]
-    own = torch.optim.Adam([pruner.param_group(lr=recipe.lr_scores)])
-    pruner.optimizers = [_for_weights(recipe, pruner.weights()), own]
-    return list(pruner.optimizers)
-
-
-def _for_weights(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(weights, recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)

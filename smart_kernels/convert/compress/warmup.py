@@ -43,7 +43,10 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
 
 
 class Uncomputed(TorchDispatchMode):
-    """While kernels are compiled instead of launched, what an operator has not computed is 0, not what memory held."""
+    """While kernels are compiled instead of launched, what an operator has not computed is 0, not what memory held.
+
+    torch hands the mode on to the threads of a backward, whose launches are compiled, too.
+    """
 
     def __init__(self, compiler: Compiler):
         super().__init__()
@@ -51,7 +54,8 @@ class Uncomputed(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         before = self.compiler.submitted
-        result = func(*args, **(kwargs or {}))
+        with self.compiler.taking():
+            result = func(*args, **(kwargs or {}))
         if self.compiler.submitted > before:
             for tensor in filter(torch.is_tensor, tree_leaves(result)):
                 tensor.zero_()

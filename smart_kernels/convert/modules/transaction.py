@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 
 class Snapshot:
-    """What a model was at one moment, without copies of its tensors.
+    """Remember a model as it is at one moment, without copies of its tensors.
 
     Remembered are, for each module, its class, attributes, parameters, buffers, submodules and hooks, all as the same
     objects; for each parameter, buffer and gradient, the memory that holds its values, and ``requires_grad``. Whoever

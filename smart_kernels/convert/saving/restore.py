@@ -70,7 +70,8 @@ def _entry(layers: dict, row: dict) -> dict:
 
 def _weights(model: nn.Module, row: dict, entry: dict, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take the stored tensors of a layer out of ``state``; return its weight under all of its names."""
-    name, form = row["name"], FORMATS[entry["stored"]]
+    name = row["name"]
+    form = FORMATS[entry["stored"]]
     layers = [checked(submodule(model, each), each, row["shape"]) for each in (name, *entry["shared"])]
     keys = [f"{name}.{key}" for key in form.saves]
     if absent := [key for key in keys if key not in state]:

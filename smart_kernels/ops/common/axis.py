@@ -58,6 +58,11 @@ class Axis:
         return triton.cdiv(self.size, self.stride) * self.parts
 
     @property
+    def whole_blocks(self) -> int:
+        """The number of blocks if the last tile were a whole one, so that all tiles have ``blocks_per_tile``."""
+        return triton.cdiv(self.size, self.tile) * self.blocks_per_tile if self.blocks_per_tile > 1 else self.blocks
+
+    @property
     def tiles_per_block(self) -> int:
         return self.block // self.tile if self.tile in SMALL_TILES else 1
 

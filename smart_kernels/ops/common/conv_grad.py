@@ -69,7 +69,7 @@ def plan_grad_parts(dy, x, count: int, wanted: BlockGradient) -> Callable:
         (parts, L, n.block, k.block), zero beyond the width of a block.
     """
     n, k = wanted.n, wanted.k
-    parts, chunk = _split(dy.shape[:3].numel(), count)
+    parts, chunk = _split(math.prod(dy.shape[:3]), count)
     shape = parts, count, n.block, k.block
     dtype = torch.float32 if parts > 1 else wanted.dtype
     new = functools.partial(torch.empty, shape, dtype=dtype, device=x.device)
@@ -89,12 +89,9 @@ def plan_grad(dy, x, count: int, wanted: BlockGradient) -> Callable:
     """Plan the gradient of each block, (L, n.block, k.block): the sum of the parts."""
     partial = plan_grad_parts(dy, x, count, wanted)
     dtype = wanted.dtype
-
-    def run(*tensors):
-        grad = partial(*tensors)
-        return grad.squeeze(0) if len(grad) == 1 else grad.sum(0).to(dtype)  # the second pass: parts of a sum in order
-
-    return run
+    if _split(math.prod(dy.shape[:3]), count)[0] == 1:
+        return lambda *tensors: partial(*tensors).squeeze(0)
+    return lambda *tensors: partial(*tensors).sum(0).to(dtype)  # the second pass: parts of a sum in order
 
 
 def _split(pixels: int, blocks: int) -> tuple[int, int]:
@@ -106,7 +103,7 @@ def _split(pixels: int, blocks: int) -> tuple[int, int]:
 
 def _grad_launch(dy: Tensor, x: Tensor, grid: Pair, chunk: int, wanted: BlockGradient) -> Launch:
     n, k, walk = wanted.n, wanted.k, Walk.forward(wanted.conv)
-    pixels = dy.shape[:3].numel()
+    pixels = math.prod(dy.shape[:3])
     return Launch(
         conv_grad_kernel, grid,
         TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,

@@ -95,7 +95,7 @@ def test_epilogue(activation, M, count, device, pieces):
 @pytest.mark.parametrize("M", [6, 70])
 @pytest.mark.parametrize("block", [(32, 64), (16, 32), (40, 24)], ids=str)
 def test_transposed_weight_and_any_strides(M, block, device):
-    """What the gradient of x runs."""
+    """Run the gradient of x."""
     N, K = 72, 80
     _, values, crow, col, _ = (t.detach() for t in make(1, N, K, block, device=device))
     dy = torch.randn(N, M, device=device).T
