@@ -52,16 +52,17 @@ class PDPPruner(Pruner):
             self.deviations[name] = energy[name].double().std(correction=0).clamp_min(1e-12).float()
             layer.scores.copy_((energy[name] - energy[name].mean()) / self.deviations[name])
 
-    @torch.no_grad()
     def search(self):
-        self.start()
-        hard = self.masked.hard_masks(cubic(self.progress))
-        self.soft = {}
-        for pool in self.pools:
-            for name, threshold in thresholds(pool, hard).items():
-                self.soft[name] = torch.sigmoid((self.layers[name].scores - threshold) / self.softness)
+        self.soft = self._soft_masks()
         self.leaves = {name: mask.clone().requires_grad_() for name, mask in self.soft.items()}
         self.masked.set_masks(self.leaves)
+
+    @torch.no_grad()
+    def _soft_masks(self) -> Masks:
+        self.start()
+        hard = self.masked.hard_masks(cubic(self.progress))
+        held = {name: each for pool in self.pools for name, each in thresholds(pool, hard).items()}
+        return {name: torch.sigmoid((self.layers[name].scores - each) / self.softness) for name, each in held.items()}
 
     @torch.no_grad()
     def after_backward(self):
@@ -100,4 +101,5 @@ def _of_groups(layer: Masked) -> Tensor:
     pattern = layer.pattern
     ordered = pattern.groups(layer.scores, layer.shape).sort(dim=1, descending=True).values
     low = ordered[:, pattern.n].nan_to_num(neginf=-10.0)  # a group that is filled up has fewer weights
-    return pattern.thresholds((ordered[:, pattern.n - 1] + low) / 2, layer.shape)
+    middle = (ordered[:, pattern.n - 1 : pattern.n] + low[:, None]) / 2
+    return pattern.ungroup(middle.repeat(1, pattern.m), layer.shape)

@@ -90,7 +90,7 @@ class SmartPruner(StartingPruner):
         return self.masked.soft_masks(keep, torch.tensor(self.temperature, dtype=torch.float64))
 
     def repeats(self, stage):
-        return self.masked.ranks.count == 1
+        return self.masked.ranks.count == 1 if stage == "search" else super().repeats(stage)
 
     def report(self):
         return super().report() | {"temperature": self.temperature}

@@ -66,7 +66,7 @@ class SRSTEPruner(Pruner):
                 weight = layer.raw_weight
                 if weight.grad is not None and id(weight) not in done:
                     done.add(id(weight))
-                    mask = per_weight(layer, layer.score_mask()).to(weight.grad)
+                    mask = per_weight(layer, layer.gate.mask).to(weight.grad)
                     weight.grad.div_(mask).add_((mask < 1) * weight, alpha=self.decay)
 
     def harden(self):

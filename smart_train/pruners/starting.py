@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from smart_kernels import Pattern
-from smart_train.masks import is_shard
+from smart_train.masks import Masks, is_shard
 
 from .prepared import PreparedPruner
 from .saliency import layers_differ, masks_of_ones, saliency, start_from_saliency_
@@ -44,6 +44,7 @@ class StartingPruner(PreparedPruner):
         if prepare_batches < 1:
             raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
         super().__init__(model, pattern, sparsity, **common)
+        self.ones: Masks = {}
         self.demanded = init == "saliency"
         wanted = self.demanded or (init == "auto" and layers_differ(self.masked))
         self.init = "saliency" if wanted else "magnitude"
@@ -64,15 +65,19 @@ class StartingPruner(PreparedPruner):
         if number == 1:
             for layer in self.layers.values():
                 layer.scores.data.zero_()
-        self.masked.set_masks(masks_of_ones(self.masked))
+        self.ones = masks_of_ones(self.masked)
+        self.masked.set_masks(self.ones)
 
     def after_backward(self):
-        for layer in self.layers.values() if self.stage == "dense" else ():
-            if layer.gate is not None and layer.gate.mask.grad is not None:
-                layer.scores.data.add_(layer.gate.mask.grad.square())
+        for name, ones in self.ones.items() if self.stage == "dense" else ():
+            if ones.grad is not None:
+                self.layers[name].scores.data.add_(ones.grad.square())
                 self.prepared = True
         if self.stage == "search":
             self.findings.add()
+
+    def repeats(self, stage):
+        return super().repeats(stage) and not (stage == "dense" and self.gathered)
 
     def report(self):
         return super().report() | {"init": self.init}

@@ -133,9 +133,8 @@ class Training:
 
     def _on_device(self) -> None:
         """Let graphs read learning rates where they are."""
-        if self.replays is not None:
-            for optimizer in self.optimizers:
-                make_capturable_(optimizer, next(self.model.parameters()).device)
+        for optimizer in self.optimizers if self.replays is not None else ():
+            make_capturable_(optimizer, next(self.model.parameters()).device)
 
     def _compile(self, images: Tensor) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
@@ -159,20 +158,19 @@ class Training:
             pruner.after_step()
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.data.batch(number, self.recipe.batch, self.recipe.seed)
-        return images.to(self.device), labels.to(self.device)
+        return tuple(part.to(self.device) for part in self.data.batch(number, self.recipe.batch, self.recipe.seed))
 
     def _label_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross entropy; a model that has not changed yet would learn nothing from itself as teacher."""
+        """Return the cross entropy; of itself as teacher an unchanged model would learn nothing."""
         with self._autocast():
             return F.cross_entropy(self.model(images), labels)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.teacher is None:
             return self._label_loss(images, labels)
+        with torch.no_grad(), self._autocast():
+            target = self.teacher(images)
         with self._autocast():
-            with torch.no_grad():
-                target = self.teacher(images)
             return divergence(target, self.model(images))
 
     def state_dict(self) -> dict:
