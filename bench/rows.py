@@ -97,12 +97,18 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Return the short hash of the measured tree, marked when files differ from it."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    """Return the short hash of the measured tree, marked when files differ from it; results are no part of it."""
+    results = f":(exclude){RESULTS.name}"
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name = _git("describe", "--always", "--exclude", "*")
+        return name + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", ":/", results) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def default_path(device: str) -> Path:
