@@ -99,14 +99,20 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Return the short hash of the measured tree, marked when files differ from it; else the installed version."""
+    """Return the short hash of the measured tree, marked when files but results differ; else the installed version."""
     if not IS_CHECKOUT:
         return smart_kernels.__version__
-    command = ["git", "-C", str(CODE), "describe", "--always", "--dirty", "--exclude", "*"]
+    results = f":(exclude){RESULTS.name}"
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name = _git("describe", "--always", "--exclude", "*")
+        return name + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", ":/", results) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def default_path(device: str) -> Path:

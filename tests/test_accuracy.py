@@ -36,7 +36,8 @@ def test_paired_differences():
     assert found.half == interval([2, 3, 1]) == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
     assert found.p == pytest.approx(0.0742, abs=1e-3)  # t = 3.4641 at 2 degrees of freedom
     assert paired({0: 1.0}, {1: 1.0}) is None
-    assert outcome(paired({0: 9.0}, {0: 1.0})) == 0  # one pair says nothing
+    assert outcome(paired({0: 9.0}, {0: 1.0})) == "one pair" and outcome(None) == "not run"
+    assert outcome(found) == "tied" and outcome(replace(found, mean=-9.0)) == "behind"
 
 
 def test_holm_stops_at_the_first_that_fails():

@@ -76,8 +76,10 @@ class Comparison:
         }
 
 
-def outcome(found: Difference) -> int:
-    """Return 1 where ours is ahead by more than the interval, -1 behind, 0 tied or with one pair."""
-    if math.isnan(found.half) or abs(found.mean) <= found.half:
-        return 0
-    return 1 if found.mean > 0 else -1
+def outcome(found: Difference | None) -> str:
+    """Return "ahead" or "behind" where ours is by more than the interval, "tied", "one pair" or "not run"."""
+    if found is None or math.isnan(found.half):
+        return "one pair" if found else "not run"
+    if abs(found.mean) <= found.half:
+        return "tied"
+    return "ahead" if found.mean > 0 else "behind"

@@ -8,7 +8,7 @@ from .cells import CELLS, METHODS, title
 from .compare import OURS, Comparison, outcome
 from .paired import interval
 
-COLOURS = {1: "#9bd0a5", 0: "#e6e6e6", -1: "#f0a8a0"}
+COLOURS = {"ahead": "#9bd0a5", "tied": "#d8d8d8", "behind": "#f0a8a0", "one pair": "#f4f4f4", "not run": "white"}
 MOST = 7  # curves in a panel: SMART and the best others
 
 
@@ -18,7 +18,7 @@ def pictures(found: Comparison) -> dict[str, Callable]:
 
 
 def matrix(found: Comparison):
-    """Draw a square for each method and cell: green where SMART is ahead by more than the interval, red behind."""
+    """Draw a field for each method and cell: green where SMART is ahead by more than the interval, red behind."""
     import matplotlib.pyplot as plt
 
     cells = [cell for cell in found.cells() if cell in found.runs]
@@ -27,14 +27,14 @@ def matrix(found: Comparison):
     for row, method in enumerate(methods):
         for column, cell in enumerate(cells):
             difference = found.difference(cell, method)
-            colour = "white" if difference is None else COLOURS[outcome(difference)]
-            axis.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white"))
+            colour = COLOURS[outcome(difference)]
+            axis.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="#c0c0c0", linewidth=0.5))
             if difference:
                 axis.text(column + 0.5, row + 0.55, f"{difference.mean:+.1f}", ha="center", va="center")
     axis.set(xlim=(0, len(cells)), ylim=(len(methods), 0))
     axis.set_xticks([place + 0.5 for place in range(len(cells))], cells, rotation=20, ha="right")
     axis.set_yticks([place + 0.5 for place in range(len(methods))], [title(method) for method in methods])
-    axis.set_title("SMART minus each method, points: ahead (green), tied (grey), behind (red), not run (white)")
+    axis.set_title("SMART minus each method, points: ahead (green), tied (grey), behind (red), one pair only (pale)")
     return figure
 
 
@@ -61,13 +61,15 @@ def _curves(axis, found: Comparison, cells: list[str]) -> None:
     """Draw SMART and the best others of a panel."""
     means = {m: fmean(a.values()) for m in METHODS if (a := found.accuracies(cells[0], m))}
     chosen = [OURS, *sorted((m for m in means if m != OURS), key=means.get, reverse=True)][:MOST]
-    for method in chosen:
+    for number, method in enumerate(chosen):
         points = [(100 * CELLS[c].sparsity, found.accuracies(c, method)) for c in cells if found.accuracies(c, method)]
         x = [place for place, _ in sorted(points, key=lambda p: p[0])]
         y = [fmean(a.values()) for _, a in sorted(points, key=lambda p: p[0])]
         half = [interval(list(a.values())) for _, a in sorted(points, key=lambda p: p[0])]
-        style = {"color": "C0", "linewidth": 2.5} if method == OURS else {}
-        line = axis.errorbar(x, y, half, marker="o", capsize=3, label=title(method), **style)
+        if not points:
+            continue
+        style = {"color": f"C{number}", "linewidth": 2.5 if method == OURS else 1.2}
+        axis.errorbar(x, y, half, marker="o", capsize=3, label=title(method), **style)
         low, high = ([a + s * b for a, b in zip(y, half, strict=True)] for s in (-1, 1))
-        axis.fill_between(x, low, high, alpha=0.12, color=line[0].get_color())
+        axis.fill_between(x, low, high, alpha=0.12, color=style["color"])
     axis.legend(fontsize=8)

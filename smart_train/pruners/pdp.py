@@ -53,19 +53,16 @@ class PDPPruner(Pruner):
             layer.scores.copy_((energy[name] - energy[name].mean()) / self.deviations[name])
 
     def search(self):
-        self.soft = self._soft()
+        self.soft = self._soft_masks()
         self.leaves = {name: mask.clone().requires_grad_() for name, mask in self.soft.items()}
         self.masked.set_masks(self.leaves)
 
     @torch.no_grad()
-    def _soft(self) -> Masks:
+    def _soft_masks(self) -> Masks:
         self.start()
         hard = self.masked.hard_masks(cubic(self.progress))
-        found = {}
-        for pool in self.pools:
-            for name, threshold in thresholds(pool, hard).items():
-                found[name] = torch.sigmoid((self.layers[name].scores - threshold) / self.softness)
-        return found
+        held = {name: each for pool in self.pools for name, each in thresholds(pool, hard).items()}
+        return {name: torch.sigmoid((self.layers[name].scores - each) / self.softness) for name, each in held.items()}
 
     @torch.no_grad()
     def after_backward(self):
@@ -104,5 +101,5 @@ def _of_groups(layer: Masked) -> Tensor:
     pattern = layer.pattern
     ordered = pattern.groups(layer.scores, layer.shape).sort(dim=1, descending=True).values
     low = ordered[:, pattern.n].nan_to_num(neginf=-10.0)  # a group that is filled up has fewer weights
-    middle = (ordered[:, pattern.n - 1] + low) / 2
-    return pattern.ungroup(middle.unsqueeze(1).repeat(1, pattern.m), layer.shape)
+    middle = (ordered[:, pattern.n - 1 : pattern.n] + low[:, None]) / 2
+    return pattern.ungroup(middle.repeat(1, pattern.m), layer.shape)

@@ -164,20 +164,19 @@ class Training:
             pruner.after_step()
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.data.batch(number, self.recipe.batch, self.recipe.seed)
-        return images.to(self.device), labels.to(self.device)
+        return tuple(part.to(self.device) for part in self.data.batch(number, self.recipe.batch, self.recipe.seed))
 
     def _label_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross entropy; a model that has not changed yet would learn nothing from itself as teacher."""
+        """Return the cross entropy; of itself as teacher an unchanged model would learn nothing."""
         with self._autocast():
             return F.cross_entropy(self.model(images), labels)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.teacher is None:
             return self._label_loss(images, labels)
+        with torch.no_grad(), self._autocast():
+            target = self.teacher(images)
         with self._autocast():
-            with torch.no_grad():
-                target = self.teacher(images)
             return divergence(target, self.model(images))
 
     def state_dict(self) -> dict:
