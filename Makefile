@@ -48,7 +48,7 @@ test-all: environment $(OVERLAY) $(OLD) lint
 test-oldest: environment .venv-oldest/.ready
 	$(PYTHON) -m tests.everything --oldest-torch .venv-oldest/bin/python --part torch-oldest
 
-# other people's libraries, in an environment of their own; 8 minutes on two cores
+# other people's libraries, in an environment of their own; three minutes of processor time
 test-ecosystem: .ecosystem/.ready
 	OMP_NUM_THREADS=1 .ecosystem/bin/python -m pytest -q -n 2 tests/ecosystem tests/test_package.py
 
