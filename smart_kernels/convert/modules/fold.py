@@ -11,6 +11,7 @@ from .before import Outputs
 from .followers import following_batchnorms
 from .graph import users_of_weights
 from .plain import BATCHNORMS, LAYERS, plain_batchnorm, why_not_plain
+from .shards import check_model
 from .swap import swap_
 from .transaction import whole_or_not_at_all
 
@@ -58,8 +59,10 @@ def fold_batchnorm_(model: nn.Module, example_input=None) -> list[str]:
         The names of the BatchNorms that are gone.
 
     Raises:
+        TypeError: this is no model, or a script.
         ValueError: the output has changed. The model is as it was then, as after any other error.
     """
+    check_model(model, "fold_batchnorm_")
     with whole_or_not_at_all(model):
         expected = None if example_input is None else Outputs(model, example_input)
         folded = fold_proven_(model, example_input)
