@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-oldest | test-ecosystem | test-gpu | bench | zoo | accuracy | docs | lint
+# make demo | test | test-all | test-oldest | test-ecosystem | test-gpu | bench | zoo | accuracy | mutate | docs | lint
 # Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
 # OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
 OLDEST := triton==3.6.0 "numpy<2.4"
@@ -10,12 +10,14 @@ ifdef PYTHON
   OVERLAY :=
   OLD :=
   GENERATOR :=
+  MUTATOR :=
 else
   PYTHON := .venv/bin/python
   ENVIRONMENT := .venv/.ready
   OVERLAY := .triton-oldest/.ready
   OLD := .venv-oldest/.ready
   GENERATOR := .venv/.docs
+  MUTATOR := .venv/.mutate
 endif
 PYTEST := $(PYTHON) -m pytest -q -n auto --dist worksteal
 INTERPRETED := tests/ops tests/test_masked_layers.py tests/train/test_prepared.py
@@ -25,7 +27,7 @@ VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tes
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-oldest test-ecosystem test-gpu bench zoo accuracy docs lint environment
+.PHONY: demo test test-all test-oldest test-ecosystem test-gpu bench zoo accuracy mutate docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -69,6 +71,10 @@ accuracy: environment
 	nice $(PYTHON) -m bench accuracy
 	$(PYTHON) -m bench report
 
+# hours on two cores; what has been tried is not tried again
+mutate: environment $(MUTATOR)
+	OMP_NUM_THREADS=1 nice -n 19 $(PYTHON) -m tests.mutate
+
 docs: environment $(GENERATOR)
 	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train
 
@@ -104,4 +110,8 @@ environment: $(ENVIRONMENT)
 
 .venv/.docs: .venv/.ready
 	.venv/bin/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
+.venv/.mutate: .venv/.ready
+	.venv/bin/python -m pip install --quiet --editable ".[mutate]"
 	touch $@

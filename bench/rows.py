@@ -17,7 +17,7 @@ import triton
 
 import smart_kernels
 
-from .places import CODE, IS_CHECKOUT, RESULTS
+from .places import IS_CHECKOUT, RESULTS
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Staged(Hooks, ABC):
         """Harden if that has not happened and leave plain layers with exact zeros.
 
         Train on before this, in the finetune stage: afterwards nothing holds the zeros, and an optimizer with momentum
-        moves them in its next step. A search that is cut short is said in a warning.
+        moves them in its next step, which is said in a warning, as is a search that is cut short.
 
         Returns:
             The last ``report()``, with the gap before hardening.
@@ -130,6 +130,7 @@ class Staged(Hooks, ABC):
         self.harden()
         report = self.report() | before
         self.masked.make_plain()
+        self.watch.zeros()
         self.stage = "finalized"
         return report
 

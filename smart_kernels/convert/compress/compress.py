@@ -12,6 +12,7 @@ from smart_kernels.convert.modules import (
     Outputs,
     Snapshot,
     bake_torch_masks_,
+    check_model,
     device_of,
     fold_proven_,
     inputs_of,
@@ -163,6 +164,9 @@ def _weights(model: nn.Module, left: dict[str, str]) -> dict[int, dict[str, nn.M
 
 
 def _check(model: nn.Module) -> None:
+    check_model(model, "compress_")
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ValueError("compress_ looks at the weights, got some on the meta device, which holds none")
     wrapper = next((cls.__name__ for m in model.modules() for cls in type(m).__mro__ if cls.__name__ in WRAPPERS), None)
     if wrapper:
         raise ValueError(f"compress_ needs the plain model, got one in {wrapper}: unwrap, compress, wrap again")
