@@ -58,6 +58,10 @@ class CATROPruner(PreparedPruner):
             for batch in batches:
                 loss(*batch)
         classes = torch.cat([batch[-1].flatten() for batch in batches])
+        images = {sum(map(len, seen)) for seen in features.values()}
+        if classes.is_floating_point() or images != {len(classes)}:
+            count = f"{len(classes)} {classes.dtype} for {sorted(images)} inputs"
+            raise ValueError(f"{self.title} needs batches that end with the class of each input, integers, got {count}")
         return {name: self._ratios(name, features, classes) for name in self.layers}
 
     def _ratios(self, name: str, features: dict[str, list[Tensor]], classes: Tensor) -> Tensor:
