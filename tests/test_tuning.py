@@ -65,6 +65,9 @@ def problems():
                 args |= {"scale_ptr": None}
                 kwargs = {"BLOCK_N": n, "BLOCK_K": k, "PRECISION": precision, "TMA_FITS": tma, "BLOCK_M": min(M, 64)}
                 kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True, "SPLIT": False}
+                kwargs |= {
+                    "STRIDE_WK": 1 if tma else n
+                }  # descriptors copy blocks as they lie, others may be transposed
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
 
