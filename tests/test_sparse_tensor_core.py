@@ -576,12 +576,12 @@ def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
         tuned.configs_timings = {config: -float(i) for i, config in enumerate(tuned.configs)}
 
     monkeypatch.setattr(tuned, "configs_timings", None, raising=False)
-    monkeypatch.setattr(tuned, "cache", {})
+    monkeypatch.setattr(tuned, "_found", {})
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     with emulated("sm_90", Machine()):
         for _ in range(2):
             tuned.check_disk_cache(("a shape",), tuned.configs, bench)
-    assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs
+        assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs
 
 
 @pytest.mark.parametrize(

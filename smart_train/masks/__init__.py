@@ -5,5 +5,24 @@ from .counts import counts
 from .masked_model import MaskedModel, check_not_nan
 from .pool import Pool
 from .pools import Budget
+from .shards import is_shard
+from .shares import erk, spread_, uniform
+from .sharing import standardised
+from .tiles import fold_, per_weight, tile_means
 
-__all__ = ["Budget", "MaskedModel", "Masks", "Pool", "check_not_nan", "counts"]
+__all__ = [
+    "Budget",
+    "MaskedModel",
+    "Masks",
+    "Pool",
+    "check_not_nan",
+    "counts",
+    "erk",
+    "fold_",
+    "is_shard",
+    "per_weight",
+    "spread_",
+    "standardised",
+    "tile_means",
+    "uniform",
+]

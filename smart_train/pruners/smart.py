@@ -11,16 +11,16 @@ from smart_kernels import Pattern
 from smart_train.masks import Pool
 from smart_train.schedule import Cooling
 
-from .base import Pruner
+from .starting import StartingPruner
 from .timetable import Timetable
 
 
-class SmartPruner(Pruner):
+class SmartPruner(StartingPruner):
     """SMART (arXiv 2403.19969): every tile has a score that learns beside the weights.
 
     In the search a tile is multiplied by ``sigmoid((scores - threshold) / temperature)``. The threshold is such that
     the masks add up to the budget, the temperature falls, and so the masks become 0 and 1. Scores start from the mean
-    magnitude of their tile, standardised over its layer.
+    magnitude of their tile, or in deep models with depthwise convolutions from its saliency.
 
     Args:
         model, pattern, sparsity, scope, search_steps, dense_steps, eps, filter_fn, example_input, process_group: see
@@ -28,6 +28,7 @@ class SmartPruner(Pruner):
         temperature: (start, end) of a cosine, or a function of the progress of the search in [0, 1].
         warmup: fraction of the search in which the budget shrinks from everything to its target; 0 for a fixed budget.
         straight_through: N:M only; multiply by hard masks in the search, with the gradients of the soft ones.
+        init, prepare_batches: see ``StartingPruner``.
 
     Raises:
         ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer.
@@ -35,7 +36,8 @@ class SmartPruner(Pruner):
 
     title = "SMART"
     learns = True
-    options = ("temperature", "warmup")
+    options = ("temperature", "warmup", "init", "prepare_batches")
+    repeating = ("dense", "search", "finetune")
     timetable: Timetable | None = None
 
     def __init__(
@@ -54,12 +56,15 @@ class SmartPruner(Pruner):
         straight_through: bool = False,
         example_input: Any = None,
         process_group: ProcessGroup | None = None,
+        init: str = "auto",
+        prepare_batches: int = 8,
     ):
         self.cooling = Cooling(temperature, warmup)
         self.straight_through = straight_through
         stages = {"search_steps": search_steps, "dense_steps": dense_steps}
+        start = {"init": init, "prepare_batches": prepare_batches}
         where = {"filter_fn": filter_fn, "example_input": example_input, "process_group": process_group}
-        super().__init__(model, pattern, sparsity, scope=scope, eps=eps, **stages, **where)
+        super().__init__(model, pattern, sparsity, scope=scope, eps=eps, **stages, **start, **where)
 
     @property
     def temperature(self) -> float:
@@ -84,9 +89,6 @@ class SmartPruner(Pruner):
             return super().masks()
         keep = torch.tensor([self.keep(pool) for pool in self.masked.ranked], dtype=torch.float64)
         return self.masked.soft_masks(keep, torch.tensor(self.temperature, dtype=torch.float64))
-
-    def repeats(self, stage):
-        return self.masked.ranks.count == 1
 
     def report(self):
         return super().report() | {"temperature": self.temperature}

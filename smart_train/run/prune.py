@@ -64,7 +64,7 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     """
     missing = [name for name in FILES if not (out / name).is_file()]
     if missing:
-        raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
+        raise ValueError(f"{out} must hold a finished `smart-train prune`, got no {', '.join(missing)}")
     recipe = _recipe(out / "recipe.json")
     reported = _reported(out / "report.json", recipe.pruner)
     stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, device())

@@ -55,10 +55,18 @@ class Stages:
 
     def model(self) -> nn.Module:
         """Return the untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
-        recipe = self.recipe
+        return self._build(self.recipe.model)
+
+    def _build(self, name: str) -> nn.Module:
         sizes = (self.data.channels, self.data.size, len(self.data.classes))
-        built = models.build(recipe.model, *sizes, recipe.seed)
+        built = models.build(name, *sizes, self.recipe.seed)
         return built.to(self.device, memory_format=torch.channels_last)
+
+    def _teacher(self, dense: nn.Module) -> nn.Module | None:
+        """Return the model whose probabilities are learnt instead of the labels, in eval mode."""
+        if self.recipe.teacher:
+            return self._build(self.recipe.teacher).eval()
+        return copy.deepcopy(dense).eval() if self.recipe.distill else None
 
     def check(self) -> None:
         """Find out what can be known before anything is trained.
@@ -103,8 +111,7 @@ class Stages:
         return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
 
     def _prune(self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module) -> tuple[nn.Module, dict]:
-        teacher = copy.deepcopy(dense).eval() if self.recipe.distill else None
-        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=teacher))
+        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense)))
         largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
         return model, pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
 

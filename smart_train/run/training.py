@@ -1,6 +1,7 @@
 """A training: dense, search and finetune are the same ten lines."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,7 @@ class Training:
         self.seen = course.seen + looked_at
         self.optimizers = optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
+        self.before_compiling: Callable[[], object] = lambda: None  # for who shows the progress
 
     def use_graphs(self, replays: Replays) -> None:
         """Take steps from CUDA graphs, as ``replays`` of this training has them."""
@@ -102,7 +104,7 @@ class Training:
         """Show the pruner the batches it wants to see before the first step."""
         if self.pruner and self.pruner.prepare_batches:
             first = self.seen - self.pruner.prepare_batches
-            self.pruner.prepare([self._batch(number) for number in range(first, self.seen)], self._loss)
+            self.pruner.prepare([self._batch(number) for number in range(first, self.seen)], self._label_loss)
 
     def advance(self) -> Tensor:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
@@ -139,12 +141,16 @@ class Training:
 
     def _compile(self, images: Tensor) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
+        self.before_compiling()
         with self._autocast():
             warmup(self.model, [tuple(images.shape)])
         self.cold = False
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
+        on_gpu = self.device == "cuda"
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=on_gpu if self.recipe.amp is None else self.recipe.amp
+        )
 
     def _update(self, loss: Tensor) -> None:
         pruner = self.pruner
@@ -158,15 +164,19 @@ class Training:
             pruner.after_step()
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.data.batch(number, self.recipe.batch, self.recipe.seed)
-        return images.to(self.device), labels.to(self.device)
+        return tuple(part.to(self.device) for part in self.data.batch(number, self.recipe.batch, self.recipe.seed))
+
+    def _label_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy; of itself as teacher an unchanged model would learn nothing."""
+        with self._autocast():
+            return F.cross_entropy(self.model(images), labels)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self.teacher is None:
+            return self._label_loss(images, labels)
+        with torch.no_grad(), self._autocast():
+            target = self.teacher(images)
         with self._autocast():
-            if self.teacher is None:
-                return F.cross_entropy(self.model(images), labels)
-            with torch.no_grad():
-                target = self.teacher(images)
             return divergence(target, self.model(images))
 
     def state_dict(self) -> dict:

@@ -174,11 +174,11 @@ def test_a_damaged_checkpoint(tmp_path, capsys):
 
 def test_run_without_a_run(tmp_path, capsys):
     assert main(["run", str(tmp_path)]) == 2
-    assert "must hold a finished `python -m smart_train prune`" in capsys.readouterr().err
+    assert "must hold a finished `smart-train prune`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["prune"], ["run"], ["demo"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
-    assert stop.value.code == 0 and "python -m smart_train" in capsys.readouterr().out
+    assert stop.value.code == 0 and "smart-train" in capsys.readouterr().out

@@ -5,6 +5,7 @@ GPU writes down its launches: what Python decided is fixed in both.
 """
 
 import contextlib
+import copy
 from unittest import mock
 
 import pytest
@@ -123,6 +124,7 @@ def test_a_training_from_graphs_is_the_training_itself():
     assert graphed.pruner.steps == plain.pruner.steps == 22 and graphed.pruner.stage == "finetune"
     for a, b in zip(graphed.pruner.masks().values(), plain.pruner.masks().values(), strict=True):
         assert torch.equal(a, b)
+    assert graphed.pruner.findings.signal.count == plain.pruner.findings.signal.count == 12, "replays count"
     state = graphed.state_dict()
     assert type(state["optimizers"][0]["param_groups"][0]["lr"]) is float
     later = training()
@@ -173,3 +175,11 @@ def test_a_capture_must_follow_a_step(monkeypatch):
     step()
     with pytest.raises(ValueError, match="a step must be taken before one is captured"):
         step()
+
+
+def test_dense_steps_that_gather_saliency_are_not_repeated():
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    settings = {"search_steps": 5, "dense_steps": 6, "filter_fn": lambda *_: True}
+    for init, repeated in (("saliency", False), ("magnitude", True)):
+        pruner = SmartPruner(copy.deepcopy(model), Block(8, 8), 0.5, init=init, **settings)
+        assert pruner.repeats("dense") is repeated and pruner.repeats("search")

@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import (
@@ -11,6 +12,7 @@ from smart_kernels.convert.modules import (
     Outputs,
     Snapshot,
     bake_torch_masks_,
+    check_model,
     device_of,
     fold_proven_,
     inputs_of,
@@ -131,7 +133,7 @@ def _select(
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
     memory = Memory()
-    for layers in groups.values():
+    for layers in tqdm(groups.values(), "compress_", unit="layer", disable=None, leave=False):  # on terminals only
         shared = dict(sorted(layers.items(), key=lambda item: item[1] not in inputs))  # the first is measured
         first = next(iter(shared.values()))
         zeros = zeros_of(first, settings.pattern)
@@ -162,6 +164,9 @@ def _weights(model: nn.Module, left: dict[str, str]) -> dict[int, dict[str, nn.M
 
 
 def _check(model: nn.Module) -> None:
+    check_model(model, "compress_")
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ValueError("compress_ looks at the weights, got some on the meta device, which holds none")
     wrapper = next((cls.__name__ for m in model.modules() for cls in type(m).__mro__ if cls.__name__ in WRAPPERS), None)
     if wrapper:
         raise ValueError(f"compress_ needs the plain model, got one in {wrapper}: unwrap, compress, wrap again")
