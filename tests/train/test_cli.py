@@ -121,7 +121,7 @@ def test_a_finished_run_resumes_to_the_same_accuracy(run):
         (["--pattern", "nm:2:4", "--sparsity", "0.75"], "sparsity must be 0.5 for nm:2:4, got 0.75"),
         (["--sparsity", "0.9999"], "the budget must hold a tile of each"),
         (["--batch", "5000"], "batch must be at most the 898 training images"),
-        (["--data", "cifar"], "data must be digits, fashion or folder:PATH"),
+        (["--data", "cifar"], "data must be digits, fashion, folder:PATH"),
         (["--data", "folder:nowhere"], "must be a directory"),
         (["--data", "fashion", "--data-dir", "nowhere"], "apt-get install dataset-fashion-mnist"),
         (["--temperature", "0.1", "0.2"], "temperature must be two falling values above 0"),

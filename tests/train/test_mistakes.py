@@ -11,6 +11,7 @@ from smart_kernels import NM, Block, Channel, compress_, fold_batchnorm_, mask_,
 from smart_train import PRUNERS, SmartPruner
 
 from .small_models import make_mlp
+from .test_pruners import CHANNELS
 
 STEP = {"search_steps": 6, "dense_steps": 1}
 
@@ -212,7 +213,8 @@ def test_nothing_is_said_of_a_right_loop(name, optimizer_class):
     model = make_model()
 
     def train():
-        pruner = PRUNERS[name](model, Block(4, 4), 0.5, search_steps=20, dense_steps=3)
+        pattern = Channel() if name in CHANNELS else Block(4, 4)
+        pruner = PRUNERS[name](model, pattern, 0.5, search_steps=20, dense_steps=3)
         optimizers = optimizer_class(pruner.weights(), 1e-2), optimizer_class(**pruner.param_group())
         average = torch.optim.swa_utils.AveragedModel(model)
         pruner.prepare([(torch.randn(6, 8),)] * pruner.prepare_batches, lambda x: model(x).square().sum())
