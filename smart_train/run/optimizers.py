@@ -1,7 +1,7 @@
 """The optimizers of a training, and what a CUDA graph wants of them."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from smart_train.pruners import Pruner
@@ -35,6 +35,15 @@ def make_capturable_(optimizer: Optimizer, device: torch.device) -> None:
     for state in optimizer.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device)
+
+
+def set_rate_(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups, on the device where it is there."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def plain_state(optimizer: Optimizer) -> dict:

@@ -15,7 +15,7 @@ from smart_train.pruners import Pruner
 from . import checkpoint
 from .evaluate import divergence
 from .fits import check_state
-from .optimizers import make_capturable_, optimizers, plain_state
+from .optimizers import make_capturable_, optimizers, plain_state, set_rate_
 from .recipe import Recipe
 from .replays import Replays
 
@@ -60,6 +60,7 @@ class Training:
     """
 
     replays: Replays | None = None
+    before_compiling: Callable[[], object] = staticmethod(lambda: None)  # for who shows the progress
 
     def __init__(
         self,
@@ -86,7 +87,6 @@ class Training:
         self.seen = course.seen + looked_at
         self.optimizers = optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
-        self.before_compiling: Callable[[], object] = lambda: None  # for who shows the progress
 
     def use_graphs(self, replays: Replays) -> None:
         """Take steps from CUDA graphs, as ``replays`` of this training has them."""
@@ -108,7 +108,7 @@ class Training:
 
     def advance(self) -> Tensor:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
-        self._set_rate()
+        set_rate_(self.optimizers[0], self.lr * lr_factor(self.step, self.flat, self.steps))
         batch = self._batch(self.seen + self.step)
         loss = self.take_step(*batch) if self.replays is None else self.replays.advance(*batch)
         self.step += 1
@@ -124,14 +124,6 @@ class Training:
         loss = self._loss(images, labels)
         self._update(loss)
         return loss.detach()
-
-    def _set_rate(self) -> None:
-        rate = self.lr * lr_factor(self.step, self.flat, self.steps)
-        for group in self.optimizers[0].param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
 
     def _on_device(self) -> None:
         """Let graphs, if there are any, read learning rates where they are."""
