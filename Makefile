@@ -1,4 +1,4 @@
-# make demo | test | test-all | test-oldest | test-gpu | bench | zoo | accuracy | docs | lint
+# make demo | test | test-all | test-oldest | test-ecosystem | test-gpu | bench | zoo | accuracy | mutate | docs | lint
 # Each makes its own environment in .venv; PYTHON=/path/to/python uses an existing one instead.
 # OLDEST is the oldest triton that must work, laid over the environment for the second interpreter run.
 OLDEST := triton==3.6.0 "numpy<2.4"
@@ -10,22 +10,24 @@ ifdef PYTHON
   OVERLAY :=
   OLD :=
   GENERATOR :=
+  MUTATOR :=
 else
   PYTHON := .venv/bin/python
   ENVIRONMENT := .venv/.ready
   OVERLAY := .triton-oldest/.ready
   OLD := .venv-oldest/.ready
   GENERATOR := .venv/.docs
+  MUTATOR := .venv/.mutate
 endif
 PYTEST := $(PYTHON) -m pytest -q -n auto --dist worksteal
-INTERPRETED := tests/ops tests/test_masked_layers.py
+INTERPRETED := tests/ops tests/test_masked_layers.py tests/train/test_prepared.py
 # On a CPU with AVX-512 these run once more as on one without; the two variables limit oneDNN, torch and our vector code.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tests/test_save.py tests/test_warmup.py
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-oldest test-gpu bench zoo accuracy docs lint environment
+.PHONY: demo test test-all test-oldest test-ecosystem test-gpu bench zoo accuracy mutate docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -48,6 +50,10 @@ test-all: environment $(OVERLAY) $(OLD) lint
 test-oldest: environment .venv-oldest/.ready
 	$(PYTHON) -m tests.everything --oldest-torch .venv-oldest/bin/python --part torch-oldest
 
+# other people's libraries, in an environment of their own; three minutes of processor time
+test-ecosystem: .ecosystem/.ready
+	OMP_NUM_THREADS=1 .ecosystem/bin/python -m pytest -q -n 2 tests/ecosystem tests/test_package.py
+
 test-gpu: environment
 	$(PYTHON) -m pytest -q tests -m gpu
 	$(PYTHON) -m bench gpu-check
@@ -64,6 +70,10 @@ zoo: .zoo/.ready
 accuracy: environment
 	nice $(PYTHON) -m bench accuracy
 	$(PYTHON) -m bench report
+
+# hours on two cores; what has been tried is not tried again
+mutate: environment $(MUTATOR)
+	OMP_NUM_THREADS=1 nice -n 19 $(PYTHON) -m tests.mutate
 
 docs: environment $(GENERATOR)
 	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train
@@ -93,6 +103,15 @@ environment: $(ENVIRONMENT)
 	.zoo/bin/python -m pip install --quiet --constraint constraints.txt --editable . torchvision==0.28.0 timm
 	touch $@
 
+.ecosystem/.ready: pyproject.toml constraints.txt
+	python3 -m venv .ecosystem
+	.ecosystem/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[ecosystem]"
+	touch $@
+
 .venv/.docs: .venv/.ready
 	.venv/bin/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
+.venv/.mutate: .venv/.ready
+	.venv/bin/python -m pip install --quiet --editable ".[mutate]"
 	touch $@

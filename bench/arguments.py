@@ -11,11 +11,14 @@ from .accuracy.cells import CELLS, METHODS
 from .case import DTYPES
 from .codegen.table import LIMITS
 from .gpu_check import PARTS
+from .places import IS_CHECKOUT
+
+COMMAND = "python -m bench" if IS_CHECKOUT else "smart-bench"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the arguments; ``command`` is the name of what to do. Exits with 2 on bad usage."""
-    parser = argparse.ArgumentParser("python -m bench", description="Measure and check.")
+    parser = argparse.ArgumentParser(COMMAND, description="Measure and check.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_ in (("ops", "time the kernels"), ("layers", "time the storage formats of a layer")):
         command = _command(commands, name, help_)

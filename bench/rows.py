@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 import triton
 
-RESULTS = Path(__file__).parent / "results"
+import smart_kernels
+
+from .places import IS_CHECKOUT, RESULTS
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Return the short hash of the measured tree, marked when files differ from it; results are no part of it."""
+    """Return the short hash of the measured tree, marked when files but results differ; else the installed version."""
+    if not IS_CHECKOUT:
+        return smart_kernels.__version__
     results = f":(exclude){RESULTS.name}"
     try:
         name = _git("describe", "--always", "--exclude", "*")

@@ -11,6 +11,7 @@ from .convert import (
     fold_batchnorm_,
     load,
     mask_,
+    mask_from_zeros_,
     masked_layers,
     save,
     slim_,
@@ -48,6 +49,8 @@ from .ops import (
 )
 from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BACKENDS",
     "DENSE",
@@ -78,6 +81,7 @@ __all__ = [
     "fold_batchnorm_",
     "load",
     "mask_",
+    "mask_from_zeros_",
     "masked_conv2d",
     "masked_layers",
     "masked_linear",

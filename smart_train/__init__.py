@@ -1,5 +1,7 @@
 """Finds the masks: pruners, and what trains with them."""
 
+from smart_kernels import __version__ as __version__
+
 from .pruners import (
     PRUNERS,
     ACDCPruner,

@@ -12,6 +12,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 
 def cosine(u: float, start: float, end: float) -> float:
@@ -61,12 +62,16 @@ class Lengths:
 
     Raises:
         ValueError: a value is out of its range.
+        TypeError: one is no whole number.
     """
 
     search_steps: int
     dense_steps: int = 0
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if not isinstance(value, Integral):
+                raise TypeError(f"{name} must be a whole number, got {value!r}")
         if self.search_steps < 1 or self.dense_steps < 0:
             got = f"{self.search_steps} and {self.dense_steps}"
             raise ValueError(f"search_steps must be at least 1 and dense_steps at least 0, got {got}")

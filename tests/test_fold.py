@@ -313,3 +313,23 @@ def test_a_norm_without_a_bias_is_folded():
 
 def trained_by_hand(norm):
     norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 2)
+
+
+@pytest.mark.parametrize("width", [6, 9])
+def test_a_norm_across_a_sequence_is_no_norm_of_the_outputs(width):
+    """BatchNorm1d reads dim 1 of (N, C, L), a Linear has its outputs in dim 2; if both are as many an example tells."""
+    x = torch.randn(2, 6, 4)
+    with torch.no_grad():
+        for compress in (False, True):
+            model = trained(nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(6)))
+            expected = model(x)
+            assert fold_batchnorm_(model, x) == []
+            if compress:
+                compress_(model, x, seconds=0)
+            assert_close("y", model(x), expected, x.dtype)
+        if width == 9:
+            assert fold_batchnorm_(model) == []
+        else:
+            fold_batchnorm_(model)
+            with pytest.raises(ValueError, match="takes 2 dimensions"):
+                model(x)

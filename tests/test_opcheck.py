@@ -49,6 +49,10 @@ def target():
     return torch.tensor([2.0]).double(), torch.tensor(0.3).double()
 
 
+def nothing_prepared():
+    return torch.empty(0), torch.empty(0, dtype=torch.int32)  # a CPU does without
+
+
 def masked():
     return torch.randn(N, K), torch.rand(2, 3)
 
@@ -81,6 +85,8 @@ CASES = {
         *(torch.randn(ROWS, N), torch.randn(ROWS, K), *masked()),
         *(*TILE, True, True, torch.float32),
     ),
+    "prepared_linear": lambda: (*learns(torch.randn(ROWS, K), *masked()), None, *nothing_prepared(), 8, 8, 0.0),
+    "prepared_linear_dx": lambda: (torch.randn(ROWS, N), *masked(), *nothing_prepared(), 8, 8, 0.0),
     "masked_conv2d": lambda: (*learns(images(8), torch.randn(N, 72), torch.rand(2, 9)), None, CONV.numbers, *TILE),
     "masked_conv2d_backward": lambda: (
         *(images(N), images(8), torch.randn(N, 72), torch.rand(2, 9), CONV.numbers),

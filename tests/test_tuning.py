@@ -65,6 +65,7 @@ def problems():
                 args |= {"scale_ptr": None}
                 kwargs = {"BLOCK_N": n, "BLOCK_K": k, "PRECISION": precision, "TMA_FITS": tma, "BLOCK_M": min(M, 64)}
                 kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True, "SPLIT": False}
+                kwargs |= {"STRIDE_WK": n if residual else 1}
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
 
@@ -136,7 +137,7 @@ def test_what_won_on_a_gpu_is_tried(name, claim):
         M = 16 if "decode" in name else 4096
         args = {"x_ptr": torch.empty(0, dtype=torch.bfloat16), "M": M, "M_CLASS": M, "residual_ptr": None}
         kwargs = {"BLOCK_N": block[0], "BLOCK_K": block[1], "PRECISION": "ieee", "TMA_FITS": True, "BLOCK_M": 16}
-        kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None}
+        kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None, "STRIDE_WK": 1}
         tried = BY_NAME[name].early_config_prune(BY_NAME[name].configs, args | {"scale_ptr": None}, **kwargs)
         assert any(won.items() <= config.all_kwargs().items() for config in tried), (block, won)
 

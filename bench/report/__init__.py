@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ..accuracy import page as accuracy
 from ..codegen.table import TABLE
-from ..rows import RESULTS, Row, read
+from ..places import DOCS, RESULTS
+from ..rows import Row, read
 from . import census, drawing, pages, plots, tables
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = False) -> int:

@@ -6,6 +6,7 @@
     maskable.py which layers mask_ masks, and which it cannot
     mask.py     mask_, unmask_
     compress/   compress_: every layer becomes what runs it fastest
+    keep_zeros.py  mask_from_zeros_
     saving/     save, load
 
 Each uses those above it.
@@ -13,6 +14,7 @@ Each uses those above it.
 
 from .channels import Slimmed, slim_
 from .compress import BACKENDS, DENSE, Report, compress_, warmup
+from .keep_zeros import mask_from_zeros_
 from .mask import mask_, masked_layers, unmask_
 from .measure import Comparison, compare
 from .modules import fold_batchnorm_, whole_or_not_at_all
@@ -29,6 +31,7 @@ __all__ = [
     "fold_batchnorm_",
     "load",
     "mask_",
+    "mask_from_zeros_",
     "masked_layers",
     "save",
     "slim_",

@@ -166,7 +166,7 @@ class Masked:
         if isinstance(gate, GroupGate):  # nothing to leave out: the weight is masked once, the product is dense
             return F.linear(x, gate.weight(self.matrix(), self.scores_for(gate), pattern).flatten(1), self.bias)
         blocks = self.__dict__.get("blocks")
-        if blocks is not None and not torch.compiler.is_compiling():
+        if blocks is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x = autocast(x)
             if blocks.are_of(self.raw_weight, gate.mask, x.dtype):
                 settings = {"tile": tile, "eps": gate.eps}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from smart_kernels.ops.common import TRITON_DEVICES, autocast_dtype, capturing
 from smart_kernels.ops.masked import GroupedBlocks, GroupedLayer
@@ -14,12 +15,32 @@ from .masked import Masked, is_shard
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of weights that kernels pack
 
 
+class Clock:
+    """How many steps all optimizers of the process have taken since it was first asked for."""
+
+    def __init__(self):
+        self.steps = 0
+        self.hook = None
+
+    def start(self) -> None:
+        """Count from now on."""
+        if self.hook is None:
+            self.hook = register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *step) -> None:
+        self.steps += 1
+
+
+CLOCK = Clock()
+
+
 class LayerBlocks:
     """The live blocks of one layer, and what they were made of. Copies of the layer have none.
 
     Attributes:
         index, packed: as ``prepared_linear`` takes them.
-        weight, version, mask: what they are of; changed weights make them useless.
+        weight, version, address, mask: what they are of; changed weights make them useless.
+        steps: of optimizers so far; a fused one changes weights without a new version.
         captured: whether a CUDA graph makes them.
         wanted: the dtype that the last product asked for.
     """
@@ -35,11 +56,18 @@ class LayerBlocks:
         """Take blocks packed of the weight as it is now; those of a CUDA graph serve the graph, which renews them."""
         self.packed = packed
         self.version = self.weight._version
+        self.address = self.weight.data_ptr()
+        self.steps = CLOCK.steps
         self.captured = captured
 
     def are_of(self, weight: nn.Parameter, mask: Tensor, dtype: torch.dtype) -> bool:
-        """Return whether they are of this weight as it is now and of this mask, in this dtype."""
-        if weight is not self.weight or weight._version != self.version or mask is not self.mask:
+        """Return whether they are of this weight as it is now and of this mask, in this dtype.
+
+        What is written through ``.data`` leaves no trace; a forward without gradients does not ask.
+        """
+        if weight is not self.weight or mask is not self.mask or self.steps != CLOCK.steps:
+            return False
+        if weight._version != self.version or weight.data_ptr() != self.address:
             return False
         self.wanted = dtype
         return dtype is self.packed.dtype and self.captured == capturing()
@@ -96,6 +124,8 @@ class Prepared:
 
     def _regroup(self, layers: list[Masked], masks: Tensor) -> None:
         self.layers = [layer for layer in layers if _suits(layer)]
+        if self.layers:
+            CLOCK.start()
         self.group = GroupedBlocks([_described(layer) for layer in self.layers], masks.device)
 
     def _packed(self, indices: list[Tensor] | None) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 
 from smart_kernels import NM
 
@@ -20,6 +21,7 @@ class Budget:
 
     Raises:
         ValueError: a value is out of its range.
+        TypeError: one is no number.
     """
 
     sparsity: float | None
@@ -27,6 +29,9 @@ class Budget:
     eps: float | None = None
 
     def __post_init__(self):
+        for name in ("sparsity", "eps"):
+            if not isinstance(value := getattr(self, name), Real | None):
+                raise TypeError(f"{name} must be a number, got {value!r}")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             percent = f"; {self.sparsity:g} % is {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
             raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}{percent}")

@@ -14,8 +14,11 @@ def unwrapped(model: nn.Module, group: dist.ProcessGroup | None) -> tuple[nn.Mod
     """Return the model in a ``DistributedDataParallel``, and the processes of that.
 
     Raises:
-        ValueError: the model is in shards already.
+        TypeError: it is no model.
+        ValueError: it is in shards already.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a pruner needs an nn.Module, got {model if isinstance(model, type) else type(model)}")
     if any(map(is_fsdp, model.modules())) or any(map(is_shard, model.parameters())):
         raise ValueError("the pruner must be made before fully_shard, got a model in shards; FSDP1 cannot be pruned")
     if isinstance(model, DistributedDataParallel):

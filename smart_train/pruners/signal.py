@@ -28,8 +28,12 @@ class Signal:
 
     def __init__(self, sizes: Sequence[int]):
         self.steps = [-(-size // SAMPLE) for size in sizes]
-        self.sums = torch.zeros(2, sum(-(-size // step) for size, step in zip(sizes, self.steps, strict=True)))
-        self.count = 0
+        self.sums = torch.zeros(3, sum(-(-size // step) for size, step in zip(sizes, self.steps, strict=True)))
+
+    @property
+    def count(self) -> int:
+        """Return how many steps there are sums of; kept with them, as steps of a CUDA graph count there alone."""
+        return int(self.sums[0, 0]) if self.sums.numel() else 0
 
     @torch.no_grad()
     def add(self, gradients: Sequence[Tensor | None]) -> None:
@@ -38,28 +42,27 @@ class Signal:
             return
         sample = torch.cat([g.flatten()[::step] for g, step in zip(gradients, self.steps, strict=True)]).float()
         self.sums = self.sums.to(sample.device)
-        self.sums += torch.stack([sample, sample.square()])
-        self.count += 1
+        self.sums += torch.stack([torch.ones_like(sample), sample, sample.square()])
 
     def report(self) -> dict[str, float]:
         """Return the median of z^2 and the share above 4, of the scores that had a gradient; nothing before 2 steps."""
-        if self.count < 2:
+        count = self.count
+        if count < 2:
             return {}
-        mean, square = self.sums.double().cpu() / self.count
-        variance = (square - mean.square()) * self.count / (self.count - 1)
-        z2 = (self.count * mean.square() / variance)[variance > 1e-9 * square]
+        mean, square = self.sums[1:].double().cpu() / count
+        variance = (square - mean.square()) * count / (count - 1)
+        z2 = (count * mean.square() / variance)[variance > 1e-9 * square]
         if not z2.numel():
             return {}
         return {"z2": z2.median().item(), "z2_above_4": (z2 > 4).double().mean().item()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
-        return {"signal": self.sums, "signal_count": self.count}
+        return {"signal": self.sums}
 
     def load_state_dict(self, taken: dict[str, Any]) -> None:
         """Go on with sums that were kept."""
         self.sums = taken["signal"].clone()
-        self.count = taken["signal_count"]
 
     def verdict(self, rate: float | None, steps: int) -> str:
         """Return why magnitudes would have done as well, in one line, or nothing.

@@ -37,6 +37,7 @@ class SmartPruner(StartingPruner):
     title = "SMART"
     learns = True
     options = ("temperature", "warmup", "init", "prepare_batches")
+    repeating = ("dense", "search", "finetune")
     timetable: Timetable | None = None
 
     def __init__(
@@ -89,9 +90,6 @@ class SmartPruner(StartingPruner):
         keep = torch.tensor([self.keep(pool) for pool in self.masked.ranked], dtype=torch.float64)
         return self.masked.soft_masks(keep, torch.tensor(self.temperature, dtype=torch.float64))
 
-    def repeats(self, stage):
-        return self.masked.ranks.count == 1 if stage == "search" else super().repeats(stage)
-
     def report(self):
         return super().report() | {"temperature": self.temperature}
 
@@ -113,9 +111,9 @@ class SmartPruner(StartingPruner):
     def _rows(self, progress: list[float]) -> Tensor:
         """Return temperature and budgets at each progress, (steps, 1 + pools) float64."""
         budgets = {}  # many pools are alike, and steps many
-        for pool in self.masked.ranked:
-            kind = pool.everything, pool.target, pool.cost is None
-            budgets.setdefault(kind, [pool.keep(u, self.cooling.warmup) for u in progress])
         kinds = [(pool.everything, pool.target, pool.cost is None) for pool in self.masked.ranked]
+        for kind, pool in zip(kinds, self.masked.ranked, strict=True):
+            if kind not in budgets:
+                budgets[kind] = [pool.keep(u, self.cooling.warmup) for u in progress]
         columns = [list(map(self.cooling.temperature_at, progress)), *(budgets[kind] for kind in kinds)]
         return torch.tensor(columns, dtype=torch.float64).T.contiguous()

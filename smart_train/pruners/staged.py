@@ -18,6 +18,7 @@ from .watch import Watch
 class Staged(Hooks, ABC):
     """The half of ``Pruner`` that goes on: dense, search, finetune, finalized."""
 
+    repeating: tuple[str, ...] = ("dense", "finetune")  # stages in which a step is like the one before
     lengths: Lengths
     steps: int
     stage: str
@@ -68,9 +69,9 @@ class Staged(Hooks, ABC):
     def repeats(self, stage: str) -> bool:
         """Return whether every step of a stage does the same on the device, so that a CUDA graph may repeat one.
 
-        By default steps of the search do not. In several processes none does.
+        Those of the search do where ``repeating`` says so. In several processes none does.
         """
-        return stage != "search" and self.masked.ranks.count == 1
+        return stage in self.repeating and self.masked.ranks.count == 1
 
     def replayed(self) -> None:
         """Count a step that a CUDA graph repeats, ``step()`` included; not the first, which ``step()`` has counted.
@@ -116,7 +117,7 @@ class Staged(Hooks, ABC):
         """Harden if that has not happened and leave plain layers with exact zeros.
 
         Train on before this, in the finetune stage: afterwards nothing holds the zeros, and an optimizer with momentum
-        moves them in its next step. A search that is cut short is said in a warning.
+        moves them in its next step, which is said in a warning, as is a search that is cut short.
 
         Returns:
             The last ``report()``, with the gap before hardening.
@@ -129,6 +130,7 @@ class Staged(Hooks, ABC):
         self.harden()
         report = self.report() | before
         self.masked.make_plain()
+        self.watch.zeros()
         self.stage = "finalized"
         return report
 

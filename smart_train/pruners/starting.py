@@ -44,7 +44,7 @@ class StartingPruner(PreparedPruner):
         if prepare_batches < 1:
             raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
         super().__init__(model, pattern, sparsity, **common)
-        self.ones: Masks = {}
+        self.ones: Masks = {}  # of the dense step that gathers
         self.demanded = init == "saliency"
         wanted = self.demanded or (init == "auto" and layers_differ(self.masked))
         self.init = "saliency" if wanted else "magnitude"
@@ -54,6 +54,9 @@ class StartingPruner(PreparedPruner):
     def prepare(self, batches, loss):
         if self.prepare_batches:
             super().prepare(batches, loss)
+
+    def repeats(self, stage):
+        return super().repeats(stage) and not (stage == "dense" and self.gathered)
 
     def measure(self, batches, loss):
         return saliency(self.masked, batches, loss)
@@ -69,15 +72,12 @@ class StartingPruner(PreparedPruner):
         self.masked.set_masks(self.ones)
 
     def after_backward(self):
-        for name, ones in self.ones.items() if self.stage == "dense" else ():
-            if ones.grad is not None:
-                self.layers[name].scores.data.add_(ones.grad.square())
+        for name, mask in self.ones.items():
+            if mask.grad is not None:
+                self.layers[name].scores.data.add_(mask.grad.square())
                 self.prepared = True
         if self.stage == "search":
             self.findings.add()
-
-    def repeats(self, stage):
-        return super().repeats(stage) and not (stage == "dense" and self.gathered)
 
     def report(self):
         return super().report() | {"init": self.init}
@@ -90,6 +90,7 @@ class StartingPruner(PreparedPruner):
         self.init = taken["init"]
 
     def start(self):
+        self.ones = {}
         if self.demanded:
             super().start()
         if self.init == "saliency" and self.prepared:

@@ -78,6 +78,26 @@ class Watch:
         if self.hook is not None:
             self.hook.remove()
 
+    def zeros(self) -> None:
+        """Look once more, after ``finalize()``, when an optimizer has moved a weight: are its zeros still there?"""
+        layer = next((layer for layer in self.masked.layers.values() if layer.weight.requires_grad), None)
+        if layer is None:
+            return
+        shape, version, zeros = layer.weight.shape, layer.weight._version, _zeros(layer.weight)
+        pruned = ref(layer)
+
+        def hook(weight):
+            if weight._version == version:
+                return
+            handle.remove()
+            again = pruned() is None or hasattr(pruned(), "raw_weight")  # another pruner holds them by now
+            if not again and weight.shape == shape and _zeros(weight) < zeros:
+                warnings.warn(
+                    "pruned weights come back: train before finalize(), which leaves plain layers", stacklevel=2
+                )
+
+        handle = layer.weight.register_post_accumulate_grad_hook(hook)
+
     def _follow_backward(self):
         weight = self._weight()
         watch = ref(self)
@@ -110,6 +130,10 @@ class Watch:
 
 def _version(weight: nn.Parameter | None) -> int:
     return 0 if weight is None else weight._version
+
+
+def _zeros(weight: nn.Parameter) -> int:
+    return weight.numel() - int(weight.detach().count_nonzero())
 
 
 def _versions(learning: list[nn.Parameter]) -> list[int]:

@@ -70,7 +70,7 @@ def _check_pruner(saved: Any, own: dict, pruner: Pruner) -> None:
     thresholds = saved["thresholds"]
     _check(isinstance(thresholds, list) and len(thresholds) == len(pruner.pools), "each pool must have a threshold")
     for threshold, pool in zip(thresholds, pruner.pools, strict=True):
-        scores = sum(layer.scores.numel() for layer in pool.layers.values())
+        scores = 1 if pool in pruner.masked.ranked else pool.scored
         fits = isinstance(threshold, Tensor) and threshold.is_floating_point() and 0 < threshold.numel() <= scores
         _check(threshold is None or fits, f"the threshold of a pool must be None or at most {scores} numbers")
     for name in own.keys() - {"step", "stage", "pools", "masks", "looks", "thresholds"}:

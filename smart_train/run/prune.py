@@ -29,7 +29,7 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
         recipe: every setting.
         out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
-        graph: whether training steps come from CUDA graphs: "auto", "on" or "off"; see ``Training``.
+        graph: whether training steps come from CUDA graphs; see ``Stages``.
         baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
 
     Returns:
@@ -42,12 +42,18 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
     stages = Stages(recipe, data, out, device(), resume, graph)
     stages.check()  # before the directory is taken and the dense model trained
     _claim(out, recipe, resume)
+    return _finish(stages, *_train(stages, baseline))
+
+
+def _train(stages: Stages, baseline: bool) -> tuple[dict[str, nn.Module], dict]:
+    """Return the trained models by name, and the pruner's last report."""
+    method = stages.recipe.pruner
     dense = stages.dense()
     pruned, last = stages.pruned(dense)
-    models = {"dense": dense, recipe.pruner: pruned}
-    if baseline and recipe.pruner != BASELINE:
+    models = {"dense": dense, method: pruned}
+    if baseline and method != BASELINE:
         models[BASELINE], _ = stages.baseline(dense)
-    return _finish(stages, models, last)
+    return models, last
 
 
 def evaluate_saved(out: Path) -> tuple[float, float]:
@@ -58,7 +64,7 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     """
     missing = [name for name in FILES if not (out / name).is_file()]
     if missing:
-        raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
+        raise ValueError(f"{out} must hold a finished `smart-train prune`, got no {', '.join(missing)}")
     recipe = _recipe(out / "recipe.json")
     reported = _reported(out / "report.json", recipe.pruner)
     stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, device())

@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from .training import Training
+from smart_train.pruners import Pruner
 
 WARM = 3  # steps of a stage that are taken one by one before one is captured: kernels are compiled, memory is there
 
@@ -42,6 +42,15 @@ class CudaGraphs:
         return replay
 
 
+class Stepped(Protocol):
+    """What a training has to be; see ``Training``."""
+
+    pruner: Pruner | None
+    optimizers: list[Optimizer]
+
+    def take_step(self, *batch: Tensor) -> Tensor: ...
+
+
 class Replays:
     """The steps of a training, from one graph for each stage in which all steps do the same.
 
@@ -51,11 +60,12 @@ class Replays:
         graphs: how a step is captured; a test has another way.
     """
 
-    def __init__(self, training: "Training", *, strict: bool = False, graphs: CudaGraphs | None = None):
+    def __init__(self, training: Stepped, *, strict: bool = False, graphs: CudaGraphs | None = None):
         self.training = training
         self.strict = strict
         self.graphs = graphs or CudaGraphs()
         self.inputs: tuple[Tensor, ...] = ()
+        self.failed = False
         self._begin(None)
 
     def _begin(self, stage: str | None) -> None:
@@ -70,7 +80,7 @@ class Replays:
         if stage != self.stage:
             self._begin(stage)
         self.taken += 1
-        if self.taken <= WARM or not (pruner is None or pruner.repeats(stage)):
+        if self.failed or self.taken <= WARM or not (pruner is None or pruner.repeats(stage)):
             with self.graphs.aside():
                 return training.take_step(*batch)
         if self.replay is not None:
@@ -78,7 +88,7 @@ class Replays:
                 pruner.replayed()
             self._give(batch)
         elif not self._capture(batch):
-            training.replays = None
+            self.failed = True
             return training.take_step(*batch)
         with self.graphs.aside():
             return self.replay().clone()

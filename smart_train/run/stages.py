@@ -17,6 +17,7 @@ from smart_train.pruners import PRUNERS, Pruner
 from . import checkpoint
 from .loop import fit
 from .recipe import Recipe
+from .replays import Replays
 from .training import Course, Training
 
 BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
@@ -31,7 +32,8 @@ class Stages:
 
     Args:
         resume: continue from those checkpoints.
-        graph: whether steps come from CUDA graphs; see ``Training``.
+        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
+            cannot; "off", or on a CPU, one by one.
     """
 
     recipe: Recipe
@@ -53,10 +55,18 @@ class Stages:
 
     def model(self) -> nn.Module:
         """Return the untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
-        recipe = self.recipe
+        return self._build(self.recipe.model)
+
+    def _build(self, name: str) -> nn.Module:
         sizes = (self.data.channels, self.data.size, len(self.data.classes))
-        built = models.build(recipe.model, *sizes, recipe.seed)
+        built = models.build(name, *sizes, self.recipe.seed)
         return built.to(self.device, memory_format=torch.channels_last)
+
+    def _teacher(self, dense: nn.Module) -> nn.Module | None:
+        """Return the model whose probabilities are learnt instead of the labels, in eval mode."""
+        if self.recipe.teacher:
+            return self._build(self.recipe.teacher).eval()
+        return copy.deepcopy(dense).eval() if self.recipe.distill else None
 
     def check(self) -> None:
         """Find out what can be known before anything is trained.
@@ -101,8 +111,7 @@ class Stages:
         return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
 
     def _prune(self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module) -> tuple[nn.Module, dict]:
-        teacher = copy.deepcopy(dense).eval() if self.recipe.distill else None
-        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=teacher))
+        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense)))
         largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
         return model, pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
 
@@ -114,7 +123,10 @@ class Stages:
         return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
 
     def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
-        return Training(model, self.data, self.recipe, course, device=self.device, graph=self.graph, **pruning)
+        training = Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        if self.graph != "off" and self.device == "cuda":
+            training.use_graphs(Replays(training, strict=self.graph == "on"))
+        return training
 
     def _fit(self, name: str, training: Training) -> None:
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

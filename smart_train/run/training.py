@@ -54,12 +54,12 @@ class Training:
         model: on ``device``; masked if there is a ``pruner``.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
         teacher: in eval mode; its probabilities are learnt instead of the labels.
-        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
-            cannot; or "off".
 
     Raises:
         ValueError: the pruner wants to look at more batches than the course has passes.
     """
+
+    replays: Replays | None = None
 
     def __init__(
         self,
@@ -71,7 +71,6 @@ class Training:
         pruner: Pruner | None = None,
         teacher: nn.Module | None = None,
         device: str = "cpu",
-        graph: str = "off",
     ):
         self.model = model
         self.data = data
@@ -88,7 +87,10 @@ class Training:
         self.optimizers = optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
         self.before_compiling: Callable[[], object] = lambda: None  # for who shows the progress
-        self.replays = Replays(self, strict=graph == "on") if graph != "off" and device == "cuda" else None
+
+    def use_graphs(self, replays: Replays) -> None:
+        """Take steps from CUDA graphs, as ``replays`` of this training has them."""
+        self.replays = replays
         self._on_device()
 
     def _take_off(self, course: Course) -> int:
@@ -132,9 +134,10 @@ class Training:
                 group["lr"] = rate
 
     def _on_device(self) -> None:
-        """Let graphs read learning rates where they are."""
-        for optimizer in self.optimizers if self.replays is not None else ():
-            make_capturable_(optimizer, next(self.model.parameters()).device)
+        """Let graphs, if there are any, read learning rates where they are."""
+        if self.replays is not None:
+            for optimizer in self.optimizers:
+                make_capturable_(optimizer, next(self.model.parameters()).device)
 
     def _compile(self, images: Tensor) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
@@ -144,7 +147,10 @@ class Training:
         self.cold = False
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
+        on_gpu = self.device == "cuda"
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=on_gpu if self.recipe.amp is None else self.recipe.amp
+        )
 
     def _update(self, loss: Tensor) -> None:
         pruner = self.pruner

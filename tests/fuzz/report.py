@@ -3,9 +3,12 @@
 import json
 import platform
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import torch
+
+from tests.mutate import rows as mutants
 
 from .runner import Outcome
 
@@ -19,7 +22,7 @@ MEANING = {
 }
 HEAD = """# Reliability
 
-What was tried with random inputs. A row is one run of its command; the last one of each kind counts. Written by
+What was tried with random inputs. Of each kind the runs of the last commit count, other seeds are added up. Written by
 `python -m tests.fuzz report`, from `tests/fuzz/rows.jsonl`; `--record` adds a row. `make test` runs 500 files, 200
 sequences of formats and 3 kills.
 
@@ -48,8 +51,8 @@ def record(what: str, count: int, seed: int, found: Outcome) -> None:
 def write() -> None:
     """Write the page."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-    last = {row["what"]: row for row in rows}
-    PAGE.write_text(HEAD + "".join(_line(last[what]) for what in MEANING if what in last) + _meanings())
+    kinds = (_of_the_last_commit([row for row in rows if row["what"] == what]) for what in MEANING)
+    PAGE.write_text(HEAD + "".join(map(_line, filter(None, kinds))) + _meanings() + mutants.section())
 
 
 def commit() -> str:
@@ -63,11 +66,20 @@ def _git(*arguments: str) -> str:
     return subprocess.run(("git", *arguments), cwd=HERE, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def _line(row: dict) -> str:
-    outcomes = ", ".join(f"{count:,} {word}" for word, count in row["outcomes"].items())
-    command = f"`python -m tests.fuzz {row['what']} --count {row['count']} --seed {row['seed']}`"
+def _of_the_last_commit(rows: list[dict]) -> list[dict]:
+    """Return the rows of one kind that are of the commit of the last one, the last of each seed."""
+    return list({row["seed"]: row for row in rows if row["commit"] == rows[-1]["commit"]}.values())
+
+
+def _line(rows: list[dict]) -> str:
+    row, words = rows[-1], Counter()
+    for each in rows:
+        words.update(each["outcomes"])
+    count, failures = (sum(each[key] for each in rows) for key in ("count", "failures"))
+    outcomes = ", ".join(f"{count:,} {word}" for word, count in sorted(words.items()))
+    command = "<br>".join(f"`python -m tests.fuzz {r['what']} --count {r['count']} --seed {r['seed']}`" for r in rows)
     where = f"torch {row['torch']}, Python {row['python']}, {row['machine']}, {row['commit']}"
-    cells = row["what"], f"{row['count']:,}", f"{row['failures']}", outcomes, command, where
+    cells = row["what"], f"{count:,}", f"{failures}", outcomes, command, where
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -56,11 +56,12 @@ def test_what_takes_memory_has_a_number():
 def test_the_page_comes_from_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "ROWS", tmp_path / "rows.jsonl")
     monkeypatch.setattr(report, "PAGE", tmp_path / "reliability.md")
-    for count in (3, 1000):
-        report.record("files", count, 5, Outcome({"refused": count - 1, "failed": 1}, ["one"]))
+    monkeypatch.setattr(report, "commit", lambda: "abc")
+    for count, seed in ((3, 5), (1000, 5), (200, 6)):
+        report.record("files", count, seed, Outcome({"refused": count - 1, "failed": 1}, ["one"]))
     assert main(["report"]) == 0
     (line,) = [line for line in (tmp_path / "reliability.md").read_text().splitlines() if line.startswith("| files")]
-    assert "| 1,000 | 1 | 1 failed, 999 refused | `python -m tests.fuzz files --count 1000 --seed 5`" in line
+    assert "| 1,200 | 2 | 2 failed, 1,198 refused | `python -m tests.fuzz files --count 1000 --seed 5`<br>" in line
 
 
 def test_the_committed_page_is_that_of_the_committed_rows(tmp_path, monkeypatch):

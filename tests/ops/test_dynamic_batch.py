@@ -10,6 +10,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from bench.claimed import claimed
 from smart_kernels.ops.block_sparse import conv_operators as conv
 from smart_kernels.ops.block_sparse import linear
+from smart_kernels.ops.masked import conv_operators as masked
 from smart_kernels.ops.semi_structured import conv2d as nm_conv
 from smart_kernels.ops.semi_structured import linear as nm
 from tests.conftest import INTERPRETED
@@ -33,6 +34,11 @@ def half(rows, columns):
     return empty(rows, columns // 2), empty(rows, columns // 8, dtype=torch.uint8)
 
 
+def masked_weight():
+    """A weight and its mask."""
+    return empty(64, 9 * 64), empty(2, 18, dtype=torch.float32)
+
+
 CASES = {  # name -> of the batch: the op and its tensors
     "linear": lambda M: (lambda *a: linear._block_sparse_linear(*a, None, N), empty(M, K), *stored(8)),
     "linear dx": lambda M: (lambda *a: linear._block_sparse_linear_dx(*a, K), empty(M, N), *stored(8)),
@@ -48,6 +54,18 @@ CASES = {  # name -> of the batch: the op and its tensors
     "conv dvalues": lambda B: (
         lambda dy, x, values, *a: conv.block_conv_dvalues(dy, x, *a, GEOMETRY, *TILE),
         *(empty(B, 8, 8, N), empty(B, 8, 8, K), *stored(8)),
+    ),
+    "masked conv": lambda B: (
+        lambda *a: masked.masked_conv(*a, None, GEOMETRY, *TILE, 0.0, False),
+        *(empty(B, 8, 8, 64), *masked_weight()),
+    ),
+    "masked conv dx": lambda B: (
+        lambda *a: masked.masked_conv_dx(*a, GEOMETRY, 8, 8, 64, *TILE, 0.0),
+        *(empty(B, 8, 8, 64), *masked_weight()),
+    ),
+    "masked conv backward": lambda B: (
+        lambda *a: masked.masked_conv_backward(*a, GEOMETRY, *TILE, 0.0, False, True, True)[0],
+        *(empty(B, 8, 8, 64), empty(B, 8, 8, 64), *masked_weight()),
     ),
     "nm": lambda M: (
         lambda *a: nm._semi_structured_linear(*a, None, None, 2, 4, None, False),
@@ -70,5 +88,5 @@ def test_it_stays_dynamic(name, size):
         graph = aot_export_joint_simple(lambda *args: (op(*args),), tensors, trace_joint=False).graph
     assert not env.replacements, "the batch became a number"
     seen = [str(node.target) for node in graph.nodes if node.op == "call_function"]
-    assert sum("triton_kernel_wrapper" in each for each in seen) == 1
+    assert sum("triton_kernel_wrapper" in each for each in seen) == (3 if "masked" in name else 1)
     assert not [each for each in seen if "smart_kernels" in each]

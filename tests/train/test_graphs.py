@@ -5,6 +5,7 @@ GPU writes down its launches: what Python decided is fixed in both.
 """
 
 import contextlib
+import copy
 from unittest import mock
 
 import pytest
@@ -114,16 +115,16 @@ def training(pruner_class=SmartPruner, **settings):
 
 def test_a_training_from_graphs_is_the_training_itself():
     plain, graphed = training(), training()
-    graphed.replays = Replays(graphed, strict=True, graphs=(graphs := Traced()))
-    for each in (graphed, plain):
-        for optimizer in each.optimizers:
-            make_capturable_(optimizer, torch.device("cpu"))
+    graphed.use_graphs(Replays(graphed, strict=True, graphs=(graphs := Traced())))
+    for optimizer in plain.optimizers:
+        make_capturable_(optimizer, torch.device("cpu"))
     for _ in range(plain.steps):
         assert torch.equal(graphed.advance(), plain.advance())
     assert graphs.captures == 2, "the search and the finetuning"
     assert graphed.pruner.steps == plain.pruner.steps == 22 and graphed.pruner.stage == "finetune"
     for a, b in zip(graphed.pruner.masks().values(), plain.pruner.masks().values(), strict=True):
         assert torch.equal(a, b)
+    assert graphed.pruner.findings.signal.count == plain.pruner.findings.signal.count == 12, "replays count"
     state = graphed.state_dict()
     assert type(state["optimizers"][0]["param_groups"][0]["lr"]) is float
     later = training()
@@ -133,8 +134,7 @@ def test_a_training_from_graphs_is_the_training_itself():
 
 def test_steps_that_differ_are_taken_one_by_one():
     run = training(GradualPruner)
-    run.replays = Replays(run, strict=True, graphs=(graphs := Traced()))
-    run._on_device()
+    run.use_graphs(Replays(run, strict=True, graphs=(graphs := Traced())))
     for _ in range(run.steps):
         run.advance()
     assert graphs.captures == 1, "the finetuning"
@@ -147,15 +147,14 @@ def test_a_step_that_cannot_be_captured_is_taken_all_the_same():
             raise RuntimeError("operation not permitted when stream is capturing")
 
     run = training()
-    run.replays = Replays(run, graphs=Broken())
-    run._on_device()
+    run.use_graphs(Replays(run, graphs=Broken()))
     for _ in range(WARM):
         run.advance()
     with pytest.warns(UserWarning, match="goes on without CUDA graphs, a step cannot be captured: operation not"):
         run.advance()
-    assert run.replays is None and run.step == run.pruner.steps == WARM + 1
+    assert run.replays.failed and run.step == run.pruner.steps == WARM + 1
     strict = training()
-    strict.replays = Replays(strict, strict=True, graphs=Broken())
+    strict.use_graphs(Replays(strict, strict=True, graphs=Broken()))
     for _ in range(WARM):
         strict.advance()
     with pytest.raises(RuntimeError, match="not permitted"):
@@ -176,3 +175,11 @@ def test_a_capture_must_follow_a_step(monkeypatch):
     step()
     with pytest.raises(ValueError, match="a step must be taken before one is captured"):
         step()
+
+
+def test_dense_steps_that_gather_saliency_are_not_repeated():
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    settings = {"search_steps": 5, "dense_steps": 6, "filter_fn": lambda *_: True}
+    for init, repeated in (("saliency", False), ("magnitude", True)):
+        pruner = SmartPruner(copy.deepcopy(model), Block(8, 8), 0.5, init=init, **settings)
+        assert pruner.repeats("dense") is repeated and pruner.repeats("search")

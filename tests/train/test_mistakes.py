@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from smart_kernels import NM, Block, Channel, masked_layers, unmask_
+from smart_kernels import NM, Block, Channel, compress_, fold_batchnorm_, mask_, masked_layers, unmask_
 from smart_train import PRUNERS, SmartPruner
 
 from .small_models import make_mlp
@@ -232,6 +232,37 @@ def test_nothing_is_said_of_a_right_loop(name, optimizer_class):
         learn(model, *optimizers)
 
     assert said(train) == []
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["plain", "pruned-again"])
+def test_training_goes_on_after_finalize(again):
+    model, pruner, optimizer = start(search_steps=2, dense_steps=0)
+    for _ in range(4):
+        pruner.step()
+        learn(model, optimizer)
+    pruner.finalize()
+    if not again:
+        return check_said_once("pruned weights come back", lambda: [learn(model, optimizer) for _ in range(4)])
+    pruner = SmartPruner(model, Block(4, 4), 0.75, search_steps=4)
+    optimizer = torch.optim.Adam([{"params": pruner.weights()}, pruner.param_group()], lr=1e-2)
+    assert not said(lambda: [(pruner.step(), learn(model, optimizer)) for _ in range(4)])
+
+
+def test_what_is_no_model_or_no_number():
+    script = torch.jit.script(make_mlp())
+    for use in (lambda m: mask_(m, Block(4, 4)), lambda m: compress_(m, torch.ones(1, 8)), fold_batchnorm_):
+        with pytest.raises(TypeError, match="needs modules in Python, got a ScriptModule"):
+            use(script)
+        with pytest.raises(TypeError, match=r"needs an nn\.Module, got <class"):
+            use(nn.Sequential)
+    with pytest.raises(ValueError, match="on the meta device"):
+        compress_(make_mlp().to("meta"), torch.ones(1, 8, device="meta"))
+    with pytest.raises(TypeError, match=r"a pruner needs an nn\.Module, got <class"):
+        SmartPruner(nn.Sequential, Block(4, 4), 0.5, search_steps=3)
+    with pytest.raises(TypeError, match=r"sparsity must be a number, got '0\.5'"):
+        SmartPruner(make_model(), Block(4, 4), "0.5", search_steps=3)
+    with pytest.raises(TypeError, match=r"search_steps must be a whole number, got 1\.5"):
+        SmartPruner(make_model(), Block(4, 4), 0.5, search_steps=1.5)
 
 
 def test_nothing_is_said_of_one_who_prunes_at_once_or_does_not_train():

@@ -121,12 +121,12 @@ def grads(model, x):
 
 
 @interpreted
-@pytest.mark.parametrize("pattern", [Block(16, 16), Block(8, 32), Channel()], ids=str)
+@pytest.mark.parametrize("pattern", [Block(16, 16), Channel()], ids=str)
 def test_prepared_layers_say_what_the_masked_weights_say(pattern):
-    model, pruner = made(2, 48, pattern, torch.float32)
-    x = torch.randn(5, 48)
+    model, pruner = made(2, 32, pattern, torch.float32)
+    x = torch.randn(5, 32)
     for step in range(44):
-        if step in (0, 25, 43):
+        if step in (25, 43):
             pruner.step()
             assert all(layer.__dict__["blocks"].are_of(layer.raw_weight, layer.gate.mask, x.dtype) for layer in model)
             got = grads(model, x)
@@ -138,26 +138,45 @@ def test_prepared_layers_say_what_the_masked_weights_say(pattern):
             pruner.steps += 1
 
 
+def stepped(model):
+    """Take a fused step, which leaves no trace at the weights."""
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(model.parameters(), lr=0.1, fused=True).step()
+
+
+def written(model):
+    with torch.no_grad():
+        for layer in model:
+            layer.raw_weight.mul_(2)
+
+
+def exchanged(model):
+    for layer in model:
+        layer.raw_weight.data = 3 * layer.raw_weight.data
+
+
+def replaced(model):
+    for layer in model:
+        layer._parameters["weight"] = nn.Parameter(2 * layer.raw_weight.detach())
+
+
 @interpreted
-def test_weights_that_have_changed_since_are_read_themselves():
+@pytest.mark.parametrize("change", [stepped, written, exchanged, replaced])
+def test_weights_that_have_changed_since_are_read_themselves(change):
     model, pruner = made(2, 32, Block(16, 16), torch.float32)
     x = torch.randn(5, 32)
     pruner.step()
-    model(x)
+    before = model(x).detach()
+    change(model)
+    expected = x
+    for layer in model:
+        expected = nn.functional.linear(expected, layer.weight, layer.bias)
+    torch.testing.assert_close(model(x), expected)
+    assert not torch.allclose(expected, before)
     with torch.no_grad():
-        model[0].raw_weight.mul_(2)
-        model[1].raw_weight.mul_(0.5)
-        expected = x
-        for layer in model:
-            expected = nn.functional.linear(expected, layer.weight, layer.bias)
-        torch.testing.assert_close(model(x), expected)
-        other = {name: 3 * value for name, value in model.named_parameters() if name.endswith("0.weight")}
-        swapped = torch.func.functional_call(model, other, (x,))
-        assert not torch.allclose(swapped, expected)
-    pruner.harden()
-    with torch.no_grad():
-        assert torch.equal(model(x), model(x))
-        assert not torch.allclose(model(x), expected), "other masks"
+        model[0].raw_weight.data.mul_(2)
+        assert not torch.allclose(model(x), expected), "without gradients nothing prepared is read"
 
 
 @interpreted

@@ -107,7 +107,7 @@ def test_rejects(wrong):
 def test_z2_tells_signal_from_noise():
     torch.manual_seed(0)
     signal = Signal([3000, 2 * SAMPLE])
-    assert signal.report() == {} and signal.sums.shape == (2, 3000 + SAMPLE)
+    assert signal.report() == {} and signal.sums.shape == (3, 3000 + SAMPLE)
     gradients = torch.randn(50, 3000 + 2 * SAMPLE)
     for gradient in gradients:
         signal.add(gradient.split([3000, 2 * SAMPLE]))

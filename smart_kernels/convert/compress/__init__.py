@@ -1,7 +1,7 @@
 """From a pruned model to a fast one: ``compress_``, its settings, its report, and warming the result up."""
 
 from .compress import compress_
-from .explain import explaining_groups
+from .explain import explaining_groups, explaining_tile
 from .report import LayerReport, Report
 from .select import PLAIN
 from .settings import BACKENDS, DENSE, Settings
@@ -16,5 +16,6 @@ __all__ = [
     "Settings",
     "compress_",
     "explaining_groups",
+    "explaining_tile",
     "warmup",
 ]

@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import (
@@ -11,6 +12,7 @@ from smart_kernels.convert.modules import (
     Outputs,
     Snapshot,
     bake_torch_masks_,
+    check_model,
     device_of,
     fold_proven_,
     inputs_of,
@@ -67,7 +69,9 @@ def compress_(
         backends: names out of ``BACKENDS``; default all.
         policy: ``"speed"``, or ``"size"`` to keep sparse storage where it loses, too.
         seconds: how long at most to repeat the comparison of one layer while its ratios have not settled.
-        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each.
+        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each. To capture it, call
+            ``warmup(model, [x.shape])``, then ``with torch.no_grad(), torch.cuda.graph(graph): y = model(x)``, and for
+            each input ``x.copy_(...)`` and ``graph.replay()``; x and y stay the same tensors.
 
     Returns:
         The choice and its numbers per layer; ``print`` shows a table.
@@ -129,7 +133,7 @@ def _select(
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
     memory = Memory()
-    for layers in groups.values():
+    for layers in tqdm(groups.values(), "compress_", unit="layer", disable=None, leave=False):  # on terminals only
         shared = dict(sorted(layers.items(), key=lambda item: item[1] not in inputs))  # the first is measured
         first = next(iter(shared.values()))
         zeros = zeros_of(first, settings.pattern)
@@ -160,6 +164,9 @@ def _weights(model: nn.Module, left: dict[str, str]) -> dict[int, dict[str, nn.M
 
 
 def _check(model: nn.Module) -> None:
+    check_model(model, "compress_")
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ValueError("compress_ looks at the weights, got some on the meta device, which holds none")
     wrapper = next((cls.__name__ for m in model.modules() for cls in type(m).__mro__ if cls.__name__ in WRAPPERS), None)
     if wrapper:
         raise ValueError(f"compress_ needs the plain model, got one in {wrapper}: unwrap, compress, wrap again")

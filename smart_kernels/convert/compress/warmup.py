@@ -21,7 +21,9 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
     that is still masked the backward is run, too, as one step of training will; call it under the autocast of the
     training, after the pruner's first step. Gradients and modes stay as they are, no statistics are updated.
 
-    Tuning times kernels, which a CUDA graph cannot capture: call this before. Triton keeps what it finds in its cache.
+    Tuning times kernels, which a CUDA graph cannot capture: call this before, with the shape that is captured and under
+    the same autocast. Triton keeps what it finds in its cache. A training step needs its optimizer's state, too: take
+    three steps before one is captured.
 
     Args:
         model: compressed or masked, on its device.

@@ -10,7 +10,7 @@ from .graph import call, device_of, evaluating, inputs_of, users_of_weights
 from .outputs import tensors_in
 from .plain import BATCHNORMS, LAYERS, left_alone, plain_batchnorm, why_not_plain
 from .pruned import bake_torch_masks_
-from .shards import check_whole
+from .shards import check_model, check_whole
 from .swap import swap_
 from .transaction import Snapshot, whole_or_not_at_all
 from .twin import twin
@@ -24,6 +24,7 @@ __all__ = [
     "agrees",
     "bake_torch_masks_",
     "call",
+    "check_model",
     "check_whole",
     "device_of",
     "evaluating",

@@ -1,15 +1,17 @@
 """``fold_batchnorm_``: in evaluation a BatchNorm is a factor and a sum, which the layer in front can do for free."""
 
 import logging
+from collections.abc import Iterable
 from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .before import Outputs
 from .followers import following_batchnorms
 from .graph import users_of_weights
 from .plain import BATCHNORMS, LAYERS, plain_batchnorm, why_not_plain
+from .shards import check_model
 from .swap import swap_
 from .transaction import whole_or_not_at_all
 
@@ -18,7 +20,20 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class Folded(nn.Identity):
-    """Where a BatchNorm was."""
+    """Where a BatchNorm was. One that a Linear computes takes (N, C) alone: of (N, C, L) it would have read dim 1.
+
+    Raises:
+        ValueError: it gets another input.
+    """
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.dims = 2 if isinstance(norm, nn.BatchNorm1d) else 4
+
+    def forward(self, x):
+        if isinstance(x, Tensor) and x.dim() != self.dims:  # what traces sees no tensor
+            raise ValueError(f"the BatchNorm that was folded here takes {self.dims} dimensions, got {tuple(x.shape)}")
+        return x
 
 
 def fold_batchnorm_(model: nn.Module, example_input=None) -> list[str]:
@@ -27,10 +42,10 @@ def fold_batchnorm_(model: nn.Module, example_input=None) -> list[str]:
         scale = gamma / sqrt(running_var + eps)
         weight <- weight * scale        bias <- (bias - running_mean) * scale + beta
 
-    Folded is a BatchNorm that reads the output of a plain ``nn.Linear`` or ``nn.Conv2d`` which nothing else reads, both
-    called once, in evaluation, with running statistics, without hooks, and with no weight shared. A subclass counts if
-    its forward is that of ``nn.BatchNorm2d``. Zeros of the weight stay zeros. A channel whose gamma is 0 is dead
-    afterwards, and its bias is beta.
+    Folded is a BatchNorm that reads the output of a plain ``nn.Linear``, (N, C), or ``nn.Conv2d`` which nothing else
+    reads, both called once, in evaluation, with running statistics, without hooks, and with no weight shared. A
+    subclass counts if its forward is that of ``nn.BatchNorm2d``. Zeros of the weight stay zeros. A channel whose gamma
+    is 0 is dead afterwards, and its bias is beta.
 
     Who reads what is proven by tracing the forward; an ``if`` that depends on data is followed both ways.
 
@@ -44,8 +59,10 @@ def fold_batchnorm_(model: nn.Module, example_input=None) -> list[str]:
         The names of the BatchNorms that are gone.
 
     Raises:
+        TypeError: this is no model, or a script.
         ValueError: the output has changed. The model is as it was then, as after any other error.
     """
+    check_model(model, "fold_batchnorm_")
     with whole_or_not_at_all(model):
         expected = None if example_input is None else Outputs(model, example_input)
         folded = fold_proven_(model, example_input)
@@ -65,10 +82,11 @@ def fold_proven_(model: nn.Module, example_input=None) -> list[str]:
     if pairs is None:
         logger.warning("BatchNorms stay: who reads them cannot be traced, and there is no example_input to run")
     folded = []
+    across = set() if example_input is None else _across(model, (pairs or {}).values(), example_input)
     for layer, norm in (pairs or {}).items():
-        if why_not_plain(layer) is None and _foldable(layer, norm, users):
+        if why_not_plain(layer) is None and norm not in across and _foldable(layer, norm, users):
             _fold(layer, norm)
-            swap_(model, {norm: Folded()})
+            swap_(model, {norm: Folded(norm)})
             folded.append(names[norm])
     return folded
 
@@ -82,8 +100,27 @@ def unfoldable(model: nn.Module) -> dict[str, str]:
 
 def _foldable(layer: nn.Module, norm: nn.Module, users: dict[int, list[str]]) -> bool:
     alone = all(len(users[id(p)]) == 1 for p in chain(layer.parameters(), norm.parameters()))
+    fits = len(layer.weight) == norm.num_features and isinstance(norm, nn.BatchNorm1d) == isinstance(layer, nn.Linear)
     hooks = any(getattr(module, name) for module in (layer, norm) for name in HOOKS)
-    return alone and not hooks and not layer.training and not norm.training and norm.running_var is not None
+    return alone and fits and not hooks and not layer.training and not norm.training and norm.running_var is not None
+
+
+def _across(model: nn.Module, norms: Iterable[nn.Module], example_input) -> set[nn.Module]:
+    """Return the BatchNorms that read (N, C, L) on the example: behind a Linear, C is none of its outputs."""
+    found = set()
+
+    def see(norm: nn.Module, args: tuple) -> None:
+        if args[0].dim() != 2:
+            found.add(norm)
+
+    hooks = [norm.register_forward_pre_hook(see) for norm in norms if isinstance(norm, nn.BatchNorm1d)]
+    try:
+        if hooks:
+            Outputs(model, example_input)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 @torch.no_grad()
@@ -118,7 +155,7 @@ def refold_(model: nn.Module, names: list[str], biased: set[str]) -> None:
     for name in names:
         if not isinstance(modules.get(name), BATCHNORMS):
             raise ValueError(f"the model must have a BatchNorm {name}, which was folded, got {modules.get(name)}")
-        swap_(model, {modules[name]: Folded()})
+        swap_(model, {modules[name]: Folded(modules[name])})
     for name in biased if names else ():
         layer = modules.get(name)
         if isinstance(layer, LAYERS) and layer.bias is None:

@@ -1,10 +1,20 @@
-"""Models that ``torch.distributed.fsdp.fully_shard`` has cut."""
+"""Models that cannot be changed here: none at all, scripts, and what ``fully_shard`` has cut."""
 
+import torch
 from torch import nn
 
 
+def check_model(model: nn.Module, action: str) -> None:
+    """Raise TypeError unless this is a model whose modules ``action`` can change."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{action} needs an nn.Module, got {model if isinstance(model, type) else type(model)}")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError(f"{action} needs modules in Python, got a ScriptModule: do it before torch.jit.script or trace")
+
+
 def check_whole(model: nn.Module, action: str) -> None:
-    """Raise ValueError where a process holds a part of a parameter only, so that ``action`` cannot be."""
+    """Raise ValueError where a process holds a part of a parameter only, so that ``action`` cannot be; or TypeError."""
+    check_model(model, action)
     shards = [name for name, parameter in model.named_parameters() if hasattr(parameter, "placements")]
     if shards:
         raise ValueError(

@@ -199,13 +199,14 @@ def block_lives(row, col, mask_ptr, threshold_ptr, temperature_ptr, N, K,
     exists = (start_n < N) & (start_k < K)
     if DEAD_GRAD:
         return exists
-    tile_n = start_n // TILE_N + tl.arange(0, TILES_N)
-    tile_k = start_k // TILE_K + tl.arange(0, TILES_K)
-    in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
-    mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
-                     stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
-    live = (in_tile & is_live(mask, eps)).to(tl.int32)
-    return exists & (tl.max(tl.max(live, 1), 0) > 0)
+    else:
+        tile_n = start_n // TILE_N + tl.arange(0, TILES_N)
+        tile_k = start_k // TILE_K + tl.arange(0, TILES_K)
+        in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+        live = (in_tile & is_live(mask, eps)).to(tl.int32)
+        return exists & (tl.max(tl.max(live, 1), 0) > 0)
 
 
 @triton.jit

@@ -25,8 +25,9 @@ STATE = tl.constexpr(3)  # low, high, Newton's threshold; fp64
 def load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg):
     if cost_ptr is None:
         return inside.to(tl.float32)
-    row = group * stride_cg if bounds_ptr is None else first
-    return tl.load(cost_ptr + row + offsets, mask=inside, other=0.0)
+    else:
+        row = group * stride_cg if bounds_ptr is None else first
+        return tl.load(cost_ptr + row + offsets, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -193,11 +194,11 @@ def soft_topk_finish_kernel(
     """Solve a group to the end: Newton's steps as in ``solve`` of small groups, none where the passes were enough."""
     group = tl.program_id(0).to(tl.int64)
     keep, temperature = tl.load(keep_ptr + group * stride_kg), tl.load(temperature_ptr)
-    inv_temperature = (1.0 / temperature).to(tl.float32)
 
     partial_in = partial_ptr + turn % 2 * programs.to(tl.int64) * G * (2 * SLOTS)
     state_in = state_ptr + turn % 2 * G * STATE
     low, high, threshold = narrow(state_in, partial_in, group, programs, keep, temperature, BEFORE, BLOCK_P)
+    inv_temperature = (1.0 / temperature).to(tl.float32)
     move = high - low
     steps = 0
     while (low < high) & (steps < STEPS):

@@ -16,8 +16,9 @@ STEPS = tl.constexpr(80)  # the rest are halvings: 48 reach fp64 from any bracke
 def load_cost(cost_ptr, bounds_ptr, first, groups, cols, inside, stride_cg):
     if cost_ptr is None:
         return inside.to(tl.float32)
-    rows = groups * stride_cg if bounds_ptr is None else first
-    return tl.load(cost_ptr + rows[:, None] + cols[None, :], mask=inside, other=0.0)
+    else:
+        rows = groups * stride_cg if bounds_ptr is None else first
+        return tl.load(cost_ptr + rows[:, None] + cols[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
@@ -29,8 +30,9 @@ def places(bounds_ptr, G, n, FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N:
     if bounds_ptr is None:
         width = BLOCK_N if FULL else n
         return groups, groups * width, cols, in_g, in_g[:, None] & (cols < width)[None, :]
-    first, count = span(bounds_ptr, tl.minimum(groups, G - 1), n)
-    return groups, first, cols, in_g, in_g[:, None] & (cols[None, :] < count[:, None])
+    else:
+        first, count = span(bounds_ptr, tl.minimum(groups, G - 1), n)
+        return groups, first, cols, in_g, in_g[:, None] & (cols[None, :] < count[:, None])
 
 
 @triton.jit

@@ -24,8 +24,9 @@ def span(bounds_ptr, group, n):
     """Return the first score of a group, or of several, and how many there are; without bounds each has n."""
     if bounds_ptr is None:
         return group * n, n
-    first = tl.load(bounds_ptr + group)
-    return first, tl.load(bounds_ptr + group + 1) - first
+    else:
+        first = tl.load(bounds_ptr + group)
+        return first, tl.load(bounds_ptr + group + 1) - first
 
 
 @triton.jit

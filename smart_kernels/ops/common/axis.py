@@ -55,7 +55,7 @@ class Axis:
     @property
     def blocks(self) -> int:
         """The number of blocks that cover the axis."""
-        return triton.cdiv(self.size, self.stride) * self.parts
+        return -(-self.size // self.stride) * self.parts
 
     @property
     def whole_blocks(self) -> int:

@@ -12,7 +12,6 @@ from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
 from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.block_matmul import Product, plan_matmul
-from smart_kernels.ops.common.blocks import BlockRows
 from smart_kernels.ops.common.launch import ABSENT, NOTHING, TENSOR, Launch, aligned, slot
 from smart_kernels.ops.common.plan import Planned, buffers
 
@@ -32,7 +31,7 @@ def _product(
     mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
     lists = lists_launch(mask, n, k)
-    pack = _pack_launch(weight, mask, n, k)
+    pack = pack_launch(weight, mask, n, k)
     blocks = torch.empty(n.blocks * k.blocks, n.block, k.block, dtype=x.dtype, device="meta")
     product = Product(n, k, x_aligned, None, None, precision)
     index = torch.empty(0, dtype=torch.int32, device="meta")
@@ -50,31 +49,7 @@ def _product(
     return run
 
 
-def pack(weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:
-    """Store ``weight * mask`` of the listed blocks, each where its entry is.
-
-    Returns:
-        (n.blocks * k.blocks, n.block, k.block).
-    """
-    return _packed((weight, *mask.given, rows.end, rows.cols), (mask.settings, n, k, dtype))
-
-
-@Planned
-def _packed(
-    weight, values, threshold, temperature, end, cols, settings: Settings, n: Axis, k: Axis, dtype: torch.dtype
-) -> Callable:
-    launch = _pack_launch(weight, TileMask.of(values, threshold, temperature, settings), n, k, ABSENT)
-    new = functools.partial(torch.empty, (n.blocks * k.blocks, n.block, k.block), dtype=dtype, device=weight.device)
-
-    def run(*tensors):
-        packed = new()
-        launch(*tensors, packed, NOTHING)
-        return packed
-
-    return run
-
-
-def _pack_launch(weight: Tensor, mask: TileMask, n: Axis, k: Axis, order: object = TENSOR) -> Launch:
+def pack_launch(weight: Tensor, mask: TileMask, n: Axis, k: Axis, order: object = TENSOR) -> Launch:
     """Return the launch that fills packed and order, given weight, the mask's tensors, end and cols before them."""
     return Launch(
         pack_kernel, (n.blocks * k.blocks,),
@@ -125,9 +100,9 @@ def _weight_grad(
     launch = Launch(
         weight_grad_kernel, (n.whole_blocks * k.whole_blocks + n.blocks * outputs[2],),
         TENSOR, TENSOR, TENSOR, *map(slot, mask.given), *(TENSOR if each else ABSENT for each in outputs),
-        len(x), *weight.shape, n.blocks, k.whole_blocks, *mask.groups,
+        x.shape[0], *weight.shape, n.blocks, k.whole_blocks, *mask.groups,
         *dy.stride(), *x.stride(), *weight.stride(), *mask.strides,
-        mask.eps, m_class(len(x)),
+        mask.eps, m_class(x.shape[0]),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile,
         EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.all_blocks, PRECISION=precision,
     )  # fmt: skip

@@ -82,10 +82,13 @@ def quantized_semi_structured_linear(
     return y.view(y_shape)
 
 
-@torch.compiler.assume_constant_result
 def _refused(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why the kernel must not be used; asked once, also by the compiler."""
     return verified(device, words_kernel(device, dtype), dtype)
+
+
+# all that torch.compiler.assume_constant_result does after it has imported Dynamo, which takes longer than torch
+_refused._dynamo_marked_constant = True
 
 
 @checked

@@ -21,7 +21,7 @@ from smart_kernels.ops.common.plan import Planned
 from smart_kernels.reference.topk.soft_topk import UNDERFLOW
 
 SMALL = 4096  # the largest group that one program solves in registers
-TILE = 8192  # scores times candidates at a time in a program of a large group
+TILE = 8192  # scores times candidates at a time in a program of a large group; half beside partials of others
 PROGRAMS = 256  # most per large group: each adds up the partials of all
 CANDIDATES = (4, 4, 16)  # thresholds tried per pass before one program finishes
 BACKWARD = 2048  # scores at a time in a program of the backward
@@ -83,26 +83,9 @@ def _small(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callabl
 
 def _large(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callable:
     programs = min(triton.cdiv(n, TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G))
-    grid = (G, programs)
-    many = {"BLOCK_P": triton.next_power_of_2(programs), "num_warps": 8}
-    target, strides = (TENSOR, TENSOR, TENSOR, slot(cost)), (_keep_stride(keep), _row_stride(cost))
-    span = Launch(
-        soft_topk_range_kernel, grid, TENSOR, slot(cost), bounds, TENSOR, n, strides[1], BLOCK=TILE, num_warps=8
-    )
-    passes = [
-        Launch(
-            soft_topk_pass_kernel, grid, *target, slot(start), bounds, TENSOR, TENSOR,
-            G, n, *strides, turn,
-            BEFORE=before, CANDIDATES=now, BLOCK=TILE // now, **many,
-        )
-        for turn, (before, now) in enumerate(itertools.pairwise((0, *CANDIDATES)))
-    ]  # fmt: skip
-    finish = Launch(
-        soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
-        G, n, programs, *strides, len(CANDIDATES),
-        BEFORE=CANDIDATES[-1], BLOCK=TILE, **many,
-    )  # fmt: skip
-    masks = Launch(soft_topk_mask_kernel, grid, TENSOR, TENSOR, bounds, TENSOR, TENSOR, n, BLOCK=TILE, num_warps=8)
+    span, *passes, finish = _solving(keep, cost, start, G, n, bounds, programs)
+    settings = {"BLOCK": TILE, "num_warps": 8}
+    masks = Launch(soft_topk_mask_kernel, (G, programs), TENSOR, TENSOR, bounds, TENSOR, TENSOR, n, **settings)
     new = functools.partial(torch.empty, dtype=torch.float64, device=scores.device)
 
     def run(scores, keep, temperature, cost, start, bounds, mask, threshold):
@@ -115,6 +98,27 @@ def _large(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callabl
         masks(scores, temperature, bounds, threshold, mask)
 
     return run
+
+
+def _solving(keep, cost, start, G: int, n: int, bounds: object, programs: int) -> list[Launch]:
+    """Return the launches up to the threshold: range, passes, finish."""
+    grid, block_p = (G, programs), triton.next_power_of_2(programs)
+    target, strides = (TENSOR, TENSOR, TENSOR, slot(cost)), (_keep_stride(keep), _row_stride(cost))
+    found = [
+        Launch(soft_topk_range_kernel, grid, TENSOR, slot(cost), bounds, TENSOR, n, strides[1], BLOCK=TILE, num_warps=8)
+    ]
+    for turn, (before, now) in enumerate(itertools.pairwise((0, *CANDIDATES))):
+        found.append(Launch(
+            soft_topk_pass_kernel, grid, *target, slot(start), bounds, TENSOR, TENSOR,
+            G, n, *strides, turn,
+            BEFORE=before, CANDIDATES=now, BLOCK=TILE // (2 * now), BLOCK_P=block_p, num_warps=8,
+        ))  # fmt: skip
+    found.append(Launch(
+        soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
+        G, n, programs, *strides, len(CANDIDATES),
+        BEFORE=CANDIDATES[-1], BLOCK=TILE // 2, BLOCK_P=block_p, num_warps=16,
+    ))  # fmt: skip
+    return found
 
 
 def _groups(scores: Tensor, sizes: Sizes) -> tuple[int, int, Tensor]:

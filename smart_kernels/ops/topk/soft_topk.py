@@ -26,8 +26,8 @@ def soft_topk(
     """Return ``mask = sigmoid((scores - threshold) / temperature)`` with ``sum(cost * mask) = keep`` in every group.
 
     A group is the last dimension; with ``sizes``, that many scores of one. Both results are differentiable in
-    ``scores``, with the exact Jacobian ``d threshold / d scores = cost v / sum(cost v)``, ``v = mask (1 - mask)``; it is
-    0 where all v underflow. The graph may be run backward several times. The budget holds to 1e-5 for
+    ``scores``, with the exact Jacobian ``d threshold / d scores = cost v / sum(cost v)``, ``v = mask (1 - mask)``; it
+    is 0 where all v underflow. The graph may be run backward several times. The budget holds to 1e-5 for
     ``temperature >= 1e-3``; below, order still does.
 
     Equal scores get equal masks. Scores of +inf and -inf are pinned to 1 and 0 and the others share what is left; if

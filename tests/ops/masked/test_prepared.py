@@ -47,9 +47,8 @@ def prepared(layers, flat, group, dtype=torch.float32):
     return indices, group.packed(weights, flat, dtype, indices)
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.5])
 @pytest.mark.parametrize("sizes", LAYERS.values(), ids=LAYERS)
-def test_matches_the_formula(sizes, eps, dtype, device):
+def test_matches_the_formula(sizes, dtype, device, eps=0.4):
     if dtype == torch.float64:
         pytest.skip("the kernels do not sum in fp64")
     layers, flat, group = made(sizes, device, dtype, eps)
@@ -114,7 +113,7 @@ def test_weights_are_packed_anew_and_lists_stay(device):
     weights = [(2 * weight).detach() for (_, weight, _, _), _, _ in layers]
     packed = group.packed(weights, flat, torch.float32, None)
     assert all(map(torch.equal, indices, before))
-    for (inputs, dy, tile), index, blocks, weight in zip(layers, indices, packed, weights, strict=True):
+    for (inputs, _, tile), index, blocks, weight in zip(layers, indices, packed, weights, strict=True):
         x, _, mask, bias = inputs
         y = prepared_linear(x, weight, mask, bias, blocks, index, tile=tile, eps=0.0)
         assert_close("y", y, formula(x.double(), weight.double(), mask.double(), bias.double(), tile), torch.float32)

@@ -1,0 +1,66 @@
+"""What is mutated, and the tests that have to notice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Area:
+    """Patterns of files, and the test files that are run for each of their mutants, the quickest first."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    def paths(self) -> list[str]:
+        """Return the files, relative to the root, sorted."""
+        found = {path for pattern in self.files for path in ROOT.glob(pattern) if path.name != "__init__.py"}
+        return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+AREAS = {
+    "soft top-k": Area(
+        ("smart_kernels/reference/topk/*.py", "smart_kernels/reference/common/soft_mask.py"),
+        ("tests/ops/topk/test_soft_topk.py", "tests/ops/topk/test_smart_weight.py"),
+    ),
+    "budget": Area(
+        ("smart_kernels/patterns/budget.py", "smart_train/schedule.py"),
+        ("tests/train/test_schedule.py", "tests/train/test_budget.py", "tests/test_patterns.py"),
+    ),
+    "pools": Area(
+        ("smart_train/masks/[!sw]*.py", "smart_train/masks/sharing.py"),
+        (
+            "tests/train/test_budget.py",
+            "tests/train/test_pruner_masks.py",
+            "tests/train/test_pruner_state.py",
+            "tests/train/test_pruner.py",
+            "tests/train/test_coupled.py",
+            "tests/train/test_copies.py",
+        ),
+    ),
+    "formats": Area(
+        tuple(f"smart_kernels/formats/{name}.py" for name in ("[bdeijpuvwz]*", "c[os]*")),
+        ("tests/test_formats.py", "tests/test_jit.py", "tests/test_processor.py"),
+    ),
+    "following": Area(
+        tuple(f"smart_kernels/convert/channels/{name}.py" for name in ("follow*", "o*", "p*", "record", "rules")),
+        ("tests/test_following.py", "tests/test_slim.py"),
+    ),
+    "slimming": Area(
+        tuple(f"smart_kernels/convert/channels/{name}.py" for name in ("slim", "re[!c]*", "couple", "ties")),
+        ("tests/test_slim.py", "tests/train/test_coupled.py", "tests/test_following.py"),
+    ),
+    "choice": Area(
+        (
+            "smart_kernels/convert/measure/choice.py",
+            *(f"smart_kernels/convert/compress/{name}.py" for name in ("a*", "select", "settings", "usable", "whole")),
+        ),
+        ("tests/test_compress.py",),
+    ),
+    "checkpoint": Area(
+        ("smart_train/run/checkpoint.py", "smart_train/run/fits.py"),
+        ("tests/train/test_checkpoint.py", "tests/train/test_resume.py"),
+    ),
+    "save": Area(("smart_kernels/convert/saving/*.py",), ("tests/test_save.py",)),
+}
