@@ -15,10 +15,11 @@ from smart_train.data import Data
 from smart_train.pruners import PRUNERS, Pruner
 
 from . import checkpoint
+from .course import Course
 from .loop import fit
 from .recipe import Recipe
 from .replays import Replays
-from .training import Course, Training
+from .training import Training
 
 BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
 # The stronger baseline: a budget per layer leaves small layers one block, and some nets died of it.

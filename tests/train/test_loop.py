@@ -8,11 +8,12 @@ from smart_train import SmartPruner
 from smart_train import data as datasets
 from smart_train.models import build
 from smart_train.run import training as training_module
+from smart_train.run.course import RAMP, Course, lr_factor
 from smart_train.run.evaluate import accuracy
 from smart_train.run.loop import fit
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
-from smart_train.run.training import RAMP, Course, Training, lr_factor
+from smart_train.run.training import Training
 
 TINY = {
     "pattern": "block:8x8",
