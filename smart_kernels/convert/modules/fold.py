@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .before import Outputs
 from .followers import following_batchnorms
-from .graph import users_of_weights
+from .graph import input_of, users_of_weights
 from .plain import BATCHNORMS, LAYERS, plain_batchnorm, why_not_plain
 from .shards import check_model
 from .swap import swap_
@@ -30,10 +30,12 @@ class Folded(nn.Identity):
         super().__init__()
         self.dims = 2 if isinstance(norm, nn.BatchNorm1d) else 4
 
-    def forward(self, x):
-        if isinstance(x, Tensor) and x.dim() != self.dims:  # what traces sees no tensor
-            raise ValueError(f"the BatchNorm that was folded here takes {self.dims} dimensions, got {tuple(x.shape)}")
-        return x
+    def forward(self, input):
+        if isinstance(input, Tensor) and input.dim() != self.dims:  # what traces sees no tensor
+            raise ValueError(
+                f"the BatchNorm that was folded here takes {self.dims} dimensions, got {tuple(input.shape)}"
+            )
+        return input
 
 
 def fold_batchnorm_(model: nn.Module, example_input=None) -> list[str]:
@@ -109,11 +111,13 @@ def _across(model: nn.Module, norms: Iterable[nn.Module], example_input) -> set[
     """Return the BatchNorms that read (N, C, L) on the example: behind a Linear, C is none of its outputs."""
     found = set()
 
-    def see(norm: nn.Module, args: tuple) -> None:
-        if args[0].dim() != 2:
+    def see(norm: nn.Module, args: tuple, kwargs: dict) -> None:
+        if input_of(args, kwargs).dim() != 2:
             found.add(norm)
 
-    hooks = [norm.register_forward_pre_hook(see) for norm in norms if isinstance(norm, nn.BatchNorm1d)]
+    hooks = [
+        norm.register_forward_pre_hook(see, with_kwargs=True) for norm in norms if isinstance(norm, nn.BatchNorm1d)
+    ]
     try:
         if hooks:
             Outputs(model, example_input)
