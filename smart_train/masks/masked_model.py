@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 from smart_kernels import GroupGate, HardGate, Masked, Pattern, SoftGate, mask_, unmask_
 from smart_kernels.convert import whole_or_not_at_all
 from smart_kernels.nn import start_scores_
+from smart_train.plans import Plan
 
 from .owners import claim, release
 from .pools import Budget, make_pools
@@ -29,8 +30,8 @@ class MaskedModel:
 
     Args:
         model, pattern, filter_fn, example_input: see ``smart_kernels.mask_``; without a pattern, layers that are
-            masked already are taken.
-        budget: for all of them.
+            masked already are taken, with a plan those that it prunes.
+        budget: for all of them; without a sparsity where there is a plan.
         process_group: see ``Ranks``; None for that of a ``DistributedDataParallel`` given as model, else all processes.
         check: called with this object before it is done; raises ValueError where it cannot be pruned.
 
@@ -48,7 +49,7 @@ class MaskedModel:
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None,
+        pattern: Pattern | Plan | None,
         budget: Budget,
         *,
         filter_fn: Callable[[nn.Module, str], bool] | None,
@@ -56,24 +57,25 @@ class MaskedModel:
         process_group: ProcessGroup | None,
         check: Callable[["MaskedModel"], None],
     ):
-        if pattern is None and not (filter_fn is None and example_input is None):
-            raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
+        _check_where(pattern, filter_fn is not None or example_input is not None, budget.sparsity)
         self.model, group = unwrapped(model, process_group)
         self.ranks = Ranks(self.model, group)
         with whole_or_not_at_all(self.model):
-            if pattern is not None:
+            if isinstance(pattern, Plan):
+                pattern.mask_(self.model)
+            elif pattern is not None:
                 mask_(self.model, pattern, filter_fn, example_input)
-            self._find_layers(budget)
+            self._find_layers(budget, pattern if isinstance(pattern, Plan) else None)
             check(self)
             self.ranks.check_wrappers(self.scores())
             claim(self.layers, self)
         self.frozen = {name for name, layers in self.sharing.items() if not _learns(layers)}
         self.ranks.hide_scores()
 
-    def _find_layers(self, budget: Budget) -> None:
+    def _find_layers(self, budget: Budget, plan: Plan | None) -> None:
         self.sharing = sharing(self.model)
         self.layers: dict[str, Masked] = {name: layers[name] for name, layers in self.sharing.items()}
-        self.pools = make_pools(self.sharing, budget, self.ranks)
+        self.pools = make_pools(self.sharing, budget, self.ranks, plan)
 
     def scores(self) -> list[nn.Parameter]:
         """Return the scores, each tensor once."""
@@ -159,6 +161,13 @@ class MaskedModel:
         """Raise ValueError with the names of the layers whose scores have NaN."""
         for pool in self.pools:
             check_not_nan("scores", pool.scores())
+
+
+def _check_where(pattern: Pattern | Plan | None, chosen: bool, sparsity: float | None) -> None:
+    if isinstance(pattern, Plan) and (chosen or sparsity is not None):
+        raise ValueError("a plan says which layers and how much, so sparsity, filter_fn and example_input must be None")
+    if pattern is None and chosen:
+        raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
 
 
 def _learns(layers: Mapping[str, Masked]) -> bool:

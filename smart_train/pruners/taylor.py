@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smart_kernels import Pattern
 from smart_train.masks import MaskedModel, Masks
+from smart_train.plans import Plan
 
 from .oneshot import OneShotPruner
 
@@ -72,7 +73,7 @@ class TaylorPruner(OneShotPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         prepare_batches: int = 4,
