@@ -1,4 +1,9 @@
-"""``plan``: from a target to a pattern and a density for each layer."""
+"""``plan``: from a target to a pattern and a density for each layer.
+
+The options of a layer are the patterns and densities of its latency table, and dense. What they cost adds up over the
+layers: the prediction is the measured dense model and the differences of its layers. What they lose is taken to add up,
+too. The best choice is then found exactly. Where no choice meets the target the plan is the nearest one, and says so.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +19,7 @@ from .reasons import highest_rate, why
 from .solve import UNITS, in_units, solve
 from .targets import Target
 
+Batches = Sequence[Sequence[Any]]
 NEAR = 0.01  # of what can be saved at most: as near as that to the best is near enough where a target is out of reach
 
 
@@ -23,39 +29,32 @@ def plan(
     target: Target,
     *,
     table: LatencyTable | None = None,
-    batches: Sequence[Sequence[Any]] | None = None,
+    batches: Batches | None = None,
     loss: Callable[..., Tensor] | None = None,
     **measuring: Any,
 ) -> Plan:
-    """Decide what each layer is to become so that the model meets a target at the least predicted loss.
-
-    Options are the patterns and densities of a latency table, and dense. What they cost adds up over the layers: the
-    prediction is the measured dense model and the differences of its layers. What they lose does, too; see
-    ``loss_curves``. The best choice is found exactly. The model is left as it was.
+    """Decide what each layer is to become so that the model, which stays as it is, meets a target at the least loss.
 
     Args:
         model: plain and trained, on the device it will run on.
         example_input: see ``latency_table``.
         target: ``Latency(ms)``, ``Speedup(factor)``, ``Size(nbytes)``, ``Macs(count)`` or ``Sparsity(fraction)``.
-        table: as ``latency_table`` has made it for this model and input; None measures it now.
-        batches: of training data, each a sequence such as (x, target): what a tile is worth is then its saliency.
-            None takes magnitudes.
-        loss: takes the parts of a batch, runs the model and gives the loss; with ``batches``.
-        measuring: further arguments of ``latency_table``.
-
-    Returns:
-        the plan. Where the target cannot be met it is the nearest that can, and says so.
+        table: as ``latency_table`` has made it for this model and input; None measures it, with ``measuring``.
+        batches, loss: see ``Pruner.prepare`` and ``loss_curves``; None for losses by magnitude.
 
     Raises:
         ValueError: there is no layer to prune, ``target`` is none, or one of ``batches`` and ``loss`` is missing.
     """
+    _check(target, batches, loss)
+    table = latency_table(model, example_input, **measuring) if table is None else table
+    return choose_plan(table, loss_curves(model, _wanted(table), batches, loss), target)
+
+
+def _check(target: Target, batches: Batches | None, loss: Callable[..., Tensor] | None) -> None:
     if not isinstance(target, Target):
         raise ValueError(f"target must be one such as Speedup(2) or Latency(4.0), got {target!r}")
     if (batches is None) != (loss is None):
         raise ValueError("batches and loss must be given together, got one of them")
-    table = latency_table(model, example_input, **measuring) if table is None else table
-    curves = loss_curves(model, _wanted(table), batches, loss)
-    return choose_plan(table, curves, target)
 
 
 def _wanted(table: LatencyTable) -> dict[Pattern, list[str]]:

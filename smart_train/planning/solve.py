@@ -11,12 +11,11 @@ def solve(costs: Sequence[Sequence[int]], losses: Sequence[Sequence[float]], lim
     """Choose an option for each item so that the losses add up to the least, by dynamic programming over the cost.
 
     The multiple-choice knapsack problem: ``best[c]`` is the least loss of the items so far at a cost of at most c.
-    Takes O(options * limit) time in all, and O(items * limit) memory.
 
     Args:
         costs: of the options of each item, whole numbers >= 0.
         losses: of the same options.
-        limit: on the sum of the costs.
+        limit: on the sum of the costs; time and memory grow with it.
 
     Returns:
         the index of an option for each item, of equal ones the first; None where even the cheapest exceed the limit.
@@ -26,14 +25,15 @@ def solve(costs: Sequence[Sequence[int]], losses: Sequence[Sequence[float]], lim
     for cost, loss in zip(costs, losses, strict=True):
         best, choice = _with_item(best, cost, loss)
         choices.append(choice)
-    if not np.isfinite(best[limit]):
-        return None
+    return _traced(costs, choices, limit) if np.isfinite(best[limit]) else None
+
+
+def _traced(costs: Sequence[Sequence[int]], choices: Sequence[np.ndarray], limit: int) -> list[int]:
+    """Return the options that led to the best at the limit, from the last item back to the first."""
     chosen = []
-    left = limit
     for cost, choice in zip(reversed(costs), reversed(choices), strict=True):
-        option = int(choice[left])
-        chosen.append(option)
-        left -= cost[option]
+        chosen.append(int(choice[limit]))
+        limit -= cost[chosen[-1]]
     return chosen[::-1]
 
 
