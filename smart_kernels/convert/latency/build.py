@@ -9,6 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from smart_kernels.convert.compress import DENSE, Report, Settings, compress_
+from smart_kernels.convert.mask import masked_layers
 from smart_kernels.convert.modules import device_of, evaluating, lent
 from smart_kernels.patterns import NM, Block, Pattern, check_pattern
 
@@ -60,12 +61,12 @@ def latency_table(
         progress: show a bar.
 
     Raises:
-        ValueError: no layer to prune, a density outside (0, 1), or as ``compress_`` does.
+        ValueError: no layer to prune, masked ones, a density outside (0, 1), or as ``compress_`` does.
     """
     settings = Settings(seconds=0.0, cuda_graph=cuda_graph)
     device = device_of(model)
     patterns = default_patterns(device, next(model.parameters()).dtype) if patterns is None else tuple(patterns)
-    _check(patterns, densities)
+    _check(model, patterns, densities)
     store = Cache(default_folder() if cache == "" else cache and Path(cache), conditions(device, settings))
     with lent(model), evaluating(model):
         prunable = patterns_of(model, patterns)
@@ -78,7 +79,9 @@ def latency_table(
         return _table(list(zip(problems, dense, strict=True)), densities, store, report, counts)
 
 
-def _check(patterns: Sequence[Pattern], densities: Sequence[float]) -> None:
+def _check(model: nn.Module, patterns: Sequence[Pattern], densities: Sequence[float]) -> None:
+    if masked_layers(model):
+        raise ValueError("latency_table needs plain layers, got masked ones: call it before the pruner is made")
     for pattern in patterns:
         check_pattern(pattern)
     if not patterns or not densities or not all(0 < density < 1 for density in densities):

@@ -1,6 +1,7 @@
 """What was measured: a curve of time over density for each layer and pattern."""
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from smart_kernels.convert.measure import Cost
@@ -105,15 +106,25 @@ class LatencyTable:
     read: int = 0
 
     def __str__(self) -> str:
-        lines = [("layer", "shape", "calls", "dense ms", "pattern", "density: time as a fraction of dense")]
-        for times in self.layers.values():
-            head = (times.names[0], "x".join(map(str, times.shape)), str(times.calls), f"{times.dense_ms:.3f}")
-            lines += [(*head, name, _points(curve)) for name, curve in times.curves.items()] or [(*head, "-", "")]
+        lines = [("layers", "shape", "dense ms", "pattern", "density: time as a fraction of dense")]
+        for alike in _alike(self.layers.values()):
+            first, others = alike[0], len(alike) - 1
+            name = f"{first.names[0]} and {others} alike" if others else first.names[0]
+            head = (name, "x".join(map(str, first.shape)), f"{first.dense_ms:.3f}")
+            lines += [(*head, text, _points(curve)) for text, curve in first.curves.items()] or [(*head, "-", "")]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         count = f"{self.measured} entries measured, {self.read} from the cache"
         head = f"{self.device}; the dense model takes {self.cost.ms:.3f} ms; {count}"
         return "\n".join([head, *map(str.rstrip, rows), *self.missing])
+
+
+def _alike(layers: Iterable[LayerTimes]) -> list[list[LayerTimes]]:
+    """Return the layers, those with the same times together."""
+    found: dict[tuple, list[LayerTimes]] = {}
+    for layer in layers:
+        found.setdefault((layer.shape, layer.dense_ms, *layer.curves.values()), []).append(layer)
+    return list(found.values())
 
 
 def _points(curve: Curve) -> str:
