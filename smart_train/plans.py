@@ -107,10 +107,8 @@ class Plan:
     @classmethod
     def from_dict(cls, data: dict) -> "Plan":
         """Rebuild what ``to_dict`` gave, from JSON, too."""
-        layers = [
-            LayerPlan(**{**row, "names": tuple(row["names"]), "shape": tuple(row["shape"])}) for row in data["layers"]
-        ]
-        return cls(**{**data, "layers": tuple(layers)})
+        rows = [row | {key: tuple(row[key]) for key in ("names", "shape")} for row in data["layers"]]
+        return cls(**{**data, "layers": tuple(LayerPlan(**row) for row in rows)})
 
     def __str__(self) -> str:
         lines = [("layer", "shape", "becomes", "kept", "dense ms", "ms", "loss", "why")]
