@@ -1,11 +1,12 @@
 """Finds the masks: what to prune for a target, pruners, and what trains with them."""
 
-from .planning import Latency, Macs, Size, Sparsity, Speedup, Target, plan
+from .planning import Correction, Latency, Macs, Size, Sparsity, Speedup, Target, correct_, plan
 from .plans import LayerPlan, Plan
 from .pruners import PRUNERS, GradualPruner, OneShotPruner, Pruner, SmartPruner, TaylorPruner
 
 __all__ = [
     "PRUNERS",
+    "Correction",
     "GradualPruner",
     "Latency",
     "LayerPlan",
@@ -19,5 +20,6 @@ __all__ = [
     "Speedup",
     "Target",
     "TaylorPruner",
+    "correct_",
     "plan",
 ]

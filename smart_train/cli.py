@@ -15,6 +15,7 @@ from smart_train.pruners import PRUNERS
 from smart_train.run.prune import evaluate_saved, prune
 from smart_train.run.recipe import OPTIMIZERS, Recipe
 from smart_train.run.report import layer_table, summary_table, verdict
+from smart_train.run.stages import EXAMPLE
 
 EXAMPLES = """examples:
   python -m smart_train demo
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   python -m smart_train prune --model cnn --data folder:photos --out runs/photos
   python -m smart_train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
   python -m smart_train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
+  python -m smart_train prune --model vit --data fashion --speedup 2 --out runs/twice    # plans it, and says why
   python -m smart_train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
   python -m smart_train run runs/vit
 """
@@ -96,6 +98,8 @@ def _add_budget(add) -> None:
     add("--option", action="append", metavar="NAME=VALUE", help=f"of the method; {own}")
     add("--pattern", metavar="P", help=f"{forms()}; default: {DEFAULT.pattern}")
     add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {DEFAULT.sparsity}")
+    add("--speedup", type=float, metavar="X", help="instead of a sparsity: X times as fast as the best dense model")
+    add("--latency", metavar="TIME", help=f"instead of a sparsity: at most so long for {EXAMPLE} images, such as 4ms")
     add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {DEFAULT.scope}")
     for stage in ("dense", "search", "finetune"):
         steps = getattr(DEFAULT, f"{stage}_steps")
@@ -128,10 +132,21 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return found
 
 
+def _target(options: argparse.Namespace) -> str | None:
+    """Return the target in the words of a recipe; None where there is none."""
+    given = {name: getattr(options, name) for name in ("sparsity", "speedup", "latency")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"only one of --sparsity, --speedup and --latency can be given, got --{' and --'.join(given)}")
+    name, value = next(iter(given.items()), ("sparsity", None))
+    return None if name == "sparsity" else f"{name}:{value}"
+
+
 def _prune(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if name in Recipe.__dataclass_fields__}
     if options.option:
         settings["options"] = _options(options.option)
+    settings["target"] = _target(options)
     report = prune(Recipe.for_model(**settings), options.out, resume=options.resume, baseline=options.baseline)
     print(layer_table(report), summary_table(report), verdict(report), sep="\n\n")
     print(f"\nwrote {options.out}/report.md; next: python -m smart_train run {options.out}")

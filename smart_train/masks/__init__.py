@@ -2,7 +2,8 @@
 
 from .counts import counts
 from .masked_model import MaskedModel, Masks, check_not_nan
+from .planned import PlannedPool
 from .pool import Pool
 from .pools import Budget
 
-__all__ = ["Budget", "MaskedModel", "Masks", "Pool", "check_not_nan", "counts"]
+__all__ = ["Budget", "MaskedModel", "Masks", "PlannedPool", "Pool", "check_not_nan", "counts"]

@@ -9,6 +9,7 @@ from .ranks import Ranks
 from .sharing import Sharing
 
 RESOLUTION = 1000  # prices are whole numbers up to this
+MOST = 0.5  # fraction of the budget that a correction may add or take: further away the slope is another
 
 
 class PlannedPool(RankedPool):
@@ -27,12 +28,23 @@ class PlannedPool(RankedPool):
         sizes = {name: int(cost.sum()) for name, cost in self.costs.items()}
         kept = {name: allowed_weights(1 - layer.density, sizes[name]) for name, layer in layers.items()}
         self.asked = self.weights - sum(kept.values())
-        whole = _whole({name: layer.price for name, layer in layers.items()})
+        largest = max(layer.price for layer in layers.values())
+        self._worth = largest / RESOLUTION  # of a unit of the budget, in what the plan limits
+        whole = {name: _whole(layer.price, largest) for name, layer in layers.items()}
         prices = {name: cost * whole[name] for name, cost in self.costs.items()}
         self._take(prices, sum(whole[name] * count for name, count in kept.items()), f"the plan for {plan.target}")
 
+    def afford(self, more: float) -> None:
+        """Change what the next hard masks may cost by so much of what the plan limits, by half of the budget at most.
 
-def _whole(prices: dict[str, float]) -> dict[str, int]:
-    """Return prices as whole numbers from 1 to ``RESOLUTION``; all 1 where weights cost nothing anywhere."""
-    largest = max(prices.values())
-    return {name: max(1, round(RESOLUTION * price / largest)) if largest > 0 else 1 for name, price in prices.items()}
+        Nothing changes where weights cost nothing.
+        """
+        if self._worth > 0:
+            change = max(-MOST, min(MOST, more / (self._worth * self.budget)))
+            floor = sum(int(price.max()) for price in self.prices.values())
+            self.budget = max(min(floor, self.budget), round(self.budget * (1 + change)))
+
+
+def _whole(price: float, largest: float) -> int:
+    """Return a price as a whole number from 1 to ``RESOLUTION``; 1 where weights cost nothing anywhere."""
+    return max(1, round(RESOLUTION * price / largest)) if largest > 0 else 1

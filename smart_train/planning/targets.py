@@ -1,13 +1,10 @@
 """What a plan can be asked for: a limit on something that adds up over the layers."""
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 from smart_kernels import LatencyTable, LayerTimes, Pattern
-
-MILLISECONDS = {"s": 1e3, "ms": 1.0, "us": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -65,18 +62,6 @@ class Latency(_Time):
 
     def __post_init__(self):
         _check(self.ms > 0, "latency", "above 0 ms", self.ms)
-
-    @classmethod
-    def parse(cls, text: str) -> "Latency":
-        """Read a number with a unit: "4ms", "0.004 s", "400us".
-
-        Raises:
-            ValueError: it is written otherwise.
-        """
-        found = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*(s|ms|us)\s*", text)
-        if found is None:
-            raise ValueError(f"latency must be a number and s, ms or us, such as 4ms, got {text!r}")
-        return cls(float(found[1]) * MILLISECONDS[found[2]])
 
     def limit(self, table):
         return self.ms

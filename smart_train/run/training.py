@@ -1,6 +1,7 @@
 """A training: dense, search and finetune are the same ten lines."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,9 +53,14 @@ class Training:
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
         teacher: in eval mode; its probabilities are learnt instead of the labels.
 
+    Attributes:
+        on_hard: called with the pruner when its masks have become hard, before the first step of finetuning.
+
     Raises:
         ValueError: the pruner wants to look at more batches than the course has passes.
     """
+
+    on_hard: Callable[[Pruner], None] | None = None
 
     def __init__(
         self,
@@ -98,7 +104,7 @@ class Training:
     def advance(self) -> Tensor:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
         if self.pruner:
-            self.pruner.step()
+            self._step_pruner()
         if self.cold and self.pruner.stage != "dense":
             self._compile()
         for group in self.optimizers[0].param_groups:
@@ -107,6 +113,12 @@ class Training:
         self._update(loss)
         self.step += 1
         return loss.detach()
+
+    def _step_pruner(self) -> None:
+        before = self.pruner.stage
+        self.pruner.step()
+        if self.on_hard and before != "finetune" == self.pruner.stage:
+            self.on_hard(self.pruner)
 
     def _compile(self) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from smart_train import (
     SmartPruner,
     Sparsity,
     Speedup,
+    correct_,
     plan,
 )
+from smart_train.planning import parse_target
 from smart_train.planning.losses import loss_curves
 from smart_train.planning.options import options_of
 from smart_train.planning.solve import UNITS, in_units, solve
@@ -212,6 +215,45 @@ def test_any_pruner_takes_a_plan(name):
         assert set(tiles.unique().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_the_budget_is_corrected_once_by_what_was_measured(factor, monkeypatch):
+    """A model that turns out slower than planned loses tiles along the slopes; one that is faster gets some back."""
+    model = mlp()
+    found = plan(model, None, Latency(4.0), table=table_of(model, LINES))
+    pruner = SmartPruner(model, found, search_steps=2)
+    pruner.harden()
+    before = everything(model)[1]
+    monkeypatch.setattr("smart_train.planning.correct._measured_ms", lambda *_: 4.0 * factor)
+    (pool,) = pruner.pools
+    budget = pool.budget
+    correction = correct_(pruner, found, torch.randn(8, 32))
+    assert correction.measured_ms == 4.0 * factor and correction.goal_ms == 4.0
+    change = (4.0 - 4.0 * factor) / (max(layer.price for layer in found.layers) * budget / 1000)
+    assert pool.budget == pytest.approx(budget * (1 + max(-0.5, min(0.5, change))), abs=1)
+    assert (factor - 1) * (correction.kept_after - correction.kept_before) <= 0
+    spent = sum(int((mask * pool.prices[name]).sum()) for name, mask in pruner.masks().items())
+    assert 0 <= pool.budget - spent < max(int(price.max()) for price in pool.prices.values()), "exact to a tile"
+    assert everything(model)[1] == before, "weights and scores are what they were"
+
+
+def test_what_is_measured_is_a_copy(monkeypatch):
+    model = mlp()
+    found = plan(model, None, Latency(4.0), table=table_of(model, LINES))
+    pruner = SmartPruner(model, found, search_steps=2)
+    pruner.harden()
+    x, seen = torch.randn(8, 32), {}
+
+    def compress(copied, example, seconds):
+        seen.update(zeros={key: copied.get_submodule(key).weight.eq(0).float().mean().item() for key in "02"})
+        return SimpleNamespace(before=Cost(0, 0, 0, 14.0), after=Cost(0, 0, 0, 8.4))
+
+    monkeypatch.setattr("smart_train.planning.correct.compress_", compress)
+    kept = dict.fromkeys("02", 1.0) | {name: mask.mean().item() for name, mask in pruner.masks().items()}
+    assert correct_(pruner, found, x).measured_ms == pytest.approx(0.6 * 7.0), "in units of the plan's dense model"
+    assert seen["zeros"] == pytest.approx({name: 1 - density for name, density in kept.items()})
+    assert pruner.stage == "finetune" and pruner.layers.keys() == found.pruned.keys()
+
+
 def _kept(found):
     return {name: layer.density * layer.weights for name, layer in found.pruned.items()}
 
@@ -242,11 +284,15 @@ def test_what_costs_more_is_kept_less():
         (lambda: Size(-1), "size must be above 0 bytes, got -1"),
         (lambda: Macs(0), "MACs must be above 0, got 0"),
         (lambda: Sparsity(80), "sparsity must be between 0 and 1, got 80"),
-        (lambda: Latency.parse("4"), "latency must be a number and s, ms or us, such as 4ms, got '4'"),
+        (lambda: parse_target("latency:4"), "latency must be a number and s, ms or us, such as 4ms, got '4'"),
         (lambda: plan(mlp(), None, 2.0), "target must be one such as Speedup"),
         (lambda: plan(mlp(), None, Speedup(2), batches=[()]), "batches and loss must be given together"),
         (lambda: SmartPruner(mlp(), _plan(), 0.5, search_steps=1), "a plan says which layers and how much"),
-        (lambda: SmartPruner(mlp()[:2], _plan(), search_steps=1), "must have the layers of the plan, got none called 2"),
+        (lambda: parse_target("speedup:fast"), "speed-up must be a number, got 'fast'"),
+        (lambda: parse_target("latency:1e-ems"), "latency must be a number, got '1e-e'"),
+        (lambda: parse_target("faster"), "target must be speedup:FACTOR or latency:TIME, got 'faster'"),
+        (lambda: correct_(SmartPruner(mlp(), _plan(), search_steps=1), _plan(), None), "correct_ needs a plan in ms"),
+        (lambda: SmartPruner(mlp()[:2], _plan(), search_steps=1), "the layers of the plan, got none called 2"),
     ],
 )
 def test_clear_errors(make, message):
@@ -269,4 +315,5 @@ def test_a_plan_that_does_not_fit_leaves_the_model_as_it_was():
 
 @pytest.mark.parametrize(("text", "ms"), [("4ms", 4.0), (" 0.5 s", 500.0), ("400us", 0.4), ("1e-3s", 1.0)])
 def test_latencies_are_read_with_their_unit(text, ms):
-    assert Latency.parse(text).ms == pytest.approx(ms)
+    assert parse_target(f"latency:{text}").ms == pytest.approx(ms)
+    assert parse_target("speedup:2.5") == Speedup(2.5)

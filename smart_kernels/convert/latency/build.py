@@ -1,5 +1,6 @@
 """``latency_table``: every problem of a model once, in each pattern and density, from the cache or measured now."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,8 +117,9 @@ def _measure(jobs: list[Job], settings: Settings, store: Cache, seconds: float, 
     new = {key: job for key, job in wanted.items() if store.get(key) is None}
     deadline = time.monotonic() + seconds
     measured = 0
+    often = 0.2 if sys.stderr.isatty() else 10.0  # a log file wants few lines
     try:
-        for key, job in tqdm(new.items(), "latency table", unit="entry", disable=not progress):
+        for key, job in tqdm(new.items(), "latency table", unit="entry", disable=not progress, mininterval=often):
             if time.monotonic() >= deadline:
                 break
             store.put(key, measure_sparse(*job, settings))
