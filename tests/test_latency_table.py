@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from smart_kernels import NM, Block, Channel, latency_table, mask_
-from smart_kernels.convert.latency import Curve, build, cache
+from smart_kernels.convert.latency import Curve, build, cache, default_patterns
 from smart_kernels.convert.latency.measure import with_zeros
 from smart_kernels.convert.measure import timing
 from smart_kernels.formats import JIT
@@ -235,6 +235,14 @@ def test_a_masked_model_is_refused(tmp_path):
     mask_(model, Block(16, 16))
     with pytest.raises(ValueError, match="latency_table needs plain layers, got masked ones"):
         table_of(model, torch.randn(4, 64), tmp_path)
+
+
+def test_default_patterns_are_those_with_a_fast_form():
+    on_cpu = default_patterns(torch.device("cpu"), torch.float32)
+    assert on_cpu == (Block(16, 16, "all"), Block(32, 32, "all"), Block(64, 64, "all"))
+    on_gpu = default_patterns(torch.device("cuda"), torch.float32)
+    assert on_gpu == (Block(32, 32), Block(64, 64), Block(128, 128)), "the height of a block decides"
+    assert default_patterns(torch.device("cuda"), torch.bfloat16) == (*on_gpu, NM(2, 4))
 
 
 def test_random_zeros_are_the_same_everywhere():

@@ -20,7 +20,8 @@ from .problems import Problem, patterns_of, problems_of
 from .table import Curve, LatencyTable, LayerTimes
 
 DENSITIES = (0.2, 0.05, 0.5)  # in the order in which they are measured: time is nearly a line in between
-SQUARES = (16, 32, 64)
+LOW = (16, 32, 64)  # sides of square blocks for a CPU
+HIGH = (32, 64, 128)  # for a GPU, where the height of a block decides: docs/choosing.md
 PATIENCE = 0.1  # seconds to go on comparing a dense layer whose times have not settled
 
 Job = tuple[Problem, Pattern, float]  # density
@@ -28,9 +29,10 @@ Job = tuple[Problem, Pattern, float]  # density
 
 def default_patterns(device: torch.device, dtype: torch.dtype) -> tuple[Pattern, ...]:
     """Return the patterns that have a fast form there: square blocks, over all taps on a CPU, and 2:4 in 16 bits."""
-    taps = "all" if device.type == "cpu" else "one"
-    groups = (NM(2, 4),) if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) else ()
-    return (*(Block(size, size, taps) for size in SQUARES), *groups)
+    if device.type != "cuda":
+        return tuple(Block(size, size, "all") for size in LOW)
+    groups = (NM(2, 4),) if dtype in (torch.float16, torch.bfloat16) else ()
+    return (*(Block(size, size) for size in HIGH), *groups)
 
 
 def latency_table(
