@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 import triton
 
-RESULTS = Path(__file__).parent / "results"
+import smart_kernels
+
+from .places import CODE, IS_CHECKOUT, RESULTS
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Return the short hash of the measured tree, marked when files differ from it."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    """Return the short hash of the measured tree, marked when files differ from it; else the installed version."""
+    if not IS_CHECKOUT:
+        return smart_kernels.__version__
+    command = ["git", "-C", str(CODE), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

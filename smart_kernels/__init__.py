@@ -15,6 +15,7 @@ from .convert import (
     latency_table,
     load,
     mask_,
+    mask_from_zeros_,
     masked_layers,
     save,
     slim_,
@@ -52,6 +53,8 @@ from .ops import (
 )
 from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BACKENDS",
     "DENSE",
@@ -86,6 +89,7 @@ __all__ = [
     "latency_table",
     "load",
     "mask_",
+    "mask_from_zeros_",
     "masked_conv2d",
     "masked_layers",
     "masked_linear",

@@ -1,6 +1,8 @@
 """compress_: what it may choose, and that nothing but the speed changes."""
 
 import copy
+import io
+import sys
 from functools import partial
 
 import pytest
@@ -409,6 +411,13 @@ def test_ratios_are_of_pairs():
     assert (choice.name, choice.ratio, choice.spread) == ("ell", pytest.approx(0.9), pytest.approx(0))
 
 
+def test_of_equals_the_first_wins():
+    """The order of a set, which changes from process to process, decides nothing."""
+    names = [f"sparse {i}" for i in range(40)]
+    assert choose(dict.fromkeys(["dense", *names], [1.0] * 4), DENSE, "size").name == "sparse 0"
+    assert settle(dict.fromkeys(["chosen", *names], [1.0] * 4) | {"chosen": [2.0] * 4}) == "sparse 0"
+
+
 def test_sparse_is_held_against_the_best_dense():
     times = {"dense": [1.0] * 4, "packed": [0.5] * 4, "ell": [0.6] * 4}
     assert choose(times, DENSE) == Choice("packed", "packed", 1.0, 0.0)
@@ -737,3 +746,16 @@ def test_compare_goes_on_where_a_cuda_graph_cannot(monkeypatch, caplog):
     monkeypatch.setattr(timing, "time_in_turns", measure)
     found = compare(nn.Linear(8, 8), nn.Linear(8, 8), torch.zeros(1, 8), cuda_graph=True)
     assert found.speedup == 2.0 and found.steady and "without a CUDA graph" in caplog.text
+
+
+def test_a_bar_shows_the_layers_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    compress_(copy.deepcopy(model), torch.randn(4, 64), seconds=0)
+    assert "compress_" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr", Terminal())
+    compress_(model, torch.randn(4, 64), seconds=0)
+    assert "compress_" in sys.stderr.getvalue() and "/2" in sys.stderr.getvalue()

@@ -431,6 +431,8 @@ def test_says_what_it_cannot_hold():
         Packed.from_dense(torch.ones(4, 4, dtype=torch.float64), (1, 1))
     with pytest.raises(ValueError, match="union must count"):
         BSR.from_dense(torch.ones(4, 4), (2, 2), union=0)
+    with pytest.raises(ValueError, match="tiles must not be that much larger"):
+        BSR.from_dense(torch.ones(4, 4), (8, 2**18))
     with pytest.raises(ValueError, match="engine must be one of"):
         ELL.from_dense(torch.ones(4, 4), (2, 2), engine="mkl")
     with pytest.raises(ValueError, match="engine onednn needs"):

@@ -6,6 +6,7 @@
     maskable.py which layers mask_ masks, and which it cannot
     mask.py     mask_, unmask_
     compress/   compress_: every layer becomes what runs it fastest
+    keep_zeros.py  mask_from_zeros_
     saving/     save, load
     latency/    latency_table: how long layers would take in each pattern and density
 
@@ -14,6 +15,7 @@ Each uses those above it.
 
 from .channels import Slimmed, slim_
 from .compress import BACKENDS, DENSE, Report, compress_, warmup
+from .keep_zeros import mask_from_zeros_
 from .latency import Curve, LatencyTable, LayerTimes, latency_table
 from .mask import mask_, masked_layers, unmask_
 from .measure import Comparison, compare
@@ -36,6 +38,7 @@ __all__ = [
     "lent",
     "load",
     "mask_",
+    "mask_from_zeros_",
     "masked_layers",
     "save",
     "slim_",

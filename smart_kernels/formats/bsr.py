@@ -12,7 +12,7 @@ from .prepared import eager_inference, plain_operators
 from .union import COUNTS, unite, worth_uniting
 from .zeros import Zeros
 
-PADDING = 2**24  # weights that may be filled up to whole tiles, if the weight itself is smaller than that
+PADDING = 2**20  # weights that may be filled up to whole tiles, if the weight itself is smaller than that
 
 
 class BSR(Indexed, Format):

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from smart_kernels import SoftGate
 from smart_kernels.patterns import allowed_weights, keep_best
 
 from .pool import Pool
@@ -44,18 +43,8 @@ class RankedPool(Pool):
             self.everything = int(cost.sum())
             self.target = budget
 
-    def gates(self, threshold, temperature, straight_through=False):
-        return dict.fromkeys(self.layers, SoftGate(threshold, temperature, self.eps))
-
     def hard_masks(self, keep=None):
         scores = list(self.scores().values())
         owners = [[layer.index for layer in layers.values()] for layers in self.sharing.values()]
         budget = self.budget if keep is None else int(keep * self._unit)
         return dict(zip(self.layers, keep_best(scores, list(self.prices.values()), budget, owners), strict=True))
-
-    def _gather(self, scores):
-        return torch.cat([each.flatten() for each in scores.values()])
-
-    def _scatter(self, mask):
-        parts = mask.split([cost.numel() for cost in self.costs.values()])
-        return {name: part.view_as(self.costs[name]) for name, part in zip(self.layers, parts, strict=True)}

@@ -11,6 +11,7 @@ from smart_train.masks import Budget, MaskedModel
 from smart_train.plans import Plan
 from smart_train.schedule import Lengths
 
+from .findings import Findings
 from .staged import Staged
 from .watch import Watch
 
@@ -91,6 +92,7 @@ class Pruner(Staged):
         self.stage = "dense"
         self.masked.train_scores(self.learns)
         self.watch = Watch(self.masked)
+        self.findings = Findings(self.masked, self.learns)
 
     def param_group(self, lr: float = 0.1) -> dict[str, Any]:
         """Return ``parameters()`` as a parameter group for Adam. 0.03 suits N:M better."""
@@ -106,7 +108,7 @@ class Pruner(Staged):
 
         Plain enough for ``torch.load(weights_only=True)``. A method with more to keep adds it.
         """
-        return {"step": self.steps, "stage": self.stage, **self.masked.state_dict()}
+        return {"step": self.steps, "stage": self.stage, **self.masked.state_dict(), **self.findings.state_dict()}
 
     def load_state_dict(self, taken: dict[str, Any]) -> None:
         """Continue where ``state_dict()`` was taken; ``model.load_state_dict`` has to bring the rest.
@@ -115,6 +117,7 @@ class Pruner(Staged):
             ValueError: the state is of other layers, patterns or budgets.
         """
         self.masked.load_state_dict(taken)
+        self.findings.load_state_dict(taken)
         self.steps = taken["step"]
         self.stage = taken["stage"]
         self.masked.train_scores(self.learns and self.stage != "finetune")

@@ -30,6 +30,9 @@ class Hooks:
     optimizers: Sequence[Optimizer] = ()
     masked: MaskedModel
 
+    def dense(self) -> None:
+        """Set masks for a step of the dense stage, as by ``search()``; by default none."""
+
     def start(self) -> None:
         """Score the tiles at the first step of the search; by default by their standardised mean magnitude."""
         self.masked.score_by_magnitude()

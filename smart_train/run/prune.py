@@ -23,13 +23,14 @@ PATIENCE = 0.1  # seconds to go on measuring a layer whose times have not settle
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
 
 
-def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False) -> dict:
+def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False, graph: str = "auto") -> dict:
     """Train, prune, compress, measure and save a model.
 
     Args:
         recipe: every setting.
         out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
+        graph: whether training steps come from CUDA graphs; see ``Stages``.
         baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
 
     Returns:
@@ -39,15 +40,21 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
         ValueError: ``out`` is taken or no directory, the data is not there or too little, the budget cannot be met.
     """
     data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
-    stages = Stages(recipe, data, out, _device(), resume)
+    stages = Stages(recipe, data, out, device(), resume, graph)
     stages.check()  # before the directory is taken and the dense model trained
     _claim(out, recipe, resume)
+    return _finish(stages, *_train(stages, baseline))
+
+
+def _train(stages: Stages, baseline: bool) -> tuple[dict[str, nn.Module], dict, Aim]:
+    """Return the trained models by name, the pruner's last report, and what it pruned to."""
+    method = stages.recipe.pruner
     dense, aim = stages.dense()
     pruned, last = stages.pruned(dense, aim)
-    models = {"dense": dense, recipe.pruner: pruned}
-    if baseline and recipe.pruner != BASELINE:
+    models = {"dense": dense, method: pruned}
+    if baseline and method != BASELINE:
         models[BASELINE], _ = stages.baseline(dense, aim)
-    return _finish(stages, models, last, aim)
+    return models, last, aim
 
 
 def evaluate_saved(out: Path) -> tuple[float, float]:
@@ -58,16 +65,17 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     """
     missing = [name for name in FILES if not (out / name).is_file()]
     if missing:
-        raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
+        raise ValueError(f"{out} must hold a finished `smart-train prune`, got no {', '.join(missing)}")
     recipe = _recipe(out / "recipe.json")
     reported = _reported(out / "report.json", recipe.pruner)
-    stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, _device())
+    stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, device())
     model = stages.model().eval()
     smart_kernels.load(model, out)
     return accuracy(model, stages.data, stages.device), reported
 
 
-def _device() -> str:
+def device() -> str:
+    """Return where a run trains."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

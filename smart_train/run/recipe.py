@@ -9,12 +9,16 @@ from smart_train.pruners import PRUNERS
 
 OPTIMIZERS = ("sgd", "adamw")
 
-PER_MODEL = {  # what a user's own choice overrides
+PER_MODEL = {  # by what a name has before "-"; a user's own choice overrides it
     "cnn": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.02, "lr_scores": 0.3, "weight_decay": 5e-4},
+    "convnet": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},
+    "mobilenet": {"optimizer": "sgd", "lr": 0.1, "lr_pruned": 0.05, "weight_decay": 5e-4},
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
     "mobilenet_v2": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 32, "distill": True},
 }
 ANY = "any"  # pattern: whatever suits a target
+OTHERS = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "lr_scores": 0.1}  # models that are not ours
+TINY = {"pattern": "block:16x16", "sparsity": 0.75}  # they have no 32x32 blocks to spare
 N_OF_M = {"lr_scores": 0.03}  # with 0.1 it lost more accuracy: decision 0030
 
 
@@ -39,6 +43,8 @@ class Recipe:
         temperature: (first, last) of the search with SMART.
         warmup: fraction of that search over which the budget shrinks from everything to the target.
         distill: after the dense stage, learn the probabilities that the dense model gives instead of the labels.
+        teacher: learn the probabilities of this model instead, named as ``model`` is; it has to know the classes.
+        amp: bfloat16 where autocast allows it; None: on a GPU.
         seed: of the initial weights and of the order of the data.
 
     Raises:
@@ -64,6 +70,8 @@ class Recipe:
     temperature: tuple[float, float] = (0.2, 1e-3)
     warmup: float = 0.5
     distill: bool = False
+    teacher: str | None = None
+    amp: bool | None = None
     seed: int = 0
     pruner: str = "smart"
     options: dict[str, Any] = field(default_factory=dict)
@@ -129,12 +137,14 @@ class Recipe:
     def for_model(cls, model: str, **settings) -> "Recipe":
         """Return a recipe with the defaults that suit ``model`` and pattern; None keeps a default."""
         given = {name: value for name, value in settings.items() if value is not None}
+        suited = OTHERS if ":" in model else PER_MODEL.get(model.partition("-")[0], {})
+        suited = suited | (TINY if model.endswith("-tiny") else {})
         if "target" in given:
             implied = {"pattern": ANY, "sparsity": None}
         else:
-            sparsity = parse(given.get("pattern", cls.pattern)).sparsity
+            sparsity = parse(given.get("pattern", suited.get("pattern", cls.pattern))).sparsity
             implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
-        return cls(**{"model": model, **PER_MODEL.get(model.removesuffix("-tiny"), {}), **implied, **given})
+        return cls(**{"model": model, **suited, **implied, **given})
 
     @property
     def wanted(self) -> str:

@@ -14,9 +14,11 @@ from smart_train.pruners import PRUNERS, Pruner
 
 from . import aim, checkpoint
 from .aim import Aim
+from .course import Course
 from .loop import fit
 from .recipe import Recipe
-from .training import Course, Training
+from .replays import Replays
+from .training import Training
 
 BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
 # The stronger baseline: a budget per layer leaves small layers one block, and some nets died of it.
@@ -30,6 +32,8 @@ class Stages:
 
     Args:
         resume: continue from those checkpoints.
+        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
+            cannot; "off", or on a CPU, one by one.
     """
 
     recipe: Recipe
@@ -37,6 +41,7 @@ class Stages:
     out: Path
     device: str
     resume: bool = False
+    graph: str = "auto"
 
     @property
     def example(self) -> Tensor:
@@ -45,10 +50,18 @@ class Stages:
 
     def model(self) -> nn.Module:
         """Return the untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
-        recipe = self.recipe
+        return self._build(self.recipe.model)
+
+    def _build(self, name: str) -> nn.Module:
         sizes = (self.data.channels, self.data.size, len(self.data.classes))
-        built = models.build(recipe.model, *sizes, recipe.seed)
+        built = models.build(name, *sizes, self.recipe.seed)
         return built.to(self.device, memory_format=torch.channels_last)
+
+    def _teacher(self, dense: nn.Module) -> nn.Module | None:
+        """Return the model whose probabilities are learnt instead of the labels, in eval mode."""
+        if self.recipe.teacher:
+            return self._build(self.recipe.teacher).eval()
+        return copy.deepcopy(dense).eval() if self.recipe.distill else None
 
     def check(self) -> None:
         """Find out what can be known before anything is trained.
@@ -110,8 +123,7 @@ class Stages:
     def _prune(
         self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module, found: Aim
     ) -> tuple[nn.Module, dict]:
-        teacher = copy.deepcopy(dense).eval() if self.recipe.distill else None
-        training = self._training(model, self._course, pruner=pruner, teacher=teacher)
+        training = self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense))
         note = self.out / "training" / name / "correction.json"
         training.on_hard = found.corrector(self.example, note)
         self._fit(name, training)
@@ -127,7 +139,10 @@ class Stages:
         return found.pruner(PRUNERS[name], model, {**settings, **coupling})
 
     def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
-        return Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        training = Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        if self.graph != "off" and self.device == "cuda":
+            training.use_graphs(Replays(training, strict=self.graph == "on"))
+        return training
 
     def _fit(self, name: str, training: Training) -> None:
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

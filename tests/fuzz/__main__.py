@@ -2,23 +2,13 @@
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from . import report
 from .runner import run_apart, run_inside
 
 WHAT = ("files", "formats", "kill")
-
-
-def case_of(what: str):
-    """Return the function that makes and tries one input; only what is asked for is imported."""
-    if what == "files":
-        from .files import case
-    elif what == "formats":
-        from .formats import case
-    else:
-        from .kill import case
-    return case
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.inside:
         numbers = range(options.first, options.first + options.count)
-        return run_inside(case_of(options.what), options.what, options.seed, numbers, options.inside)
+        tried = import_module(f".{options.what}", __package__)  # the others stay out of its memory
+        tried.prepare()
+        return run_inside(tried.case, options.what, options.seed, numbers, options.inside)
     found = run_apart(options.what, options.seed, options.first, options.count)
     print(", ".join(f"{count} {word}" for word, count in sorted(found.words.items())))
     print(*found.failures, sep="\n" if found.failures else "")

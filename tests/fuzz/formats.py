@@ -4,7 +4,6 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 
 import torch
@@ -55,7 +54,6 @@ class Stored:
 
 def case(rng: Random) -> str:
     """Build a layer, change it a few times, and multiply after every change."""
-    _poisoned()
     torch.manual_seed(rng.randrange(2**31))
     stored = _built(rng)
     if stored is None:
@@ -68,8 +66,7 @@ def case(rng: Random) -> str:
     return "equal"
 
 
-@cache
-def _poisoned() -> None:
+def prepare() -> None:
     """Fill what nobody has written with NaN, so that reading it shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
 

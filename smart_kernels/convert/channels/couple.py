@@ -65,7 +65,7 @@ def coupled(found: Follower, model: nn.Module, chosen: dict[str, nn.Module]) -> 
 def _free(found: Follower, writers: dict, roots: dict, chosen: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Find the chosen layers whose channels can all be removed, by name."""
     free = {name: writers[name] for name in chosen if name in writers}
-    for name in chosen.keys() - free.keys():
+    for name in (name for name in chosen if name not in free):
         runs = id(chosen[name].weight) in found.axes
         why = "its channels cannot be removed" if runs else "it does not run on the example"
         found.notes[f"{name} stays dense: {why}"] = None

@@ -3,7 +3,7 @@
 from .alike import problem_of
 from .candidates import dense_of, timed, tried
 from .compress import compress_
-from .explain import explaining_groups, zeros_of
+from .explain import explaining_groups, explaining_tile, zeros_of
 from .report import LayerReport, Report
 from .settings import BACKENDS, DENSE, Settings
 from .usable import PLAIN
@@ -19,6 +19,7 @@ __all__ = [
     "compress_",
     "dense_of",
     "explaining_groups",
+    "explaining_tile",
     "problem_of",
     "timed",
     "tried",

@@ -32,7 +32,7 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
     A sparse candidate must beat the fastest dense one: have a median pair ratio below 1 by more than its spread. Among
     the dense ones the median alone decides: to stay with the slower one for a spread would break the promise.
 
-    Where two are equal, the plain layer is the simpler one.
+    Where two are equal, the plain layer is the simpler one, and of two sparse ones the first.
 
     Args:
         times: candidate -> seconds of each round; the first dense name is the plain layer.
@@ -42,7 +42,7 @@ def choose(times: Times, dense: tuple[str, ...], policy: str = "speed") -> Choic
     present = [name for name in dense if name in times]
     plain = present[0]
     baseline = min(present, key=lambda name: median(times[name]))
-    for name in sorted(times.keys() - set(present), key=lambda name: median(times[name])):
+    for name in sorted((name for name in times if name not in present), key=lambda name: median(times[name])):
         if policy == "size" or wins(times[name], times[baseline]):
             return Choice(name, baseline, *pair_ratio(times[name], times[baseline]))
     name = baseline if pair_ratio(times[baseline], times[plain])[0] < 1 - TIE else plain
@@ -58,7 +58,8 @@ def settle(times: Times, policy: str = "speed") -> str:
         times: ``"chosen"``, and the models that differ from it -> seconds of each round.
         policy: with ``"size"`` the winners stay.
     """
-    rival = min(times.keys() - {"chosen"}, key=lambda name: median(times[name]), default="chosen")
+    rivals = (name for name in times if name != "chosen")
+    rival = min(rivals, key=lambda name: median(times[name]), default="chosen")
     loses = policy == "speed" and pair_ratio(times["chosen"], times[rival])[0] > 1 + TIE
     return rival if loses else "chosen"
 

@@ -70,7 +70,8 @@ def time_in_turns(
     clock = clock or clock_of(device, cuda_graph)
     samples = {name: sampling(call, clock) for name, call in candidates.items()}
     trial = _rounds(samples, effort.trial)
-    sparse = sorted(candidates.keys() - set(dense), key=lambda name: median(trial[name]))[: effort.finalists]
+    sparse = sorted((name for name in trial if name not in dense), key=lambda name: median(trial[name]))
+    sparse = sparse[: effort.finalists]
     final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
     times = _rounds(final, effort.pairs)
     deadline = time.perf_counter() + seconds
