@@ -1,7 +1,9 @@
-"""Finds the masks: pruners, and what trains with them."""
+"""Finds the masks: what to prune for a target, pruners, and what trains with them."""
 
 from smart_kernels import __version__ as __version__
 
+from .planning import Correction, Latency, Macs, Size, Sparsity, Speedup, Target, correct_, plan
+from .plans import LayerPlan, Plan
 from .pruners import (
     PRUNERS,
     ACDCPruner,
@@ -27,17 +29,28 @@ __all__ = [
     "ACDCPruner",
     "ActivationPruner",
     "CATROPruner",
+    "Correction",
     "DAISPruner",
     "DHPPruner",
     "GDPPruner",
     "GradualPruner",
+    "Latency",
+    "LayerPlan",
     "LookaheadPruner",
+    "Macs",
     "OneShotPruner",
     "PDPPruner",
+    "Plan",
     "Pruner",
     "RLPruner",
     "SRSTEPruner",
+    "Size",
     "SmartPruner",
+    "Sparsity",
+    "Speedup",
     "StraightThroughPruner",
+    "Target",
     "TaylorPruner",
+    "correct_",
+    "plan",
 ]

@@ -14,6 +14,7 @@ from smart_train.pruners import PRUNERS
 from smart_train.run.prune import device, evaluate_saved, prune
 from smart_train.run.recipe import OPTIMIZERS, Recipe
 from smart_train.run.report import layer_table, summary_table, verdict
+from smart_train.run.stages import EXAMPLE
 
 EXAMPLES = """examples:
   smart-train demo
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   smart-train prune --model timm:resnet18 --data photos --image-size 224 --out runs/resnet
   smart-train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
   smart-train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
+  smart-train prune --model vit --data fashion --speedup 2 --out runs/twice    # plans it, and says why
   smart-train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
   smart-train run runs/vit
 """
@@ -97,6 +99,8 @@ def _add_budget(add) -> None:
     add("--option", action="append", metavar="NAME=VALUE", help=f"of the method; {own}")
     add("--pattern", metavar="P", help=f"{forms()}; default: {DEFAULT.pattern}")
     add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {DEFAULT.sparsity}")
+    add("--speedup", type=float, metavar="X", help="instead of a sparsity: X times as fast as the best dense model")
+    add("--latency", metavar="TIME", help=f"instead of a sparsity: at most so long for {EXAMPLE} images, such as 4ms")
     add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {DEFAULT.scope}")
     for stage in ("dense", "search", "finetune"):
         steps = getattr(DEFAULT, f"{stage}_steps")
@@ -131,10 +135,21 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return found
 
 
+def _target(options: argparse.Namespace) -> str | None:
+    """Return the target in the words of a recipe; None where there is none."""
+    given = {name: getattr(options, name) for name in ("sparsity", "speedup", "latency")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"only one of --sparsity, --speedup and --latency can be given, got --{' and --'.join(given)}")
+    name, value = next(iter(given.items()), ("sparsity", None))
+    return None if name == "sparsity" else f"{name}:{value}"
+
+
 def _prune(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if name in Recipe.__dataclass_fields__}
     if options.option:
         settings["options"] = _options(options.option)
+    settings["target"] = _target(options)
     if options.graph != "off" and device() == "cpu":
         print("without a GPU, training steps do not come from CUDA graphs", file=sys.stderr)
     how = {"resume": options.resume, "baseline": options.baseline, "graph": options.graph}

@@ -6,6 +6,7 @@ from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
 from .gates import Gate, GroupGate, HardGate, SoftGate
+from .keep import random_mask
 from .masked import Masked
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .prepared import Prepared
@@ -37,6 +38,7 @@ __all__ = [
     "own_weights",
     "packed",
     "projections",
+    "random_mask",
     "score_costs",
     "sparse_layer",
     "split_",

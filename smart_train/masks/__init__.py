@@ -3,6 +3,7 @@
 from .carried import Masks
 from .counts import counts
 from .masked_model import MaskedModel, check_not_nan
+from .planned import PlannedPool
 from .pool import Pool
 from .pools import Budget
 from .shards import is_shard
@@ -14,6 +15,7 @@ __all__ = [
     "Budget",
     "MaskedModel",
     "Masks",
+    "PlannedPool",
     "Pool",
     "check_not_nan",
     "counts",

@@ -9,6 +9,7 @@ from torch.distributed import ProcessGroup
 from smart_kernels import Masked, Pattern, mask_, unmask_
 from smart_kernels.convert import whole_or_not_at_all
 from smart_kernels.nn import start_scores_
+from smart_train.plans import Plan
 
 from .carried import CarriedMasks, Masks
 from .owners import claim, release
@@ -26,8 +27,8 @@ class MaskedModel(CarriedMasks):
 
     Args:
         model, pattern, filter_fn, example_input: see ``smart_kernels.mask_``; without a pattern, layers that are
-            masked already are taken.
-        budget: for all of them.
+            masked already are taken, with a plan those that it prunes.
+        budget: for all of them; without a sparsity where there is a plan.
         process_group: see ``Ranks``; None for that of a ``DistributedDataParallel`` given as model, else all processes.
         check: called with this object before it is done; raises ValueError where it cannot be pruned.
 
@@ -42,7 +43,7 @@ class MaskedModel(CarriedMasks):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None,
+        pattern: Pattern | Plan | None,
         budget: Budget,
         *,
         filter_fn: Callable[[nn.Module, str], bool] | None,
@@ -50,15 +51,13 @@ class MaskedModel(CarriedMasks):
         process_group: ProcessGroup | None,
         check: Callable[["MaskedModel"], None],
     ):
-        if pattern is None and not (filter_fn is None and example_input is None):
-            raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
+        _check_where(pattern, filter_fn is not None or example_input is not None, budget.sparsity)
         self.model, group = unwrapped(model, process_group)
         self.ranks = Ranks(self.model, group)
         with whole_or_not_at_all(self.model):
-            if pattern is not None:
-                mask_(self.model, pattern, filter_fn, example_input)
+            plan = _mask(self.model, pattern, filter_fn, example_input)
             shared = sharing(self.model)
-            super().__init__(shared, make_pools(shared, budget, self.ranks))
+            super().__init__(shared, make_pools(shared, budget, self.ranks, plan))
             check(self)
             self.ranks.check_wrappers(self.scores())
             claim(self.layers, self)
@@ -121,6 +120,23 @@ class MaskedModel(CarriedMasks):
         """Raise ValueError with the names of the layers whose scores have NaN."""
         for pool in self.pools:
             check_not_nan("scores", pool.scores())
+
+
+def _mask(model: nn.Module, pattern: Pattern | Plan | None, filter_fn: Any, example_input: Any) -> Plan | None:
+    """Mask the model as a pattern or a plan says, and return the plan; None where it is no plan."""
+    if isinstance(pattern, Plan):
+        pattern.mask_(model)
+        return pattern
+    if pattern is not None:
+        mask_(model, pattern, filter_fn, example_input)
+    return None
+
+
+def _check_where(pattern: Pattern | Plan | None, chosen: bool, sparsity: float | None) -> None:
+    if isinstance(pattern, Plan) and (chosen or sparsity is not None):
+        raise ValueError("a plan says which layers and how much, so sparsity, filter_fn and example_input must be None")
+    if pattern is None and chosen:
+        raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
 
 
 def _learns(layers: Mapping[str, Masked]) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.plans import Plan
 
 from .base import Pruner
 
@@ -34,7 +35,7 @@ class ACDCPruner(Pruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         phases: int = 3,

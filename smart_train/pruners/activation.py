@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels import Pattern
+from smart_train.plans import Plan
 
 from .outputs import by_path, channels_last, check_channels, kept_buffers, watched
 from .prepared import PreparedPruner
@@ -30,7 +31,7 @@ class ActivationPruner(PreparedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         prepare_batches: int = 4,

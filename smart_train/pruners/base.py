@@ -8,6 +8,7 @@ from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
 from smart_train.masks import Budget, MaskedModel
+from smart_train.plans import Plan
 from smart_train.schedule import Lengths
 
 from .findings import Findings
@@ -46,8 +47,9 @@ class Pruner(Staged):
 
     Args:
         model: changed in place by ``mask_``.
-        pattern: what is kept or pruned together; None takes the layers that ``mask_`` has prepared before.
-        sparsity: fraction of the prunable weights to remove, in [0, 1). None where N:M patterns imply it.
+        pattern: what is kept or pruned together; None takes the layers that ``mask_`` has prepared before. A ``Plan``
+            says it layer by layer, and how much: then layers share what it limits, time for example, at its prices.
+        sparsity: fraction of the prunable weights to remove, in [0, 1). None where N:M patterns or a plan imply it.
         scope: "global", tiles of all layers compete, or "layer". N:M groups always compete among themselves.
         search_steps, dense_steps: length of the stages in calls of ``step()``.
         eps: tiles with a mask of at most this are not computed. Default: min(1e-3, 0.1 * keep / n).
@@ -69,7 +71,7 @@ class Pruner(Staged):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         scope: str = "global",

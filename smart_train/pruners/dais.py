@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.plans import Plan
 
 from .chained import ChainedPruner
 
@@ -33,7 +34,7 @@ class DAISPruner(ChainedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         strength: float = 0.3,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import Pattern
+from smart_train.plans import Plan
 
 from .chained import ChainedPruner
 
@@ -37,7 +38,7 @@ class DHPPruner(ChainedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         shrinkage: float | None = None,

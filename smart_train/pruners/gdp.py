@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.plans import Plan
 from smart_train.schedule import exponential
 
 from .chained import ChainedPruner
@@ -37,7 +38,7 @@ class GDPPruner(ChainedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         strength: float = 1.0,

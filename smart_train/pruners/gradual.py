@@ -6,6 +6,7 @@ from torch import nn
 
 from smart_kernels import Pattern
 from smart_train.masks import erk, spread_, uniform
+from smart_train.plans import Plan
 
 from .base import Pruner
 
@@ -36,7 +37,7 @@ class GradualPruner(Pruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         every: int = 10,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from smart_kernels import Masked, Pattern
 from smart_kernels.nn import own_weights
 from smart_train.masks import Masks, Pool, per_weight, tile_means
+from smart_train.plans import Plan
 from smart_train.schedule import cubic
 
 from .base import Pruner
@@ -34,7 +35,7 @@ class PDPPruner(Pruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         softness: float = 0.1,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from smart_kernels import Pattern
 from smart_train.masks import Masks
+from smart_train.plans import Plan
 
 from .outputs import kept_buffers
 from .prepared import PreparedPruner
@@ -35,7 +36,7 @@ class RLPruner(PreparedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         prepare_batches: int = 8,

@@ -9,6 +9,7 @@ from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
 from smart_train.masks import Pool
+from smart_train.plans import Plan
 from smart_train.schedule import Cooling
 
 from .starting import StartingPruner
@@ -43,7 +44,7 @@ class SmartPruner(StartingPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         scope: str = "global",

@@ -7,6 +7,7 @@ from torch import nn
 
 from smart_kernels import Pattern
 from smart_train.masks import per_weight
+from smart_train.plans import Plan
 
 from .base import Pruner
 
@@ -33,7 +34,7 @@ class SRSTEPruner(Pruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         decay: float = 2e-4,

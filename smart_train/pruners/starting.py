@@ -6,6 +6,7 @@ from torch import nn
 
 from smart_kernels import Pattern
 from smart_train.masks import Masks, is_shard
+from smart_train.plans import Plan
 
 from .prepared import PreparedPruner
 from .saliency import layers_differ, masks_of_ones, saliency, start_from_saliency_
@@ -32,7 +33,7 @@ class StartingPruner(PreparedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         init: str = "auto",

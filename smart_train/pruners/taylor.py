@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.plans import Plan
 
 from .prepared import PreparedPruner
 from .saliency import saliency
@@ -31,7 +32,7 @@ class TaylorPruner(PreparedPruner):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         prepare_batches: int = 4,

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from smart_kernels import parse
+from smart_train.planning import parse_target
 from smart_train.pruners import PRUNERS
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -15,6 +16,7 @@ PER_MODEL = {  # by what a name has before "-"; a user's own choice overrides it
     "vit": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05},
     "mobilenet_v2": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch": 32, "distill": True},
 }
+ANY = "any"  # pattern: whatever suits a target
 OTHERS = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "lr_scores": 0.1}  # models that are not ours
 TINY = {"pattern": "block:16x16", "sparsity": 0.75}  # they have no 32x32 blocks to spare
 N_OF_M = {"lr_scores": 0.03}  # with 0.1 it lost more accuracy: decision 0030
@@ -28,8 +30,10 @@ class Recipe:
         model, data, data_dir, image_size: see ``models.build`` and ``data.load``.
         pruner: the method, by its name in ``PRUNERS``.
         options: further arguments of that method, those that it names in its ``options``.
-        pattern: as ``smart_kernels.patterns.parse`` reads it.
-        sparsity: fraction of the prunable weights to remove; patterns that imply it (N:M) take no other.
+        target: what to plan for, as ``planning.parse_target`` reads it: pattern and sparsity of each layer follow.
+        pattern: as ``smart_kernels.patterns.parse`` reads it; with a target the only one to plan with, or "any".
+        sparsity: fraction of the prunable weights to remove; patterns that imply it (N:M) take no other. None with a
+            target.
         scope: ``global``, one budget over all layers, or ``layer``, the same sparsity in each.
         dense_steps, search_steps, finetune_steps: optimizer steps of each stage. The learning rate falls to zero
             over the dense stage, is constant during the search and falls to zero over finetuning.
@@ -52,7 +56,7 @@ class Recipe:
     data_dir: str | None = None
     image_size: int = 32
     pattern: str = "block:32x32"
-    sparsity: float = 0.9
+    sparsity: float | None = 0.9
     scope: str = "global"
     dense_steps: int = 300
     search_steps: int = 150
@@ -71,10 +75,14 @@ class Recipe:
     seed: int = 0
     pruner: str = "smart"
     options: dict[str, Any] = field(default_factory=dict)
+    target: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "temperature", tuple(self.temperature))  # JSON knows lists only
-        self._check_sparsity()
+        if self.target is None:
+            self._check_sparsity()
+        else:
+            self._check_target()
         self._check(self.pruner in PRUNERS, "pruner", "one of " + ", ".join(PRUNERS))
         known = self.own_options(self.pruner)
         self._check(set(self.options) <= set(known), "options", f"among {', '.join(known) or 'none'} of {self.pruner}")
@@ -90,6 +98,12 @@ class Recipe:
         self._check(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         first, last = self.temperature
         self._check(first >= last > 0, "temperature", "two falling values above 0")
+
+    def _check_target(self) -> None:
+        parse_target(self.target)
+        if self.pattern != ANY:
+            parse(self.pattern)
+        self._check(self.sparsity is None, "sparsity", f"None with {self.target}, which says how much")
 
     def _check_sparsity(self) -> None:
         implied = parse(self.pattern).sparsity
@@ -125,9 +139,19 @@ class Recipe:
         given = {name: value for name, value in settings.items() if value is not None}
         suited = OTHERS if ":" in model else PER_MODEL.get(model.partition("-")[0], {})
         suited = suited | (TINY if model.endswith("-tiny") else {})
-        sparsity = parse(given.get("pattern", suited.get("pattern", cls.pattern))).sparsity
-        implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
+        if "target" in given:
+            implied = {"pattern": ANY, "sparsity": None}
+        else:
+            sparsity = parse(given.get("pattern", suited.get("pattern", cls.pattern))).sparsity
+            implied = {} if sparsity is None else {"sparsity": sparsity, **N_OF_M}
         return cls(**{"model": model, **suited, **implied, **given})
+
+    @property
+    def wanted(self) -> str:
+        """Return in a few words what the model is to become."""
+        if self.target is None:
+            return f"{self.pattern}, sparsity {self.sparsity}"
+        return str(parse_target(self.target)) + ("" if self.pattern == ANY else f", {self.pattern}")
 
     def to_dict(self) -> dict:
         """Return every setting, as JSON can hold them."""

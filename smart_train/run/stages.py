@@ -1,7 +1,6 @@
 """The trainings of one run: dense, pruned by the recipe's method, and the baseline with the same budgets."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smart_kernels import Pattern, parse
 from smart_train import models
 from smart_train.data import Data
 from smart_train.pruners import PRUNERS, Pruner
 
-from . import checkpoint
+from . import aim, checkpoint
+from .aim import Aim
 from .course import Course
 from .loop import fit
 from .recipe import Recipe
@@ -45,11 +44,6 @@ class Stages:
     graph: str = "auto"
 
     @property
-    def pattern(self) -> Pattern:
-        """Of the recipe."""
-        return parse(self.recipe.pattern)
-
-    @property
     def example(self) -> Tensor:
         """The first test images."""
         return next(self.data.test_batches(EXAMPLE))[0].to(self.device)
@@ -78,50 +72,71 @@ class Stages:
         """
         self.data.batch(0, self.recipe.batch, self.recipe.seed)
         model = self.model()
-        self._training(model, self._course, pruner=self._pruner(model))
+        found = self._aim(model, None)
+        self._training(model, self._course, pruner=self._pruner(self.recipe.pruner, model, found))
 
-    def dense(self) -> nn.Module:
-        """Return the trained dense model that the pruned ones start from."""
+    def dense(self) -> tuple[nn.Module, Aim]:
+        """Return the trained dense model that the pruned ones start from, and what it is to be pruned to.
+
+        That is what the recipe says, or the plan for its target, which is made once and kept in ``out``.
+        """
         checkpoint.seed(self.recipe.seed)
         model = self.model()
         self._fit("dense", self._training(model, Course(self.recipe.dense_steps)))
-        return model
+        found = self._aim(model, self.data)
+        aim.keep(self._plan, found)
+        return model, found
 
-    def pruned(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+    def pruned(self, dense: nn.Module, found: Aim) -> tuple[nn.Module, dict]:
         """Prune a copy of ``dense`` by the recipe's method.
 
         Returns:
             A plain model with exact zeros; and the pruner's last report, with the ``largest`` number of weights that a
-            score stands for, and how many batches the pruner has ``prepared`` itself with.
+            score stands for, how many batches the pruner has ``prepared`` itself with, and a plan's ``correction``.
         """
         model = copy.deepcopy(dense)
-        return self._prune(self.recipe.pruner, model, self._pruner(model), dense)
+        return self._prune(self.recipe.pruner, model, self._pruner(self.recipe.pruner, model, found), dense, found)
 
-    def baseline(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+    def baseline(self, dense: nn.Module, found: Aim) -> tuple[nn.Module, dict]:
         """Prune a copy of ``dense`` at once by magnitude and finetune it for as many steps as ``pruned`` trains.
 
         The budget rule, the learning rates and the data order are those of ``pruned``.
         """
         model = copy.deepcopy(dense)
-        settings = {"scope": BASELINE_SCOPE, "search_steps": self.recipe.search_steps}
-        return self._prune(BASELINE, model, self._make(BASELINE, model, settings), dense)
+        return self._prune(BASELINE, model, self._pruner(BASELINE, model, found), dense, found)
+
+    @property
+    def _plan(self) -> Path:
+        return self.out / "plan.json"
+
+    def _aim(self, model: nn.Module, data: Data | None) -> Aim:
+        """Return what an earlier process has planned, or else what follows from the recipe; see ``aim_of``."""
+        if self.resume and self._plan.exists():
+            return aim.read(self._plan)
+        return aim.aim_of(self.recipe, model, self.example, data)
 
     @property
     def _course(self) -> Course:
         recipe = self.recipe
         return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
 
-    def _prune(self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module) -> tuple[nn.Module, dict]:
-        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense)))
+    def _prune(
+        self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module, found: Aim
+    ) -> tuple[nn.Module, dict]:
+        training = self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense))
+        note = self.out / "training" / name / "correction.json"
+        training.on_hard = found.corrector(self.example, note)
+        self._fit(name, training)
         largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
-        return model, pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
+        last = pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
+        return model, last | {"correction": aim.correction(note)}
 
-    def _pruner(self, model: nn.Module) -> Pruner:
-        return self._make(self.recipe.pruner, model, self.recipe.pruner_settings)
-
-    def _make(self, name: str, model: nn.Module, settings: Mapping[str, Any]) -> Pruner:
-        coupling = {"example_input": self.example} if self.pattern.whole_channels else {}
-        return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
+    def _pruner(self, name: str, model: nn.Module, found: Aim) -> Pruner:
+        settings = {"scope": BASELINE_SCOPE, "search_steps": self.recipe.search_steps}
+        if name == self.recipe.pruner:
+            settings = self.recipe.pruner_settings
+        coupling = {"example_input": self.example} if found.whole_channels else {}
+        return found.pruner(PRUNERS[name], model, {**settings, **coupling})
 
     def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
         training = Training(model, self.data, self.recipe, course, device=self.device, **pruning)

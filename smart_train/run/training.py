@@ -27,10 +27,15 @@ class Training:
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
         teacher: in eval mode; its probabilities are learnt instead of the labels.
 
+    Attributes:
+        on_hard: called with the pruner when its masks have become hard, before the first step of finetuning.
+        before_compiling: called before kernels are compiled, for who shows the progress.
+
     Raises:
         ValueError: the pruner wants to look at more batches than the course has passes.
     """
 
+    on_hard: Callable[[Pruner], None] | None = None
     replays: Replays | None = None
     before_compiling: Callable[[], object] = staticmethod(lambda: None)  # for who shows the progress
 
@@ -89,13 +94,19 @@ class Training:
     def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Take a step, pruner and optimizers included, that reads nothing of the host which changes."""
         if self.pruner:
-            with self._autocast():  # says in which dtype the pruner packs
-                self.pruner.step()
+            self._step_pruner()
         if self.cold and self.pruner.stage != "dense":
             self._compile(images)
         loss = self._loss(images, labels)
         self._update(loss)
         return loss.detach()
+
+    def _step_pruner(self) -> None:
+        before = self.pruner.stage
+        with self._autocast():  # says in which dtype the pruner packs
+            self.pruner.step()
+        if self.on_hard and before != "finetune" == self.pruner.stage:
+            self.on_hard(self.pruner)
 
     def _on_device(self) -> None:
         """Let graphs, if there are any, read learning rates where they are."""

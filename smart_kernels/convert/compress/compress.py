@@ -26,10 +26,11 @@ from smart_kernels.nn import Masked, Sparse
 
 from .agreeing import keep_what_agrees_
 from .alike import Memory
+from .candidates import lacking
 from .explain import zeros_of
 from .original import Original
 from .report import Report
-from .select import Selected, lacking, select
+from .select import Selected, select
 from .settings import Settings
 from .whole import settle_
 

@@ -71,6 +71,16 @@ def whole_or_not_at_all(model: nn.Module) -> Iterator[Snapshot]:
         raise
 
 
+@contextmanager
+def lent(model: nn.Module) -> Iterator[nn.Module]:
+    """Make ``model`` what it was in the end, whatever the block makes of it by replacing tensors and modules."""
+    before = Snapshot(model)
+    try:
+        yield model
+    finally:
+        before.restore()
+
+
 def _contents(module: nn.Module) -> list[tuple]:
     """Return the containers of a module with copies; the containers stay, since handles of hooks refer to them."""
     own = [value for value in vars(module).values() if type(value) in (dict, list, OrderedDict, set)]
