@@ -105,7 +105,18 @@ def _solving(keep, cost, start, G: int, n: int, bounds: object, programs: int) -
     grid, block_p = (G, programs), triton.next_power_of_2(programs)
     target, strides = (TENSOR, TENSOR, TENSOR, slot(cost)), (_keep_stride(keep), _row_stride(cost))
     found = [
-        Launch(soft_topk_range_kernel, grid, TENSOR, slot(cost), bounds, TENSOR, n, strides[1], BLOCK=TILE, num_warps=8)
+        Launch(
+            soft_topk_range_kernel,
+            grid,
+            TENSOR,
+            slot(cost),
+            bounds,
+            TENSOR,
+            n,
+            strides[1],
+            BLOCK=TILE // 2,
+            num_warps=8,
+        )
     ]
     for turn, (before, now) in enumerate(itertools.pairwise((0, *CANDIDATES))):
         found.append(Launch(
