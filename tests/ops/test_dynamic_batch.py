@@ -63,10 +63,6 @@ CASES = {  # name -> of the batch: the op and its tensors
         lambda *a: masked.masked_conv_dx(*a, GEOMETRY, 8, 8, 64, *TILE, 0.0),
         *(empty(B, 8, 8, 64), *masked_weight()),
     ),
-    "masked conv backward": lambda B: (
-        lambda *a: masked.masked_conv_backward(*a, GEOMETRY, *TILE, 0.0, False, True, True)[0],
-        *(empty(B, 8, 8, 64), empty(B, 8, 8, 64), *masked_weight()),
-    ),
     "nm": lambda M: (
         lambda *a: nm._semi_structured_linear(*a, None, None, 2, 4, None, False),
         *(empty(M, K), *half(N, K)),
