@@ -29,11 +29,6 @@ class Findings:
         """Take up the gradients that the scores have now."""
         self.signal.add([scores.grad for scores in self.masked.scores()])
 
-    def replayed(self, stage: str) -> None:
-        """Count a step whose gradients a CUDA graph has taken up."""
-        if stage == "search" and self.signal.count:
-            self.signal.count += 1
-
     def report(self, stage: str, step: int, hard: Masks) -> dict[str, float]:
         """Return what is known at a step, whose masks would harden to ``hard``.
 

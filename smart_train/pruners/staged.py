@@ -86,7 +86,6 @@ class Staged(Hooks, ABC):
                 f"{self.stage} for the {self.next_stage}"
             )
         self.steps += 1
-        self.findings.replayed(self.stage)
 
     def harden(self) -> None:
         """End the search: the best scores within the budget are kept, masks are fixed and scores frozen.
