@@ -1,1 +1,1 @@
-"""Measurements: kernels, layers and machine code. Not installed; run ``python -m bench``."""
+"""Measurements: kernels, layers and machine code. ``python -m bench``, and ``smart-bench`` where it is installed."""

@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|accuracy|report``"""
 
 import argparse
 import os
@@ -146,8 +146,15 @@ def zoo(args: argparse.Namespace) -> int:
     return zoo.main(args)
 
 
+def accuracy(args: argparse.Namespace) -> int:
+    """Compare the pruners."""
+    from . import accuracy
+
+    return accuracy.main(args)
+
+
 COMMANDS = {"ops": time_cases, "layers": time_cases, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
-COMMANDS |= {"host": host, "zoo": zoo, "report": report}
+COMMANDS |= {"host": host, "zoo": zoo, "accuracy": accuracy, "report": report}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import torch
 
+from .accuracy.cells import CELLS, METHODS
 from .case import DTYPES
 from .codegen.table import LIMITS
 from .gpu_check import PARTS
+from .places import IS_CHECKOUT
+
+COMMAND = "python -m bench" if IS_CHECKOUT else "smart-bench"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the arguments; ``command`` is the name of what to do. Exits with 2 on bad usage."""
-    parser = argparse.ArgumentParser("python -m bench", description="Measure and check.")
+    parser = argparse.ArgumentParser(COMMAND, description="Measure and check.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_ in (("ops", "time the kernels"), ("layers", "time the storage formats of a layer")):
         command = _command(commands, name, help_)
@@ -35,12 +39,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
     for part in PARTS:
         check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
+    _add_accuracy(_command(commands, "accuracy", "every pruner with the same budget of batches, paired by seed"))
     _command(commands, "zoo", "half of the channels of timm's and torchvision's models pruned and removed")
     _command(commands, "report", "docs/results.md and its plots, from the committed rows")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that torch can use; --device cpu or --dry-run work without")
     return args
+
+
+def _add_accuracy(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"default: the core; of {', '.join(CELLS)}")
+    add("--pruners", nargs="+", choices=METHODS, metavar="NAME", help=f"default: all of {', '.join(METHODS)}")
+    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    time = command.add_mutually_exclusive_group()
+    time.add_argument("--quick", action="store_true", help="one slice of 10 minutes")
+    time.add_argument("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
 
 
 def _command(commands, name: str, help_: str) -> argparse.ArgumentParser:

@@ -35,7 +35,9 @@ class CountingDriver(ClaimedDriver):
 
     def __init__(self, target: str):
         super().__init__(target)
-        self.device, self.launches, self.names = next(DEVICES), [], {}
+        self.device = next(DEVICES)
+        self.launches = []
+        self.names = {}
         self.launcher_cls = nvidia.CudaLauncher
         self.utils.load_binary = self._load
         self.utils.unload_module = lambda module: None
@@ -71,8 +73,13 @@ class NotCompiled(CompiledKernel):
         settings = {"name": src.name, "target": target, "num_warps": options["num_warps"], "tensordesc_meta": tensors}
         self.metadata = SimpleNamespace(**METADATA, **settings)
         self.packed_metadata = (options["num_warps"], 1, 0)
-        self.src, self.name, self.hash, self.kernel = src, src.name, src.hash(), b""
-        self.asm, self.metadata_group, self.options = {}, {}, options
+        self.src = src
+        self.name = src.name
+        self.hash = src.hash()
+        self.kernel = b""
+        self.asm = {}
+        self.metadata_group = {}
+        self.options = options
         self.module = self.function = self._run = self._module_pid = None
 
 
@@ -88,7 +95,8 @@ def _plain(value):
 @contextlib.contextmanager
 def claimed(target: str = "sm_90") -> Iterator[CountingDriver]:
     """CPU tensors are launched on a GPU that is not there; the driver says what was."""
-    before, counting = driver._active, CountingDriver(target)
+    before = driver._active
+    counting = CountingDriver(target)
     annotated = lambda nested_tuple, type: (nested_tuple, type)  # noqa: E731
 
     def not_compiled(src, target=None, options=None, **_):

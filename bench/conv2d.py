@@ -64,7 +64,9 @@ class Layer:
     def needs(self, p: Problem, density: float) -> tuple[float, float]:
         """Return FLOPs and bytes: a training step computes y, dx and dweight."""
         passes = 1 if p.pass_ == "fwd" else 3
-        M, N, K = (p.shape.M, p.shape.N, p.shape.K)
+        M = p.shape.M
+        N = p.shape.N
+        K = p.shape.K
         pixels_in = M // math.prod(self.conv.output_size(self.size, self.size)) * self.size**2
         touched = pixels_in * self.C + M * N + N * K * density
         return passes * 2.0 * M * N * K * density, passes * p.dtype.itemsize * touched

@@ -18,10 +18,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import claimed, rows
-from .host_cases import HostCase, cases
+from .host_cases import cases
+from .host_layers import HostCase
+from .places import DOCS
 
 TABLE = rows.RESULTS / "host.csv"
-PAGE = rows.RESULTS.parents[1] / "docs" / "host.md"
+PAGE = DOCS / "host.md"
 WARM = 3  # calls before one is counted: what is decided once has been
 ROUNDS = 30
 HERE = claimed.__file__
@@ -174,7 +176,8 @@ def write(found: list[HostRow], path: Path) -> None:
 
 def page(found: list[HostRow]) -> str:
     """docs/host.md: what the rows say."""
-    head, lines = found[0], [INTRODUCTION]
+    head = found[0]
+    lines = [INTRODUCTION]
     lines += [f"torch {head.torch}, triton {head.triton}, Python {head.python}, {head.commit}, {head.date}: "]
     lines += [f"`{head.command}`\n\n| call | pass | launches | torch | calls | time |\n|---|---|---|---|---|---|\n"]
     for row in found:

@@ -1,47 +1,26 @@
-"""The calls whose cost on the host is counted: every public op and layer, small."""
+"""The calls whose cost on the host is counted: every public op, small; layers are in ``host_layers``."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from smart_kernels import NM, Block, HardGate, SoftGate, SparseConv2d, SparseLinear, mask_, ops
+from smart_kernels import ops
 from smart_kernels.ops.block_sparse import block_index, conv_index
 from smart_kernels.ops.tensor_core import matmul as tensor_core_matmul
 from smart_kernels.ops.tensor_core import pack
-from smart_train import SmartPruner
 
-M, N, K, TILE = 64, 256, 256, (32, 32)
-LAYERS = 4  # of the model whose pruner takes a step
-DTYPE = torch.bfloat16
-SOFT = SoftGate(torch.zeros((), dtype=torch.float64), 0.1)
-
-
-@dataclass(frozen=True)
-class HostCase:
-    """One call.
-
-    Attributes:
-        name: what is called, of ``layers`` layers.
-        make: returns the call, and the tensors whose gradients a step wants.
-        passes: "fwd", without gradients, and "fwd+bwd".
-    """
-
-    name: str
-    make: Callable[[], tuple[Callable[[], Tensor], list[Tensor]]]
-    passes: tuple[str, ...] = ("fwd", "fwd+bwd")
-    layers: int = 1
+from . import host_layers
+from .host_layers import DTYPE, TILE, HostCase, K, M, N, leaf
 
 
 def cases() -> Iterator[HostCase]:
     """All of them, ``F.linear`` first."""
     yield HostCase("F.linear", _dense)
     yield from _ops()
-    yield from _layers()
-    yield HostCase(f"SmartPruner.step, {LAYERS} layers", _pruner, ("fwd",), LAYERS)
+    yield from host_layers.cases()
 
 
 def _ops() -> Iterator[HostCase]:
@@ -71,25 +50,8 @@ def _ops() -> Iterator[HostCase]:
         yield HostCase(f"2:4 on sparse tensor cores, {kernel}", partial(_tensor_core, kernel), ("fwd",))
 
 
-def _layers() -> Iterator[HostCase]:
-    linear, conv = partial(SparseLinear, K, N), partial(SparseConv2d, 64, 64, 3, padding=1)
-    yield HostCase("SparseLinear, Block", partial(_sparse, linear, Block(*TILE), M, K))
-    yield HostCase("SparseLinear, NM", partial(_sparse, linear, NM(2, 4), M, K))
-    yield HostCase("SparseConv2d, Block", partial(_sparse, conv, Block(*TILE), 2, 64, 8, 8))
-    for name, kind, hard in (
-        ("MaskedLinear", nn.Linear, HardGate(torch.eye(2))),
-        ("MaskedConv2d", partial(nn.Conv2d, kernel_size=3), HardGate(torch.eye(18)[:2])),
-    ):
-        yield HostCase(f"{name}, hard", partial(_masked_layer, kind, hard))
-        yield HostCase(f"{name}, soft", partial(_masked_layer, kind, SOFT))
-
-
-def _leaf(*shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
-    return torch.randn(shape).to(dtype).requires_grad_()
-
-
 def _dense():
-    args = _leaf(M, K), _leaf(N, K), _leaf(N)
+    args = leaf(M, K), leaf(N, K), leaf(N)
     return lambda: F.linear(*args), list(args)
 
 
@@ -100,7 +62,7 @@ def _indices(rows: int, cols: int, stored: int) -> tuple[Tensor, Tensor]:
 def _block(rows: int = M, tile: tuple[int, int] = TILE):
     stored = N * K // (2 * tile[0] * tile[1])
     crow, col = _indices(N // tile[0], K // tile[1], stored)
-    x, values, bias = _leaf(rows, K), _leaf(stored, *tile), _leaf(N)
+    x, values, bias = leaf(rows, K), leaf(stored, *tile), leaf(N)
     index = block_index(crow, col, K // tile[1])
     call = partial(ops.block_sparse_linear, x, values, crow, col, bias, out_features=N, index=index)
     return call, [x, values, bias]
@@ -114,41 +76,41 @@ def _fp8():
 
 def _block_conv(op: Callable, indexed: bool = False):
     indices = _indices(64 // TILE[0], 9 * 64 // TILE[1], 16)
-    x, values = _leaf(2, 64, 8, 8), _leaf(16, *TILE)
+    x, values = leaf(2, 64, 8, 8), leaf(16, *TILE)
     index = conv_index(*indices, TILE, (64, 64), kernel_size=3, padding=1) if indexed else None
     return partial(op, x, values, *indices, kernel_size=3, padding=1, out_channels=64, index=index), [x, values]
 
 
 def _block_conv1d():
-    x, values, indices = _leaf(2, 64, 64), _leaf(8, *TILE), _indices(64 // TILE[0], 3 * 64 // TILE[1], 8)
+    x, values, indices = leaf(2, 64, 64), leaf(8, *TILE), _indices(64 // TILE[0], 3 * 64 // TILE[1], 8)
     return partial(ops.block_sparse_conv1d, x, values, *indices, kernel_size=3, padding=1, out_channels=64), [x, values]
 
 
 def _masked(tile: tuple[int, int] = TILE):
-    x, weight, bias = _leaf(M, K), _leaf(N, K, dtype=torch.float32), _leaf(N)
+    x, weight, bias = leaf(M, K), leaf(N, K, dtype=torch.float32), leaf(N)
     mask = torch.rand(N // tile[0], K // tile[1]).requires_grad_()
     return partial(ops.masked_linear, x, weight, mask, bias, tile=tile), [x, weight, mask, bias]
 
 
 def _masked_conv():
-    x, weight = _leaf(2, 64, 8, 8), _leaf(64, 64, 3, 3)
+    x, weight = leaf(2, 64, 8, 8), leaf(64, 64, 3, 3)
     mask = torch.rand(64 // TILE[0], 9 * 64 // TILE[1]).requires_grad_()
     return partial(ops.masked_conv2d, x, weight, mask, tile=TILE, padding=1), [x, weight, mask]
 
 
 def _smart():
-    x, weight, scores = _leaf(M, K), _leaf(N, K, dtype=torch.float32), _leaf(8, 8, dtype=torch.float32)
+    x, weight, scores = leaf(M, K), leaf(N, K, dtype=torch.float32), leaf(8, 8, dtype=torch.float32)
     threshold = torch.zeros((), dtype=torch.float64).requires_grad_()
     return partial(ops.smart_linear, x, weight, scores, threshold, 0.1, tile=TILE), [x, weight, scores, threshold]
 
 
 def _topk(n: int):
-    scores = _leaf(4, n, dtype=torch.float32)
+    scores = leaf(4, n, dtype=torch.float32)
     return lambda: ops.soft_topk(scores, n / 2, 0.1)[0], [scores]
 
 
 def _weight():
-    weight, scores = (_leaf(N, K, dtype=torch.float32) for _ in range(2))
+    weight, scores = (leaf(N, K, dtype=torch.float32) for _ in range(2))
     return partial(ops.smart_weight, weight, scores, 2, 4, 0.1), [weight, scores]
 
 
@@ -158,7 +120,7 @@ def _half(N: int, K: int) -> tuple[Tensor, Tensor]:
 
 def _semi():
     values, indices = _half(N, K)
-    x, values = _leaf(M, K), values.requires_grad_()
+    x, values = leaf(M, K), values.requires_grad_()
     return partial(ops.semi_structured_linear, x, values, indices), [x, values]
 
 
@@ -181,22 +143,3 @@ def _quantized():
     packed = ops.quantized_semi_structured_pack(values.to(torch.int8), indices)
     x = torch.zeros(M, K, dtype=torch.int8)
     return partial(ops.quantized_semi_structured_linear, x, packed, torch.ones(())), []
-
-
-def _sparse(make: Callable, pattern, *shape: int):
-    layer, x = make(pattern=pattern, density=0.5, dtype=DTYPE), _leaf(*shape)
-    return partial(layer, x), [x, *layer.parameters()]
-
-
-def _masked_layer(kind, gate):
-    layer = kind(64, 64, dtype=DTYPE)
-    x = _leaf(M, 64) if isinstance(layer, nn.Linear) else _leaf(2, 64, 8, 8)
-    mask_(layer, Block(*TILE), lambda module, name: True)
-    layer.gate = gate
-    wanted = [x, *layer.parameters()] if gate is SOFT else [x, layer.raw_weight, layer.raw_bias]
-    return partial(layer, x), wanted
-
-
-def _pruner():
-    model = nn.Sequential(*(nn.Linear(K, K) for _ in range(LAYERS)))
-    return SmartPruner(model, Block(*TILE), 0.5, search_steps=1000).step, []

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 import triton
 
-RESULTS = Path(__file__).parent / "results"
+import smart_kernels
+
+from .places import IS_CHECKOUT, RESULTS
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,20 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """Return the short hash of the measured tree, marked when files differ from it."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    """Return the short hash of the measured tree, marked when files but results differ; else the installed version."""
+    if not IS_CHECKOUT:
+        return smart_kernels.__version__
+    results = f":(exclude){RESULTS.name}"
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name = _git("describe", "--always", "--exclude", "*")
+        return name + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no", ":/", results) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def default_path(device: str) -> Path:

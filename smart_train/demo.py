@@ -1,4 +1,4 @@
-"""``python -m smart_train demo``: prune a CNN and a ViT on real images, and check what came out."""
+"""``smart-train demo``: prune a CNN and a ViT on real images, and check what came out."""
 
 import shutil
 import time
@@ -96,9 +96,9 @@ def _against_baseline(accuracy: dict[str, float], pruner: str) -> dict[str, bool
 
 
 NEXT = """next:
-  python -m smart_train run {path}
+  smart-train run {path}
       load and evaluate what was saved
-  python -m smart_train prune --data folder:PATH --out runs/mine
+  smart-train prune --data folder:PATH --out runs/mine
       prune on your own images
   open {path}/report.md
       curves, masks, latencies, settings"""

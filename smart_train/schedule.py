@@ -51,6 +51,11 @@ def keep(u: float, everything: int, target: int, warmup: float, *, whole: bool) 
     return round(kept) if whole else kept
 
 
+def cubic(pruned: float) -> float:
+    """Return the progress at which ``keep`` with ``warmup = 1`` has pruned this fraction of what is to be pruned."""
+    return 1 - (1 - pruned) ** (1 / 3)
+
+
 @dataclass(frozen=True)
 class Lengths:
     """The length of the stages before finetuning, in calls of ``Pruner.step()``.

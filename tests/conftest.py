@@ -1,5 +1,6 @@
 import os
 import tempfile
+from collections import Counter
 
 # compiled graphs are cached on disk under a key that leaves out register_autograd formulas (pytorch#144344)
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
@@ -40,6 +41,27 @@ def _poison_empty():
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help="of each test the first of N cases, and so on")
+
+
+def pytest_collection_modifyitems(config, items):
+    N = config.getoption("--one-in")
+    if N < 1:
+        raise pytest.UsageError(f"--one-in must be at least 1, got {N}")
+    cases = Counter()
+    left_out = []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if cases[test] % N:
+            left_out.append(item)
+        cases[test] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 def pytest_report_header():

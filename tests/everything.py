@@ -18,6 +18,8 @@ import torch
 SUMMARY = Path(__file__).parents[1] / "docs" / "test-all.md"
 PTX = "tests/test_sparse_tensor_core.py"
 INTERPRETED = ("tests/ops", "tests/test_masked_layers.py")
+COMPILED = ("tests/ops", *(f"tests/test_{name}.py" for name in ("opcheck", "export", "attention", "host", "tuning")))
+COMPILED += ("tests/test_semi_structured_compiled.py", "tests/test_cusparselt.py", "tests/train/test_pruner_masks.py")
 VECTORISED = tuple(f"tests/test_{name}.py" for name in ("formats", "jit", "compress", "save", "warmup"))
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 PYTEST = ("pytest", "-q", "-n", "auto", "--dist", "worksteal", "-m", "not gpu", "--benchmark-disable")
@@ -34,16 +36,18 @@ class Part:
         command: module and arguments.
         environment: variables besides.
         oldest: on the oldest triton, not on the installed one.
+        old_torch: on the oldest torch, which is an environment of its own.
     """
 
     what: str
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     oldest: bool = False
+    old_torch: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.what}-oldest" if self.oldest else self.what
+        return f"{self.what}-oldest" if self.oldest or self.old_torch else self.what
 
 
 PARTS = (
@@ -53,34 +57,40 @@ PARTS = (
     Part("ptx", (*PYTEST, PTX), oldest=True),
     Part("interpreter", (*PYTEST, *INTERPRETED), {"TRITON_INTERPRET": "1"}),
     Part("interpreter", (*PYTEST, *INTERPRETED), {"TRITON_INTERPRET": "1"}, oldest=True),
+    Part("torch", (*PYTEST, *COMPILED), old_torch=True),
     Part("machine-code", (*CENSUS, "--out", os.devnull)),
     Part("machine-code", CENSUS, oldest=True),  # writes the committed table
 )
 
 
-def run(part: Part, overlay: str) -> tuple[bool, str]:
-    """Whether the part passed, and its line of the summary."""
+def run(part: Part, overlay: str, old_python: str) -> tuple[bool, str]:
+    """Return whether the part passed, and its line of the summary."""
     commit = _commit()
+    python = old_python if part.old_torch else sys.executable
     path = {"PYTHONPATH": overlay} if part.oldest else {}
     settings = os.environ | {"HYPOTHESIS_PROFILE": "all"} | part.environment | path
     begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *part.command], env=settings, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([python, "-m", *part.command], env=settings, stdout=subprocess.PIPE, text=True)
     print(done.stdout, f"{part.name}: {time.perf_counter() - begin:.0f} s", sep="\n", flush=True)
     outcome = done.stdout.strip().splitlines()[-1].strip("= ")
-    cells = part.name, _output(settings, "-c", "import triton; print(triton.__version__)"), outcome, commit
+    shown = "triton.__version__" + ", 'torch', torch.__version__" * part.old_torch
+    versions = _output(python, settings, "-c", f"import torch, triton; print({shown})")
+    cells = part.name, versions, outcome, commit
     return done.returncode == 0, _row(cells)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--oldest", metavar="PATH", help="what to put on PYTHONPATH for the oldest triton")
+    parser.add_argument("--oldest-torch", metavar="PYTHON", help="the Python of an environment with the oldest torch")
     parser.add_argument("--part", action="append", choices=[part.name for part in PARTS], help="repeatable, none = all")
     options = parser.parse_args()
     asked = [part for part in PARTS if part.name in (options.part or [p.name for p in PARTS])]
-    chosen = [part for part in asked if options.oldest or not part.oldest]
+    chosen = [p for p in asked if options.oldest or not p.oldest]
+    chosen = [p for p in chosen if options.oldest_torch or not p.old_torch]
     lines, failed = _earlier(), False
     for part in chosen:
-        passed, lines[part.name] = run(part, options.oldest)
+        passed, lines[part.name] = run(part, options.oldest, options.oldest_torch)
         failed |= not passed
         _write([lines[p.name] for p in PARTS if p.name in lines])
     return int(failed)
@@ -109,8 +119,8 @@ def _commit() -> str:
     return f"{head} and changes" if changed else head
 
 
-def _output(environment: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+def _output(python: str, environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run([python, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
 
 

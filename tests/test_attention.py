@@ -64,7 +64,7 @@ def advance(model, stage, example_input, tmp_path, make):
     for layer in masked_layers(model).values():
         gate = HardGate((torch.rand_like(layer.scores) < (1 if stage == "all kept" else 0.5)).float())
         if stage == "search":
-            gate = SoftGate(layer.scores.detach().double().mean(), 0.05)
+            gate = SoftGate(((layer.scores.detach() - layer.scores.detach().mean()) / 0.05).sigmoid())
         layer.gate = gates.setdefault(id(layer.scores), gate)
     if stage in ("finalized", "compressed", "loaded"):
         unmask_(model)

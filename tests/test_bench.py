@@ -69,7 +69,7 @@ def test_gpu_check_dry_run_is_green_and_resumes(capsys, tmp_path):
 
 @pytest.mark.parametrize("part", gpu_check.PARTS)
 def test_every_part_of_gpu_check_has_its_list(part):
-    """What cannot even be listed would be found on the GPU."""
+    """A part that cannot even be listed would be found on the GPU only."""
     names = [check.name for check in listing.listed(part, gpu_check.Context("cpu", small=True, dry=True))]
     assert names and not [name for name in names if "list of checks" in name]
 

@@ -1,6 +1,8 @@
 """compress_: what it may choose, and that nothing but the speed changes."""
 
 import copy
+import io
+import sys
 from functools import partial
 
 import pytest
@@ -10,8 +12,9 @@ from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, load, mask_, save
 from smart_kernels.convert.compress.alike import likeness
+from smart_kernels.convert.compress.candidates import candidates
 from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
-from smart_kernels.convert.compress.select import candidates, select
+from smart_kernels.convert.compress.select import select
 from smart_kernels.convert.compress.settings import Settings
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.measure.choice import Choice, choose, settle
@@ -446,7 +449,7 @@ def test_measure_gives_finalists_equal_rounds():
     calls = {name: (lambda: None) for name in ("dense", "packed", "a", "b", "c")}
     times = MEASURE(calls, DENSE, torch.device("cpu"), 0.0)
     assert {"dense", "packed"} <= times.keys() and len(times) == 4
-    assert {len(rounds) for rounds in times.values()} == {timing.PAIRS}
+    assert {len(rounds) for rounds in times.values()} == {timing.FULL.pairs}
 
 
 class Device:
@@ -523,7 +526,7 @@ def test_in_cuda_graphs_every_candidate_is_replayed():
     calls = {name: partial(device.call, name) for name in device.host_s}
     MEASURE(calls, DENSE, torch.device("cpu"), 0.0, clock=device.clock())
     assert [set(graph) for graph in device.graphs] == [{"dense"}, {"packed"}, {"a"}]
-    assert all(count >= 5 + timing.PAIRS for count in device.replays)
+    assert all(count >= 5 + timing.FULL.pairs for count in device.replays)
 
 
 @pytest.mark.parametrize("seconds, before", [(1e-3, 4), (1e-2, 0)])
@@ -722,7 +725,7 @@ def test_compare_of_a_model_with_itself(monkeypatch):
     monkeypatch.setattr(timing, "time_in_turns", MEASURE)
     model = nn.Linear(8, 8)
     found = compare(model, model, torch.zeros(1, 8), seconds=0.0)
-    assert found.dense_ms > 0 and found.sparse_ms > 0 and found.pairs == timing.PAIRS and found.spread >= 0
+    assert found.dense_ms > 0 and found.sparse_ms > 0 and found.pairs == timing.FULL.pairs and found.spread >= 0
 
 
 @pytest.mark.parametrize("use", [compress_, lambda model, x: compare(model, model, x)], ids=["compress", "compare"])
@@ -743,3 +746,16 @@ def test_compare_goes_on_where_a_cuda_graph_cannot(monkeypatch, caplog):
     monkeypatch.setattr(timing, "time_in_turns", measure)
     found = compare(nn.Linear(8, 8), nn.Linear(8, 8), torch.zeros(1, 8), cuda_graph=True)
     assert found.speedup == 2.0 and found.steady and "without a CUDA graph" in caplog.text
+
+
+def test_a_bar_shows_the_layers_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    compress_(copy.deepcopy(model), torch.randn(4, 64), seconds=0)
+    assert "compress_" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr", Terminal())
+    compress_(model, torch.randn(4, 64), seconds=0)
+    assert "compress_" in sys.stderr.getvalue() and "/2" in sys.stderr.getvalue()

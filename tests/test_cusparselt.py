@@ -29,7 +29,7 @@ HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=s
 
 
 class Library:
-    """What stands for cuSPARSELt, and how often it has packed and multiplied."""
+    """Stand for cuSPARSELt, and count how often it has packed and multiplied."""
 
     def __init__(self):
         self.packed = self.multiplied = 0
@@ -131,7 +131,7 @@ def test_multiplies_like_dense(dtype, library):
 
 
 def test_kept_zeros_and_short_groups_are_places(library):
-    """Whatever the values are, the packed places are those that are stored: they train."""
+    """The packed places are those that are stored, whatever the values: they train."""
     weight = torch.zeros(N, K).half()
     weight[3, 5] = 1
     stored = CuSparseLt.from_dense(weight, (1, 1))

@@ -1,4 +1,4 @@
-"""What ``forward`` may do between two layers: every operator is followed, or its channels stay; none stops a model."""
+"""Between two layers ``forward`` may do anything: an operator is followed, or its channels stay; none stops a model."""
 
 import copy
 from dataclasses import dataclass

@@ -143,7 +143,7 @@ def test_follows_its_values(cls, options):
 @pytest.mark.parametrize("cls, options", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_follows_its_dtype(cls, options, dtype):
-    """What was built for float32 reads no other numbers; vector code would read beyond the end of bfloat16."""
+    """A format built for float32 reads no other numbers; vector code would read beyond the end of bfloat16."""
     weight, x, bias = pruned(64, 48, (16, 16)), torch.randn(4, 48), torch.randn(64)
     stored = cls.from_dense(weight, (16, 16), **options)
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_follows_tensors_that_are_replaced(cls, options):
 
 
 def outcome(call):
-    """What comes out: a tensor, or the kind of error."""
+    """Return what comes out: a tensor, or the kind of error."""
     try:
         return call()
     except (ValueError, RuntimeError, IndexError) as error:
@@ -278,7 +278,7 @@ def test_compiles(cls, options):
 
 @pytest.mark.parametrize("options", [options.values[1] for options in VARIANTS if options.values[0] is ELL])
 def test_ell_gathers_a_part_of_the_rows_at_a_time(options, monkeypatch):
-    """What it gathers would otherwise outgrow the cache; rows of x, or images."""
+    """Gathered whole, rows of x or images would outgrow the cache."""
     run, widths = ELL._run, []
     monkeypatch.setattr(ELL, "_run", lambda self, x, *rest: widths.append(x.shape[:2]) or run(self, x, *rest))
     monkeypatch.setattr(ell, "GATHERED", 32 * 32 * 4)

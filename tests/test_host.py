@@ -27,6 +27,41 @@ COSTS = {  # the call and its pass, of bench/host_cases.py: the most Python call
     ("block_sparse_conv2d, index", "fwd+bwd"): (300, 3),
     ("block_sparse_conv_transpose2d, index", "fwd"): (120, 1),
     ("block_sparse_conv_transpose2d, index", "fwd+bwd"): (300, 3),
+    ("masked_linear", "fwd"): (120, 3),
+    ("masked_conv2d", "fwd"): (120, 3),
+    ("masked_conv2d", "fwd+bwd"): (380, 9),
+    ("smart_weight", "fwd"): (120, 1),
+    ("semi_structured_linear", "fwd"): (120, 1),
+    ("semi_structured_linear", "fwd+bwd"): (300, 2),
+    ("semi_structured_conv2d", "fwd"): (120, 1),
+    ("semi_structured_prune", "fwd"): (120, 1),
+    ("quantized_semi_structured_linear", "fwd"): (120, 1),
+    ("2:4 on sparse tensor cores, mma", "fwd"): (120, 1),
+    ("2:4 on sparse tensor cores, wgmma_rs", "fwd"): (120, 1),
+    ("2:4 on sparse tensor cores, wgmma_ss", "fwd"): (120, 1),
+    ("SparseLinear, Block", "fwd"): (120, 1),
+    ("SparseLinear, Block", "fwd+bwd"): (300, 3),
+    ("SparseLinear, NM", "fwd"): (120, 1),
+    ("SparseLinear, NM", "fwd+bwd"): (300, 2),
+    ("SparseConv2d, Block", "fwd"): (120, 1),
+    ("SparseConv2d, Block", "fwd+bwd"): (300, 3),
+    ("masked_linear", "fwd+bwd"): (300, 7),
+    ("MaskedLinear in a step, Block", "fwd+bwd"): (300, 3),
+    ("MaskedLinear in a step, tile 128x128", "fwd+bwd"): (300, 3),
+    ("MaskedLinear in a step, NM", "fwd+bwd"): (300, 2),
+    ("MaskedConv2d, soft", "fwd+bwd"): (450, 9),
+    ("soft_topk, large", "fwd+bwd"): (220, 7),
+}
+PRUNERS = {  # of a model of 24 layers: the most calls per layer, Triton's launches, torch's kernels
+    "SmartPruner.step, 24 layers, Block": (40, 3, 4),
+    "SmartPruner.step, 24 layers, many tiles": (40, 8, 4),
+    "SmartPruner.step, 24 layers, Channel": (40, 8, 4),
+    "SmartPruner.step, 24 layers, NM": (40, 0, 2),
+    "SmartPruner.step, 24 layers, finetuning": (40, 1, 0),
+    "forward and backward in the search, 24 layers, Block": (300, 3 * 24 + 1, 1),
+    "forward and backward in the search, 24 layers, many tiles": (300, 3 * 24 + 1, 1),
+    "forward and backward in the search, 24 layers, tiles larger than a block": (300, 3 * 24 + 1, 24 + 1),
+    "forward and backward in the search, 24 layers, NM": (300, 2 * 24, 4 * 24),
 }
 
 if triton.knobs.runtime.interpret:
@@ -95,6 +130,24 @@ def test_a_call_costs_no_more(name, pass_):
     most, expected = COSTS[name, pass_]
     assert launches == expected
     assert calls <= most
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_a_step_of_a_model_costs_no_more(name):
+    (case,) = [case for case in cases() if case.name == name]
+    with claimed() as driver:
+        run, _ = case.make()
+        for _ in range(host.WARM):
+            run()
+        driver.launches.clear()
+        calls = host.counted(run)
+        launches = len(driver.launches)
+        with host.Ops() as ops:
+            run()
+    most, expected, torchs = PRUNERS[name]
+    assert (launches, sum(map(host.is_kernel, ops.seen))) == (expected, torchs)
+    assert "step" not in name.split(",")[0] or launches + torchs <= 12
+    assert calls <= most * case.layers
 
 
 def test_every_op_has_a_case():

@@ -75,7 +75,7 @@ def test_unmask_leaves_plain_layers_with_exact_zeros():
 def test_unmask_refuses_a_soft_mask():
     model = mlp()
     for layer in mask_(model, Block(8, 8)).values():
-        layer.gate = SoftGate(torch.zeros((), dtype=torch.float64), 0.1)
+        layer.gate = SoftGate((layer.scores / 0.1).sigmoid())
     with pytest.raises(ValueError, match="must be hard"):
         unmask_(model)
 
@@ -171,7 +171,7 @@ def test_channel_mask_acts_behind_the_batchnorm():
     mask_(model, Channel())
     conv, batchnorm = model[0], model[1]
     assert isinstance(batchnorm, MaskedBatchNorm2d)
-    conv.gate = SoftGate(torch.tensor(conv.scores.median().item(), dtype=torch.float64), 0.05)
+    conv.gate = SoftGate(((conv.scores - conv.scores.median().detach()) / 0.05).sigmoid())
     factor = conv.channel_mask().view(1, -1, 1, 1)
     plain = copy.deepcopy(batchnorm)
     plain.__dict__["layer"].gate = None

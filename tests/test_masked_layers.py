@@ -44,10 +44,10 @@ def soft(layer, temperature=0.3, eps=0.0):
     scores = layer.scores
     if isinstance(layer.pattern, NM):
         groups = layer.pattern.groups(scores, layer.shape)
-        threshold = soft_topk(groups, layer.pattern.n, temperature)[1].view(layer.shape.N, -1)
+        mask = layer.pattern.ungroup(soft_topk(groups, layer.pattern.n, temperature)[0], layer.shape)
     else:
-        threshold = soft_topk(scores.flatten(), scores.numel() / 2, temperature)[1]
-    return SoftGate(threshold, temperature, eps)
+        mask = soft_topk(scores.flatten(), scores.numel() / 2, temperature)[0].view_as(scores)
+    return SoftGate(mask, eps)
 
 
 def hard(layer):

@@ -45,6 +45,14 @@ def on_tensor_cores():
     return arrange(values, "mma"), arrange_indices(indices, 4)
 
 
+def target():
+    return torch.tensor([2.0]).double(), torch.tensor(0.3).double()
+
+
+def nothing_prepared():
+    return torch.empty(0), torch.empty(0, dtype=torch.int32)  # a CPU does without
+
+
 def masked():
     return torch.randn(N, K), torch.rand(2, 3)
 
@@ -73,7 +81,12 @@ CASES = {
     "block_sparse_conv2d_dx": lambda: (images(N), *blocks(9), None, CONV.numbers, 5, 5, 16),
     "block_sparse_conv2d_dvalues": lambda: (images(N), images(), *blocks(9)[1:], CONV.numbers, 8, 8),
     "masked_linear": lambda: (*learns(torch.randn(ROWS, K), *masked()), None, *TILE),
-    "masked_linear_backward": lambda: (torch.randn(ROWS, N), torch.randn(ROWS, K), *masked(), *TILE, True, True),
+    "masked_linear_backward": lambda: (
+        *(torch.randn(ROWS, N), torch.randn(ROWS, K), *masked()),
+        *(*TILE, True, True, torch.float32),
+    ),
+    "prepared_linear": lambda: (*learns(torch.randn(ROWS, K), *masked()), None, *nothing_prepared(), 8, 8, 0.0),
+    "prepared_linear_dx": lambda: (torch.randn(ROWS, N), *masked(), *nothing_prepared(), 8, 8, 0.0),
     "masked_conv2d": lambda: (*learns(images(8), torch.randn(N, 72), torch.rand(2, 9)), None, CONV.numbers, *TILE),
     "masked_conv2d_backward": lambda: (
         *(images(N), images(8), torch.randn(N, 72), torch.rand(2, 9), CONV.numbers),
@@ -86,15 +99,15 @@ CASES = {
     "smart_linear": lambda: (torch.randn(ROWS, K), *smart((N, K)), None, 8, 8, 2, 3, 0.0, False),
     "smart_linear_backward": lambda: (
         *(torch.randn(ROWS, N), torch.randn(ROWS, K), *smart((N, K))),
-        *(8, 8, 2, 3, 0.0, False, True, True),
+        *(8, 8, 2, 3, 0.0, False, True, True, torch.float32),
     ),
     "smart_weight": lambda: (*learns(*grouped()[:2]), grouped()[2], *GROUPED),
     "smart_weight_backward": lambda: (
         *(torch.randn(N, K), *grouped()[:2]),
         *(torch.ops.smart_kernels.smart_weight(*grouped(), *GROUPED)[1], grouped()[2], *GROUPED),
     ),
-    "soft_topk": lambda: (*learns(torch.randn(3, 7)), 2.0, 0.3, None, None),
-    "soft_topk_backward": lambda: (torch.randn(3, 7), torch.randn(3, 1), torch.rand(3, 7), None, 0.3),
+    "soft_topk": lambda: (*learns(torch.randn(3, 7)), *target(), None, None, []),
+    "soft_topk_backward": lambda: (torch.randn(3, 7), torch.randn(3), torch.rand(3, 7), target()[1], None, []),
     "semi_structured_linear": lambda: (*learns(rows()), *two_of_four(), None, None, 2, 4, None, False),
     "semi_structured_linear_dx": lambda: (torch.randn(ROWS, N), *two_of_four(), 2, 4, 16, False),
     "semi_structured_conv2d": lambda: (*learns(images()), *two_of_four(9), None, None, CONV.numbers, 2, 4, None),

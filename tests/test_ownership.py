@@ -1,4 +1,4 @@
-"""What belongs to the user stays the user's: sharing, names, hooks, computed weights, wrappers, keyword calls."""
+"""Users' things stay theirs: sharing, names, hooks, computed weights, wrappers, keyword calls."""
 
 import copy
 import logging
@@ -253,7 +253,7 @@ def test_layers_without_a_weight_yet_are_named(caplog):
 
 
 class Adapter(nn.Module):
-    """What LoRA makes of a Linear: the frozen layer inside, two small ones beside it, and its weight passed on."""
+    """Stand for LoRA's Linear: the frozen layer inside, two small ones beside it, and its weight passed on."""
 
     def __init__(self, base):
         super().__init__()

@@ -260,9 +260,9 @@ def test_soft_masks_reach_a_layer_behind_a_batchnorm_once():
     layers = mask_(model, Channel(), example_input=X)
     expand = layers["features.3.conv.0.0"]
     norm = model.features[3].conv[0][1]
-    gate = SoftGate(torch.zeros((), dtype=torch.float64), 0.5)
+    gates = {}
     for layer in layers.values():
-        layer.gate = gate
+        layer.gate = gates.setdefault(id(layer.scores), SoftGate((layer.scores / 0.5).sigmoid()))
     assert expand.weight is expand.raw_weight
     assert torch.allclose(norm.weight, norm._parameters["weight"] * expand.channel_mask())
     model.train()(X).square().mean().backward()

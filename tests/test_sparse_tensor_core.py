@@ -13,8 +13,10 @@ from torch.sparse import _semi_structured_conversions as conversions
 from bench.codegen import sparse
 from smart_kernels.kernels.tensor_core.mma import TRIED, worth_trying
 from smart_kernels.ops import tensor_core as sparse_tensor_core
-from smart_kernels.ops.tensor_core import launch, verify
-from smart_kernels.ops.tensor_core.launch import _aligned
+from smart_kernels.ops.common.launch import aligned
+from smart_kernels.ops.tensor_core import device as devices
+from smart_kernels.ops.tensor_core import mma, verify
+from smart_kernels.ops.tensor_core.launch import _plan_rows
 from smart_kernels.reference.common import compress
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
 from tests.ptx.launch import Machine, emulated
@@ -210,7 +212,7 @@ def shared(inputs, target, machine, processors=4):
     """relu(...) of these integers as on a GPU with so many multiprocessors, in the configuration that is chosen."""
     x, values, indices, bias, residual, expected = inputs
     packed, scale = sparse_tensor_core.pack(values, indices), sparse_tensor_core.scales(len(values), x.dtype, CPU)
-    with mock.patch.object(launch, "_processors", lambda device: processors), emulated(target, machine):
+    with mock.patch.object(devices, "processors", lambda device: processors), emulated(target, machine):
         return sparse_tensor_core.matmul(x, packed, bias, residual, "relu", scale, expected.dtype)
 
 
@@ -232,7 +234,7 @@ def test_shared_columns_are_exact(dtype, target, shape, programs, timing):
     assert torch.equal(shared(inputs, target, machine), inputs[-1])
     assert [compiled.name for compiled in machine.compiled] == ["sparse_mma_kernel", "sum_pieces_kernel"]
     packed = sparse_tensor_core.pack(*inputs[1:3])
-    assert launch.splits(shape[0], packed, 4) == programs
+    assert mma.splits(shape[0], packed, 4) == programs
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_shared_columns_are_exact(dtype, target, shape, programs, timing):
 def test_as_many_programs_as_there_is_work_for(M, N, K, programs):
     packed = mock.Mock(shape=(N, K), out_features=N, dtype=torch.bfloat16)
     packed.weight.nbytes, packed.metadata.nbytes = N * K, N * K // 8
-    assert launch.splits(M, packed, 132) == programs
+    assert mma.splits(M, packed, 132) == programs
 
 
 @pytest.mark.parametrize("M", [1, 7, 16])
@@ -298,10 +300,10 @@ def test_any_rows_of_x(kernel):
     config = MMA[0] if kernel == "mma" else WGMMA[0]
     x, *rest = sparse_tensor_core.integers((3, 9, 32), torch.bfloat16, CPU)
     for form in (x.T.contiguous().T, torch.cat([x, x], 1)[:, :32], torch.cat([x[:, :1], x], 1)[:, 1:]):
-        aligned = _aligned(form)
-        assert torch.equal(aligned, x) and aligned.stride(0) % 8 == 0 and aligned.data_ptr() % 16 == 0
+        ready = _plan_rows(form, aligned(form))(form)
+        assert torch.equal(ready, x) and ready.stride(0) % 8 == 0 and ready.data_ptr() % 16 == 0
     wide = torch.cat([x, x], 1)[:, :32]
-    assert _aligned(wide) is wide
+    assert _plan_rows(wide, True)(wide) is wide
     assert torch.equal(multiply(kernel, config, (wide, *rest)), rest[-1])
     inputs = sparse_tensor_core.integers((1, 1, 30), torch.bfloat16, CPU)
     assert torch.equal(multiply(kernel, config, inputs), inputs[-1])
@@ -516,7 +518,7 @@ def verifying(monkeypatch, kernel, trial):
     monkeypatch.setattr(verify, "supported", lambda device, kernel: None)
     monkeypatch.setattr(verify, "TRIALS", (trial,))
     monkeypatch.setattr(verify, "SHARED", SHARED)
-    monkeypatch.setattr(launch, "_processors", lambda device: 2)
+    monkeypatch.setattr(devices, "processors", lambda device: 2)
     monkeypatch.setattr(sparse_tensor_core.tuner(kernel), "configs", (MMA if kernel == "mma" else WGMMA)[:1])
     return sparse_tensor_core.verified.__wrapped__
 
@@ -574,12 +576,12 @@ def test_the_tuned_choice_is_stored(kernel, monkeypatch, tmp_path):
         tuned.configs_timings = {config: -float(i) for i, config in enumerate(tuned.configs)}
 
     monkeypatch.setattr(tuned, "configs_timings", None, raising=False)
-    monkeypatch.setattr(tuned, "cache", {})
+    monkeypatch.setattr(tuned, "_found", {})
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     with emulated("sm_90", Machine()):
         for _ in range(2):
             tuned.check_disk_cache(("a shape",), tuned.configs, bench)
-    assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs
+        assert timed == [kernel] and tuned.cache["a shape",].kwargs == tuned.configs[-1].kwargs
 
 
 @pytest.mark.parametrize(

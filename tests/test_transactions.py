@@ -395,7 +395,7 @@ def _slotted(y):
 def test_unmask_refuses_before_it_touches_anything():
     model = hardened(net())
     last = list(masked_layers(model).values())[-1]
-    last.gate = SoftGate(torch.zeros((), dtype=torch.float64), 0.1)
+    last.gate = SoftGate((last.scores / 0.1).sigmoid())
     before = everything(model)
     with pytest.raises(ValueError, match="must be hard"):
         unmask_(model)

@@ -7,6 +7,7 @@ import pkgutil
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,7 @@ def problems():
                 args |= {"scale_ptr": None}
                 kwargs = {"BLOCK_N": n, "BLOCK_K": k, "PRECISION": precision, "TMA_FITS": tma, "BLOCK_M": min(M, 64)}
                 kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True, "SPLIT": False}
+                kwargs |= {"STRIDE_WK": n if residual else 1}
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
 
@@ -135,7 +137,7 @@ def test_what_won_on_a_gpu_is_tried(name, claim):
         M = 16 if "decode" in name else 4096
         args = {"x_ptr": torch.empty(0, dtype=torch.bfloat16), "M": M, "M_CLASS": M, "residual_ptr": None}
         kwargs = {"BLOCK_N": block[0], "BLOCK_K": block[1], "PRECISION": "ieee", "TMA_FITS": True, "BLOCK_M": 16}
-        kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None}
+        kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None, "STRIDE_WK": 1}
         tried = BY_NAME[name].early_config_prune(BY_NAME[name].configs, args | {"scale_ptr": None}, **kwargs)
         assert any(won.items() <= config.all_kwargs().items() for config in tried), (block, won)
 
@@ -250,7 +252,7 @@ def test_what_cannot_be_captured_is_timed_as_triton_does(claim):
 
 @pytest.fixture
 def compiles(monkeypatch, claim):
-    """What is compiled: (name of the kernel, settings, thread). Nothing is launched."""
+    """List the compilations as (name of the kernel, settings, thread). Nothing is launched."""
     found, before = [], {id(fn): fn.__dict__.get("compile") for fn in jitted()}
 
     def compile(src, target=None, options=None, **_):
@@ -314,15 +316,62 @@ def test_many_problems_are_compiled_at_once_and_not_launched(compiles, monkeypat
     kernel, timed = tuned(), []
     monkeypatch.setattr(tuner, "in_graph", lambda call, quantiles: timed.append(call) or [1.0] * 3)
     x = torch.zeros(64)
-    with compiling():
+    with compiling() as compiler:
         for M in (64, 64, 256):  # a class of M is no argument that code depends on, up to what 16 divides
             assert kernel[(1,)](x, M) is None
         kernel[(1,)](x.double(), 64)
-        threading.Thread(target=lambda: kernel[(1,)](x.half(), 64)).start()  # as torch's backward does
-        time.sleep(0.05)
+        in_a_thread(compiler.taking()(lambda: kernel[(1,)](x.half(), 64)))  # as torch's backward does
     assert len(compiles) == 9 and not timed and not kernel.cache
     kernel[(1,)](x, 64), kernel[(1,)](x.double(), 64), kernel[(1,)](x.half(), 64)
     assert len(compiles) == 9 and len(kernel.cache) == 3  # timing finds everything compiled
+
+
+def in_a_thread(call):
+    """Call it in a thread of its own and return what it returns, or raise what it raises."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+def test_other_threads_launch_while_one_compiles(compiles, monkeypatch):
+    """They may serve requests, whose kernels must not be left out."""
+    kernel, x = tuned(), torch.zeros(64)
+    monkeypatch.setattr(tuner, "in_graph", lambda call, quantiles: [1.0] * 3)
+    with compiling() as compiler:
+        assert in_a_thread(lambda: kernel[(1,)](x, 64)) is not None
+        assert kernel[(1,)](x, 64) is None and compiler.submitted == 1
+    assert kernel[(1,)](x, 64) is not None
+
+
+def test_threads_may_tune_at_once(compiles, monkeypatch):
+    """Each with its own arguments, though Triton's tuner keeps them in itself."""
+    kernel, timed = tuned(), []
+
+    def slow(call, quantiles):
+        time.sleep(0.01)
+        timed.append(call())
+        return [1.0] * 3
+
+    monkeypatch.setattr(tuner, "in_graph", slow)
+    sizes = [64 << i for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        launched = list(pool.map(lambda M: kernel[(1,)](torch.zeros(64), M), sizes))
+    assert all(launched) and len(timed) == 3 * len(sizes)
+    assert sorted(M for M, *_ in kernel.cache) == sizes and kernel.nargs is None
+
+
+def test_what_was_found_on_one_gpu_is_not_used_on_another_kind(claim, monkeypatch):
+    kernel = tuned()
+    for target, best in (("sm_90", 0), ("sm_80", 1), ("sm_90", 0)):
+        claim(target)
+        kernel.cache.setdefault((64,), kernel.configs[best])
+        assert kernel.cache[(64,)] is kernel.configs[best]
+
+
+def test_tuning_during_a_capture_says_what_to_do(compiles):
+    driver.active.get_device_interface = lambda: SimpleNamespace(is_current_stream_capturing=lambda: True)
+    with pytest.raises(RuntimeError, match="add_kernel must be tuned before a CUDA graph is captured"):
+        tuned()[(1,)](torch.zeros(64), 64)
+    tuned(count=1)[(1,)](torch.zeros(64), 64)  # without a choice nothing is timed
 
 
 def test_threads_really_compile(claim, tmp_path, monkeypatch):
@@ -367,7 +416,7 @@ def test_a_kernel_without_choice_is_launched(compiles):
 def test_an_error_in_the_block_ends_it(compiles):
     with pytest.raises(KeyError), compiling():
         raise KeyError
-    assert not tuner.COMPILERS
+    assert not tuner.HERE.compiler
 
 
 @pytest.fixture
@@ -419,7 +468,7 @@ def test_while_kernels_are_compiled_outputs_are_zero(compiles, warm):
 
 def test_what_is_computed_all_the_same_is_kept():
     """The places of a weight, say, which layers keep once they have been made."""
-    with Uncomputed(SimpleNamespace(submitted=0)):
+    with Uncomputed(SimpleNamespace(submitted=0, taking=contextlib.nullcontext)):
         mask, _ = soft_topk(torch.randn(4, 8), 2.0, 0.1)
         values, indices = semi_structured_prune(torch.randn(8, 32, dtype=torch.float16))
     assert mask.sum() == pytest.approx(8, rel=1e-3) and values.any() and indices.any()

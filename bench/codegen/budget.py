@@ -148,11 +148,19 @@ def budget(row: dict) -> int | None:
     if measured and row["target"] == "sm_90":
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0
-        return math.floor(MARGIN * (counts[FENCED] + wraps + edge + convolution(row)))
+        return math.floor(MARGIN * (counts[FENCED] + wraps + edge + second_index(row) + convolution(row)))
     fetch = TRANSPOSED if kind(row) == "grad" and dtype(row) == "fp32" else PER_MMA
     matrix = row["tensor_core"] * (1 + fetch * synchronous)
-    extra = fence(row) + edge + gathering(row) + convolution(row) + scaling(row)
+    extra = fence(row) + edge + second_index(row) + gathering(row) + convolution(row) + scaling(row)
     return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + extra))
+
+
+def second_index(row: dict) -> float:
+    """Return what the place of a block that is not stored in order costs beside descriptors.
+
+    The next index, as elsewhere, and its product with BLOCK_N, which is the row that the descriptor wants.
+    """
+    return (PER_INDEX + 1) * (kind(row) == "tma" and "conv" not in row["kernel"] and row["narrow_loads"] > 1)
 
 
 def scaling(row: dict) -> float:

@@ -1,5 +1,6 @@
 """Public calls for the census, forward and backward, on tensors of which only shapes and dtypes matter."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,7 @@ from smart_kernels.ops import (
     soft_topk,
 )
 from smart_kernels.ops.block_sparse import block_index
+from smart_kernels.ops.masked import GroupedBlocks, GroupedLayer, prepared_linear
 from smart_kernels.ops.tensor_core import kept, turned
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -38,6 +40,24 @@ def masked(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, d
     x, weight = _linear(M, N, K, dtype)
     mask = torch.zeros(-(-N // tile[0]), -(-K // tile[1]), requires_grad=True)
     y = masked_linear(x, weight, mask, tile=tile, **flags)
+    y.backward(torch.empty_like(y))
+
+
+def prepared(tile: tuple[int, int], M: int = 4096, N: int = 1024, K: int = 1024, dtype: str = "bf16") -> None:
+    """Prepare the blocks of two layers, fp32 weights for products in ``dtype``, and call prepared_linear with bias."""
+    shape = -(-N // tile[0]), -(-K // tile[1])
+    weight = torch.empty(N, K, requires_grad=True)
+    layers = [GroupedLayer((N, K), tile, first * math.prod(shape), 1e-3, weight.dtype) for first in range(2)]
+    group = GroupedBlocks(layers, weight.device)
+    masks = torch.zeros(2 * math.prod(shape))
+    indices = group.listed(masks)
+    weights = [weight.detach()] * 2
+    packed = group.packed(weights, masks, DTYPES[dtype], indices)
+    group.packed(weights, masks, DTYPES[dtype], None)
+    x = torch.empty(M, K, dtype=DTYPES[dtype], requires_grad=True)
+    mask = masks[: math.prod(shape)].view(shape).requires_grad_()
+    bias = torch.empty(N, requires_grad=True)
+    y = prepared_linear(x, weight, mask, bias, packed[0], indices[0], tile=tile, eps=1e-3)
     y.backward(torch.empty_like(y))
 
 
@@ -184,6 +204,13 @@ def masked_conv(tile: tuple[int, int], channels: int = 256, dtype: str = "bf16")
     mask = torch.zeros(channels // tile[0], 9 * channels // tile[1], requires_grad=True)
     y = masked_conv2d(x, weight, mask, tile=tile, padding=1)
     y.backward(torch.empty_like(y))
+
+
+def topk_of_layers(*sizes: int) -> None:
+    """Call soft_topk for groups of different sizes."""
+    scores = torch.zeros(sum(sizes), requires_grad=True)
+    mask, _ = soft_topk(scores, sum(sizes) / (2 * len(sizes)), 0.1, sizes=sizes)
+    mask.backward(torch.empty_like(mask))
 
 
 def topk(groups: int, n: int, weighted: bool = False) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import triton
 
+from ..places import CODE, RESULTS
 from . import budget, sparse
 
-TABLE = Path(__file__).parents[1] / "results" / "codegen.csv"
+TABLE = RESULTS / "codegen.csv"
 TARGETS = {"sm_80": 166912, "sm_90": 232448, "sm_120": 101376, "gfx942": 65536}  # shared memory per program, bytes
 LIMITS = TARGETS | sparse.TARGETS
 COLUMNS = (
@@ -61,8 +62,8 @@ def _compile(target: str, cases: list[str]) -> tuple[list[dict], str | None]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "rows")
         out.touch()
-        command = [sys.executable, "-m", "bench.codegen.compile", target, str(out), *cases]
-        done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        command = [sys.executable, "-m", f"{__package__}.compile", target, str(out), *cases]
+        done = subprocess.run(command, env=env, cwd=CODE, capture_output=True, text=True)
         lines = [json.loads(line) for line in out.read_text().splitlines()]
     return lines, done.stderr if done.returncode else None
 

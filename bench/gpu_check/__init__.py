@@ -3,6 +3,6 @@
 from .check import Check, Context, Setting
 
 PARTS = ("ceilings", "calls", "speed", "topk", "masked", "block", "conv", "nm", "train")
-PARTS += ("tuning", "models", "steps", "sanitizer")
+PARTS += ("graphs", "tuning", "models", "steps", "sanitizer")
 
 __all__ = ["PARTS", "Check", "Context", "Setting"]

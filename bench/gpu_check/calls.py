@@ -75,7 +75,8 @@ def time(context: Context) -> dict:
 def calls(context: Context) -> Iterator[Call]:
     """Yield our operators and layers, and beside each product of a Linear the dense one."""
     made = partial(torch.randn, device=context.device, dtype=speed.dtype(context))
-    x, weight = made(LAYER.M, LAYER.K), made(LAYER.N, LAYER.K)
+    x = made(LAYER.M, LAYER.K)
+    weight = made(LAYER.N, LAYER.K)
     mask = (torch.rand(16, 16, device=context.device) < 0.2).float()
     masked = partial(masked_linear, tile=TILE)
     scores = torch.randn(16, 16, device=context.device)

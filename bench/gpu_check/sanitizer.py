@@ -15,6 +15,8 @@ TOOLS = ("memcheck", "racecheck")
 KERNELS = (  # name, part, the checks of it that run: one dtype and configuration, the smallest shapes
     ("soft_topk", "topk", "^soft_topk (8x4|3x65) temperature 0.05$"),
     ("soft_topk large", "topk", "^soft_topk 1x5000 temperature 0.05$"),
+    ("soft_topk of layers", "topk", "^soft_topk of layers .* temperature 0.05$"),
+    ("prepared_linear", "masked", "^prepared_linear .*24x40 bf16 config 0$"),
     ("masked_linear", "masked", "^masked_linear .*24x40 bf16 config 0$"),
     ("smart_linear", "masked", "^smart_linear .*24x40 bf16 config 0$"),
     ("block_sparse_linear", "block", "^block_sparse_linear tall 32x32 fp32 config 0$"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from smart_kernels import Block
 from smart_train import SmartPruner
+from smart_train.run.replays import CudaGraphs
 
 from .. import run, timing
 from ..case import Case, Problem, Shape
@@ -52,7 +53,8 @@ def check(tile: tuple[int, int], sparsity: float, context: Context) -> dict:
     """Run the search and what follows it; time both beside the dense step."""
     dense = made(context)
     pruned = made(context)
-    pruner = SmartPruner(pruned.net, Block(*tile), sparsity, search_steps=WARM + TIMED)
+    steps = WARM + TIMED * (1 + (context.device == "cuda"))
+    pruner = SmartPruner(pruned.net, Block(*tile), sparsity, search_steps=steps)
 
     def search() -> None:
         pruner.step()
@@ -60,7 +62,9 @@ def check(tile: tuple[int, int], sparsity: float, context: Context) -> dict:
 
     for _ in range(WARM):
         search()
-    samples = [seconds(search, context.device) for _ in range(TIMED)]
+    samples = {"search": [seconds(search, context.device) for _ in range(TIMED)]}
+    if context.device == "cuda":
+        samples["search in a graph"] = in_a_graph(pruner, pruned)
     for _ in range(FREE):
         search()
     finite = all(g.isfinite().all() for g in pruned.step() if g is not None)
@@ -70,14 +74,36 @@ def check(tile: tuple[int, int], sparsity: float, context: Context) -> dict:
     return {"ok": bool(finite), **timed(problem, dense.step, pruned.step, samples, context)}
 
 
-def timed(problem: Problem, dense: Callable, finetuning: Callable, search: list[float], context: Context) -> dict:
-    """Time two steps out of a graph, and keep their rows with those of the search, which took these seconds."""
+def in_a_graph(pruner: SmartPruner, pruned: Trained) -> list[float]:
+    """Return the seconds of steps of the search that are replayed from a CUDA graph, the pruner's own included."""
+    graphs = CudaGraphs()
+
+    def step() -> Tensor:
+        pruner.step()
+        return next(gradient for gradient in pruned.step() if gradient is not None)
+
+    with graphs.aside():
+        replay = graphs.capture(step)
+    found = []
+    for number in range(TIMED):
+        if number:
+            pruner.replayed()
+        found.append(seconds(replay, "cuda"))
+    return found
+
+
+def timed(
+    problem: Problem, dense: Callable, finetuning: Callable, samples: dict[str, list[float]], context: Context
+) -> dict:
+    """Time two steps out of a graph, and keep their rows with those of the search, whose steps took these seconds."""
     calls = {"dense": dense, "finetuning": finetuning}
     found = [Case(problem, name, name == "dense", call, tuple, 0.0, 0.0) for name, call in calls.items()]
     wrong: list[str] = []
     pairs = list(run.timed(found, "graph", wrong))
-    searched = Case(problem, "search", False, tuple, tuple, 0.0, 0.0, "wall clock")
-    groups = [pairs, [(searched, timing.summarise(search, "events"))]]
+    groups = [pairs]
+    for name, took in samples.items():
+        searched = Case(problem, name, False, tuple, tuple, 0.0, 0.0, "wall clock")
+        groups.append([(searched, timing.summarise(took, "events"))])
     return {"wrong": wrong, **speed.rows_of(groups, problem.dtype, context)}
 
 

@@ -11,6 +11,8 @@ from .check import Check, Context, poisoned, relative_error
 
 GROUPS = ((4096, 4), (1000, 33), (64, 4096), (3, 100_003), (1, 1_000_000))
 SMALL_GROUPS = ((8, 4), (3, 65), (1, 5000))
+LAYERS = ((4096, 1, 333), (100_003, 4096, 7))  # scores of layers that are solved together
+SMALL_LAYERS = ((33, 1, 60), (5000, 33))
 TEMPERATURES = (1.0, 0.05, 1e-3)
 BUDGET = 1e-5  # |sum(cost * mask) - keep| / keep
 
@@ -23,6 +25,29 @@ def cases(context: Context) -> Iterator[Check]:
                 name = f"soft_topk {groups}x{n} temperature {temperature:g}{' cost' if weighted else ''}"
                 check = partial(run, context.device, groups, n, temperature, weighted)
                 yield Check(name, check, family="soft_topk", covers=f"{groups}x{n}")
+    for sizes in SMALL_LAYERS if context.small else LAYERS:
+        for temperature in TEMPERATURES:
+            check = partial(of_layers, context.device, sizes, temperature)
+            name = f"soft_topk of layers up to {max(sizes)} temperature {temperature:g}"
+            yield Check(name, check, family="soft_topk", covers=f"layers {max(sizes)}")
+
+
+def of_layers(device: str, sizes: tuple[int, ...], temperature: float) -> dict:
+    """Check groups of different sizes, with budgets of their own: each is what it is alone."""
+    scores = torch.randn(sum(sizes), device=device, requires_grad=True)
+    keep = torch.tensor([0.3 * n for n in sizes], device=device, dtype=torch.float64)
+    at = torch.tensor(temperature, device=device, dtype=torch.float64)
+    dmask = torch.randn_like(scores)
+    with poisoned():
+        mask, _ = soft_topk(scores, keep, at, sizes=sizes)
+        (dscores,) = torch.autograd.grad(mask, scores, dmask)
+    errors = []
+    for s, m, d, got, k in zip(*(t.split(sizes) for t in (scores, mask, dmask, dscores)), keep, strict=True):
+        one = s.detach()[None].requires_grad_()
+        alone, _ = soft_topk(one, k.item(), temperature)
+        (expected,) = torch.autograd.grad(alone, one, d[None])
+        errors += [relative_error(m.detach(), alone[0].detach()), relative_error(got, expected[0])]
+    return {"ok": max(errors) <= 1e-4, "errors": errors}
 
 
 def run(device: str, groups: int, n: int, temperature: float, weighted: bool) -> dict:

@@ -5,11 +5,11 @@
 
 from pathlib import Path
 
+from ..accuracy import page as accuracy
 from ..codegen.table import TABLE
-from ..rows import RESULTS, Row, read
+from ..places import DOCS, RESULTS
+from ..rows import Row, read
 from . import census, drawing, pages, plots, tables
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = False) -> int:
@@ -23,6 +23,7 @@ def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = 
         return 1
     if not dry_run:
         draw(devices, docs / "plots")
+        accuracy.write(docs, results / accuracy.FOLDER.name)
     texts = texts_of(devices, table)
     if not dry_run:
         save(texts, docs)

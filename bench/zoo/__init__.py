@@ -47,7 +47,8 @@ def main(args: argparse.Namespace) -> int:
 def tried(family: Family, worker: Worker, threads: int) -> Result:
     """Size the members of a family and try the smallest."""
     result = partial(Result, family=str(family), left=0, input="", seconds=0)
-    name, size = "", 0
+    name = ""
+    size = 0
     try:
         name, size, error = worker(smallest, family)
         if error:

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..rows import RESULTS
+from ..places import DOCS, RESULTS
 from .table import Result
 
 TABLE = RESULTS / "zoo" / "families.json"
-PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
+PAGE = DOCS / "zoo.md"
 HEAD = """# Other people's models
 
 Half of the channels of each model pruned at once (`Channel()`, 50 %, random weights), removed by `slim_`, and the

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a family.
+    """Tell how the trial of a family ended.
 
     Attributes:
         family: library and module.

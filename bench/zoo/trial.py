@@ -21,7 +21,7 @@ TOLERANCE = 1e-4  # relative, of the outputs before and after
 
 
 class Notes(logging.Handler):
-    """What the package says while it works."""
+    """Collect what the package says while it works."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,9 @@ def attempt(family: Family, name: str, threads: int) -> Result:
     notes = Notes()
     logging.getLogger("smart_kernels").addHandler(notes)
     begin = time.thread_time()
-    size, left, shape = (0, 0, "")
+    size = 0
+    left = 0
+    shape = ""
     try:
         model = build(family, name).eval()
         size = sum(p.numel() for p in model.parameters())

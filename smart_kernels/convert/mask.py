@@ -82,7 +82,7 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
         _mask_coupled(groups, pattern)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
     elif layers:
-        _mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
+        mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
     if not layers:
         already = f"; {len(before)} layers are masked already" if before else ""
         raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
@@ -100,7 +100,7 @@ def _followers(model: nn.Module) -> dict[nn.Module, nn.Module]:
     }
 
 
-def _mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[nn.Module, nn.Module]) -> None:
+def mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[nn.Module, nn.Module]) -> None:
     """Mask each layer by its own scores, or by those of the layers that share its weight.
 
     Args:

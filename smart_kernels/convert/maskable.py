@@ -28,6 +28,15 @@ def layers_to_mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None)
     return layers
 
 
+def prunable(model: nn.Module, pattern: Pattern) -> dict[str, nn.Module]:
+    """Return the layers that ``mask_`` takes where nobody says which, by name; attentions are split, nothing else."""
+    chosen = _default_filter(model, pattern)
+    split_attention_(model, chosen)
+    layers = {name: layer for name, layer in _candidates(model).items() if not _is_lazy(layer) and chosen(layer, name)}
+    plain = {name: layer for name, layer in layers.items() if why_not_plain(layer) is None}
+    return _without_shared(model, plain, pattern)
+
+
 def _chosen(model: nn.Module, chosen: Filter, pattern: Pattern) -> dict[str, nn.Module]:
     split_attention_(model, chosen)
     wanted = {name: module for name, module in _candidates(model).items() if _is_lazy(module) or chosen(module, name)}
@@ -84,9 +93,11 @@ def _without_shared(model: nn.Module, layers: dict[str, nn.Module], pattern: Pat
     alone = {}
     for name, layer in layers.items():
         sharing = users[id(layer.weight)]
-        what, others = "weight", [user for user in sharing if user not in layers]
+        what = "weight"
+        others = [user for user in sharing if user not in layers]
         if not others and pattern.whole_channels and layer.bias is not None:
-            what, others = "bias", [user for user in users[id(layer.bias)] if user not in sharing]
+            what = "bias"
+            others = [user for user in users[id(layer.bias)] if user not in sharing]
         if others:
             logger.warning("%s stays dense: its %s is also used by %s", name, what, ", ".join(others))
         else:

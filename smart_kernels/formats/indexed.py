@@ -44,8 +44,9 @@ class Indexed:
     def _remember(self, conv: Conv | None) -> None:
         """Make ``index`` anew, if the indices have changed or it is for another convolution (None: a linear layer)."""
         indices = (self.crow_indices, self.col_indices)
-        known = self._made_of if self._conv == conv else None
-        self._conv = conv
+        known = self._made_of
+        if self._conv != conv:
+            known, self._conv = None, conv
         if indices[0].device.type in TRITON_DEVICES and known != state(*indices):
             with torch.inference_mode(False):  # it may be needed for a backward
                 self.index = self._derived(*indices)

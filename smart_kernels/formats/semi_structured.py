@@ -146,8 +146,9 @@ class SemiStructured(Format):
 
     def _turned(self) -> Tensor | None:
         """Return ``turned``, made anew if the places have changed."""
-        known = not (self._arranged and self.transposable) or torch.compiler.is_compiling()
-        if not known and self._turned_of != state(self.indices):
+        if torch.compiler.is_compiling() or not (self._arranged and self.transposable):
+            return self.turned
+        if self._turned_of != state(self.indices):
             with torch.inference_mode(False):  # it may be needed for a backward
                 self.turned = tensor_core.turned_metadata(self.indices, *self.shape)
             self._turned_of = state(self.indices)

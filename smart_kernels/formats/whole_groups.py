@@ -34,7 +34,8 @@ def cropped(matrix: Tensor, taps: int, columns: int) -> Tensor:
 
 def expand_for_onnx(values: Tensor, indices: Tensor, n: int, m: int, columns: int) -> Tensor:
     """Do what ``reference.common.expand`` does for whole groups, without shifts of uint8, which ONNX has not."""
-    bits, stored = index_bits(m), columns // m * n
+    bits = index_bits(m)
+    stored = columns // m * n
     powers = 2 ** torch.arange(8, device=indices.device)
     ones = (indices.long()[..., None] // powers % 2).flatten(1)[:, : stored * bits]
     places = (ones.unflatten(1, (stored, bits)) * powers[:bits]).sum(-1)

@@ -1,11 +1,15 @@
 """Drop-in layers: masked while pruning, sparse afterwards or from the start."""
 
+from smart_kernels.ops.common import capturing
+
 from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
 from .gates import Gate, GroupGate, HardGate, SoftGate
+from .keep import random_mask
 from .masked import Masked
 from .masked_layers import MaskedConv2d, MaskedLinear
+from .prepared import Prepared
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear, sparse_layer
 from .sparse_base import Sparse, geometry, matrix, weight_shape
@@ -21,17 +25,20 @@ __all__ = [
     "MaskedConv2d",
     "MaskedLinear",
     "Pieces",
+    "Prepared",
     "SoftGate",
     "Sparse",
     "SparseConv2d",
     "SparseLinear",
     "SplitAttention",
+    "capturing",
     "geometry",
     "masked_batchnorm",
     "matrix",
     "own_weights",
     "packed",
     "projections",
+    "random_mask",
     "score_costs",
     "sparse_layer",
     "split_",

@@ -79,7 +79,8 @@ class SplitAttention(nn.Module):
         if need_weights:
             attended, weights = _attend(q, k, v, mask, dropout)
         else:
-            attended, weights = F.scaled_dot_product_attention(q, k, v, mask, dropout, hinted), None
+            attended = F.scaled_dot_product_attention(q, k, v, mask, dropout, hinted)
+            weights = None
         y = self.out_proj(attended.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)

@@ -61,7 +61,7 @@ class MaskedBatchNorm:
     def _mask(self) -> Tensor | None:
         if self.index is None or self.layer.gate is None:
             return self.layer.channel_mask()
-        return indexed(self.layer.score_mask()[:, 0], self.index)
+        return indexed(self.layer.gate.mask[:, 0], self.index)
 
 
 @cache

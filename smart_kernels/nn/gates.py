@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops import smart_weight
-from smart_kernels.patterns import Pattern, WeightShape
-from smart_kernels.reference.common import soft_mask
+from smart_kernels.patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,6 @@ class HardGate:
 
     mask: Tensor
     eps = 0.0
-    scores = None
-
-    def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
-        """Return (rows, cols) mask value per score."""
-        return self.mask
 
     def map(self, fn) -> "HardGate":
         """Return the gate with ``fn`` applied to its tensors (moves between devices)."""
@@ -33,40 +27,28 @@ class HardGate:
 
 @dataclass(frozen=True)
 class SoftGate:
-    """``sigmoid((scores - threshold) / temperature)``, computed where it is used.
+    """A mask that learns, made for all layers at once.
 
     Args:
-        threshold: float64, one value, or for N:M one per group, in the order of ``pattern.groups``.
-        temperature: > 0, in units of the scores; a number becomes a 0-d float64 tensor, so that no compiled graph is
-            made anew for another one.
+        mask: (rows, cols) values per score, in [0, 1], float32 or wider, differentiable; several backward calls must be
+            able to go through it, as through that of ``soft_topk``.
         eps: a tile whose mask value is at most this is dead.
-        scores: to be used instead of the layer's own, where that holds a shard of them or other processes have to hear
-            of the gradient; None elsewhere. Copies do without.
     """
 
-    threshold: Tensor
-    temperature: Tensor | float
+    mask: Tensor
     eps: float = 0.0
-    scores: Tensor | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "temperature", _as_tensor(self.temperature, self.threshold.device))
-
-    def values(self, scores: Tensor, pattern: Pattern, shape: WeightShape) -> Tensor:
-        """Return (rows, cols) mask value per score, differentiable in the scores and the threshold."""
-        return soft_mask(scores, pattern.thresholds(self.threshold, shape), self.temperature)
 
     def map(self, fn) -> "SoftGate":
-        """Return the gate with ``fn`` applied to its tensors; the history of the threshold is dropped."""
-        threshold = self.threshold.detach()
-        temperature = fn(self.temperature).to(torch.float64)
-        return replace(self, threshold=fn(threshold).to(threshold.dtype), temperature=temperature, scores=None)
+        """Return the gate with ``fn`` applied to its mask, which keeps its digits; its history is dropped."""
+        mask = self.mask.detach()
+        moved = fn(mask)
+        return SoftGate(moved if moved.dtype.itemsize >= 4 else mask.to(moved.device), self.eps)
 
     def __deepcopy__(self, memo) -> "SoftGate":
         return self.map(torch.clone)
 
     def __reduce__(self):
-        return SoftGate, (self.threshold.detach(), self.temperature, self.eps)
+        return SoftGate, (self.mask.detach(), self.eps)
 
 
 @dataclass(frozen=True)
@@ -74,10 +56,12 @@ class GroupGate:
     """The soft top-k of every group of an N:M pattern, solved where it is multiplied with the weight.
 
     Args:
-        temperature: as in ``SoftGate``, on the device of the scores.
+        temperature: > 0, in units of the scores, on their device; a number becomes a 0-d float64 tensor, so that no
+            compiled graph is made anew for another one.
         eps: a weight whose mask value is at most this is dead.
         straight_through: multiply by the hard mask; the gradient of the scores is still that of the soft one.
-        scores: as in ``SoftGate``.
+        scores: to be used instead of the layer's own, where that holds a shard of them or other processes have to hear
+            of the gradient; None elsewhere. Copies do without.
     """
 
     temperature: Tensor | float
@@ -86,7 +70,7 @@ class GroupGate:
     scores: Tensor | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "temperature", _as_tensor(self.temperature, None))
+        object.__setattr__(self, "temperature", _as_tensor(self.temperature))
 
     def weight(self, matrix: Tensor, scores: Tensor, pattern: Pattern) -> Tensor:
         """Return (N, taps, C) weight times its mask, in one pass."""
@@ -106,10 +90,8 @@ class GroupGate:
         return GroupGate, (self.temperature, self.eps, self.straight_through)
 
 
-def _as_tensor(temperature: float | Tensor, device: torch.device | None) -> Tensor:
-    if isinstance(temperature, Tensor):
-        return temperature
-    return torch.full((), temperature, dtype=torch.float64, device=device)
+def _as_tensor(temperature: float | Tensor) -> Tensor:
+    return temperature if isinstance(temperature, Tensor) else torch.tensor(temperature, dtype=torch.float64)
 
 
 Gate = HardGate | SoftGate | GroupGate

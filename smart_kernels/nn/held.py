@@ -27,7 +27,7 @@ class Held:
         self.seen = 0
 
     def now(self, scores: Tensor) -> Gate | None:
-        """Return the gate that is right for ``scores`` as they are."""
+        """Return the gate that is right for the ``scores`` of a copy as they are."""
         if self.source is not None and scores._version != self.seen:
             self.seen = scores._version
             gate = self.source.gate

@@ -25,16 +25,24 @@ def _best(scores: Tensor, shape: WeightShape, pattern: Pattern, density: float) 
     return pattern.hard_mask(scores, shape)
 
 
+def random_mask(shape: WeightShape, pattern: Pattern, density: float) -> Tensor:
+    """Return (rows, cols) 0/1 per score: 1 for tiles at random, as many as the density has room for, at least one.
+
+    Raises:
+        ValueError: ``density`` outside (0, 1], or another than the pattern implies.
+    """
+    least = 0 if pattern.local else pattern.cost(shape).max().item() / shape.numel
+    density = max(density, least) if density > 0 else density
+    return _best(torch.rand(pattern.scores_shape(shape)), shape, pattern, density)
+
+
 def random_weight(
     shape: WeightShape, pattern: Pattern, density: float, bias: bool, device, dtype
 ) -> tuple[Tensor, Tensor | None, Pattern, Tensor]:
     """Draw weight, bias, pattern and mask as ``nn.Linear`` draws them, for the inputs that are left."""
     check_pattern(pattern)
     cost = pattern.cost(shape)
-    least = 0 if pattern.local else cost.max().item() / shape.numel  # at least one tile
-    keep = _best(
-        torch.rand(pattern.scores_shape(shape)), shape, pattern, max(density, least) if density > 0 else density
-    )
+    keep = random_mask(shape, pattern, density)
     bound = (shape.N / (keep * cost).sum().item()) ** 0.5
     weight = torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound)
     return weight, torch.empty_like(weight[:, 0, 0]).uniform_(-bound, bound) if bias else None, pattern, keep

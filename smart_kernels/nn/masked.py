@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels.ops import masked_linear, smart_linear
+from smart_kernels.ops import masked_linear
+from smart_kernels.ops.common import autocast
+from smart_kernels.ops.masked import prepared_linear
 from smart_kernels.patterns import Pattern, WeightShape
 
-from .gates import Gate, GroupGate, HardGate, SoftGate
+from .gates import Gate, GroupGate, SoftGate
 from .held import Held
 
 
@@ -37,6 +39,7 @@ class Masked:
             channels (n, 1), shared by all layers that they run through.
         index: (N,) int64, the score of each channel of a coupled layer, -1 for one that stays; None elsewhere.
         gate: None (dense), ``SoftGate`` or ``GroupGate`` (search), or ``HardGate`` (afterwards).
+        blocks: what was prepared of weight and mask, see ``Prepared``; used as long as it is of both as they are.
         batchnorm: for patterns of whole channels, the BatchNorm that follows and carries the soft mask, or None.
     """
 
@@ -62,6 +65,7 @@ class Masked:
                 self.raw_bias.copy_(self.bias)
         del self._parameters["scores"], self.pattern
         del self.__dict__["held"]
+        self.__dict__.pop("blocks", None)
         self._buffers.pop("index", None)
         self._non_persistent_buffers_set.discard("index")
         self.__dict__.pop("batchnorm", None)
@@ -78,10 +82,15 @@ class Masked:
 
     @property
     def gate(self) -> Gate | None:
-        return self.__dict__["held"].now(self.scores)
+        held = self.__dict__["held"]
+        return held.gate if held.source is None else held.now(self.scores)
 
     @gate.setter
     def gate(self, gate: Gate | None) -> None:
+        self.carry(gate)
+
+    def carry(self, gate: Gate | None) -> None:
+        """Set ``gate``, past ``nn.Module``, which looks at each attribute that is set."""
         self.__dict__["held"].set(gate)
 
     @property
@@ -104,7 +113,7 @@ class Masked:
             return self.raw_weight
         if isinstance(gate, GroupGate):
             return self._from_matrix(gate.weight(self.matrix(), self.scores_for(gate), self.pattern))
-        values = self.per_tile(gate.values(self.scores_for(gate), self.pattern, self.shape))
+        values = self.per_tile(gate.mask)
         live = torch.where(values <= gate.eps, 0, values)
         mask = self.pattern.expand(live, self.shape)
         # a pruned weight is not read, even if NaN
@@ -123,14 +132,9 @@ class Masked:
 
     def channel_mask(self) -> Tensor | None:
         """Return (N,) mask of the output channels for the BatchNorm that follows; for patterns of whole channels."""
-        return None if self.gate is None else self.per_tile(self.score_mask())[:, 0]
+        return None if self.gate is None else self.per_tile(self.gate.mask)[:, 0]
 
-    def score_mask(self) -> Tensor:
-        """Return (rows, cols) mask value per score; needs a gate."""
-        gate = self.gate
-        return gate.values(self.scores_for(gate), self.pattern, self.shape)
-
-    def scores_for(self, gate: Gate) -> Tensor:
+    def scores_for(self, gate: GroupGate) -> Tensor:
         """Return the scores that ``gate`` makes mask values from."""
         return self.scores if gate.scores is None else gate.scores
 
@@ -161,13 +165,14 @@ class Masked:
         tile = pattern.tile(shape)
         if isinstance(gate, GroupGate):  # nothing to leave out: the weight is masked once, the product is dense
             return F.linear(x, gate.weight(self.matrix(), self.scores_for(gate), pattern).flatten(1), self.bias)
-        if isinstance(gate, HardGate):
-            mask = pattern.tile_values(self.per_tile(gate.mask), shape)
-            return masked_linear(x, self._flat(), mask, self.bias, tile=tile)
-        scores = self.scores_for(gate)
-        scores = pattern.tile_values(scores if self.index is None else scores[self.index], shape)
-        settings = {"tile": tile, "group": pattern.group, "eps": gate.eps}
-        return smart_linear(x, self._flat(), scores, gate.threshold, gate.temperature, self.bias, **settings)
+        blocks = self.__dict__.get("blocks")
+        if blocks is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            x = autocast(x)
+            if blocks.are_of(self.raw_weight, gate.mask, x.dtype):
+                settings = {"tile": tile, "eps": gate.eps}
+                return prepared_linear(x, self._flat(), gate.mask, self.bias, blocks.packed, blocks.index, **settings)
+        mask = pattern.tile_values(self.per_tile(gate.mask), shape)
+        return masked_linear(x, self._flat(), mask, self.bias, tile=tile, eps=gate.eps)
 
     def _flat(self) -> Tensor:
         return self.raw_weight.flatten(1)
@@ -181,6 +186,7 @@ class Masked:
         scores.grad = None if scores.grad is None else scores.grad.to(scores.data)
         self._parameters["scores"] = scores
         self.__dict__["held"].map(fn)
+        self.__dict__.pop("blocks", None)
         return self
 
     def extra_repr(self) -> str:

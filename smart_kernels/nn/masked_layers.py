@@ -25,6 +25,10 @@ class MaskedLinear(Masked, nn.Linear):
     def _from_matrix(self, matrix: Tensor) -> Tensor:
         return matrix.squeeze(1)
 
+    def is_product(self) -> bool:
+        """Return whether the layer is a product with a matrix."""
+        return True
+
     def forward(self, input: Tensor) -> Tensor:
         if self._own_gate() is None:
             return F.linear(input, self.raw_weight, self.raw_bias)
@@ -52,14 +56,15 @@ class MaskedConv2d(Masked, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self._own_gate() is None:
             return self._conv_forward(input, self.raw_weight, self.raw_bias)
-        if self._is_pointwise():
+        if self.is_product():
             sh, sw = self.stride
             return self._linear(input[..., ::sh, ::sw].movedim(-3, -1)).movedim(-1, -3)
         if self._skips(input):
             return self._conv(input)
         return self._conv_forward(input, self.weight, self.bias)
 
-    def _is_pointwise(self) -> bool:
+    def is_product(self) -> bool:
+        """Return whether the layer is a product with a matrix: pointwise, without groups."""
         return self.kernel_size == (1, 1) and self.groups == 1 and self.padding in ((0, 0), "valid")
 
     def _skips(self, x: Tensor) -> bool:
@@ -81,6 +86,6 @@ class MaskedConv2d(Masked, nn.Conv2d):
         pattern = self.pattern
         shape = self.shape
         conv = geometry(self)
-        mask = pattern.tile_values(self.per_tile(gate.values(self.scores_for(gate), pattern, shape)), shape)
+        mask = pattern.tile_values(self.per_tile(gate.mask), shape)
         settings = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "eps": gate.eps}
         return masked_conv2d(x, self.raw_weight, mask, self.bias, tile=pattern.tile(shape), **settings)

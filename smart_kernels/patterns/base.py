@@ -115,10 +115,6 @@ class Pattern(ABC):
         tile_n, tile_c = self.tile(shape)
         return tile_n <= shape.N and tile_c <= shape.C
 
-    def thresholds(self, threshold: Tensor, shape: WeightShape) -> Tensor:
-        """Return what each score is held against, given one value per competing group; broadcasts against scores."""
-        return threshold
-
     def scores_shape(self, shape: WeightShape) -> tuple[int, int]:
         """Return (rows, cols) of the scores; column ``tap * ceil(C / tile_c) + i`` is tile ``i`` of that tap."""
         rows, per_tap = tiles.grid((shape.N, shape.C), self.tile(shape))
@@ -131,6 +127,12 @@ class Pattern(ABC):
     def tile_values(self, values: Tensor, shape: WeightShape) -> Tensor:
         """Turn values per score into values per tile at each tap, (rows, taps * ceil(C / tile_c)). Differentiable."""
         return values
+
+    def is_per_tile(self, shape: WeightShape) -> bool:
+        """Return whether values per score are values per tile as they are."""
+        rows, cols = self.scores_shape(shape)
+        values = torch.arange(rows * cols).view(rows, cols)
+        return torch.equal(self.tile_values(values, shape), values)
 
     def tile_sums(self, per_tile: Tensor, shape: WeightShape) -> Tensor:
         """Sum values per tile into values per score, (rows, cols): the transpose of ``tile_values``."""

@@ -58,9 +58,6 @@ class NM(Pattern):
         groups = Groups(self.n, self.m, self.transposable and shape.N % 4 == 0 and shape.C % 4 == 0)
         return Storage(SemiStructured, groups._asdict(), groups=groups)
 
-    def thresholds(self, threshold, shape):
-        return self.ungroup(threshold.reshape(-1, 1).repeat(1, self.m), shape)
-
     def groups(self, scores, shape):
         """Cut (N, taps * C) scores into groups (N * taps * ceil(C / m), m); the last one is filled up with -inf."""
         rows = scores.reshape(shape.N * shape.taps, shape.C)

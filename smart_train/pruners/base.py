@@ -8,8 +8,10 @@ from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
 from smart_train.masks import Budget, MaskedModel
+from smart_train.plans import Plan
 from smart_train.schedule import Lengths
 
+from .findings import Findings
 from .staged import Staged
 from .watch import Watch
 
@@ -45,8 +47,9 @@ class Pruner(Staged):
 
     Args:
         model: changed in place by ``mask_``.
-        pattern: what is kept or pruned together; None takes the layers that ``mask_`` has prepared before.
-        sparsity: fraction of the prunable weights to remove, in [0, 1). None where N:M patterns imply it.
+        pattern: what is kept or pruned together; None takes the layers that ``mask_`` has prepared before. A ``Plan``
+            says it layer by layer, and how much: then layers share what it limits, time for example, at its prices.
+        sparsity: fraction of the prunable weights to remove, in [0, 1). None where N:M patterns or a plan imply it.
         scope: "global", tiles of all layers compete, or "layer". N:M groups always compete among themselves.
         search_steps, dense_steps: length of the stages in calls of ``step()``.
         eps: tiles with a mask of at most this are not computed. Default: min(1e-3, 0.1 * keep / n).
@@ -68,7 +71,7 @@ class Pruner(Staged):
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         scope: str = "global",
@@ -89,6 +92,7 @@ class Pruner(Staged):
         self.stage = "dense"
         self.masked.train_scores(self.learns)
         self.watch = Watch(self.masked)
+        self.findings = Findings(self.masked, self.learns)
 
     def param_group(self, lr: float = 0.1) -> dict[str, Any]:
         """Return ``parameters()`` as a parameter group for Adam. 0.03 suits N:M better."""
@@ -104,7 +108,7 @@ class Pruner(Staged):
 
         Plain enough for ``torch.load(weights_only=True)``. A method with more to keep adds it.
         """
-        return {"step": self.steps, "stage": self.stage, **self.masked.state_dict()}
+        return {"step": self.steps, "stage": self.stage, **self.masked.state_dict(), **self.findings.state_dict()}
 
     def load_state_dict(self, taken: dict[str, Any]) -> None:
         """Continue where ``state_dict()`` was taken; ``model.load_state_dict`` has to bring the rest.
@@ -113,6 +117,7 @@ class Pruner(Staged):
             ValueError: the state is of other layers, patterns or budgets.
         """
         self.masked.load_state_dict(taken)
+        self.findings.load_state_dict(taken)
         self.steps = taken["step"]
         self.stage = taken["stage"]
         self.masked.train_scores(self.learns and self.stage != "finetune")

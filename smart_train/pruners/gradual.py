@@ -5,8 +5,12 @@ from typing import Any
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.masks import erk, spread_, uniform
+from smart_train.plans import Plan
 
 from .base import Pruner
+
+SPREADS = {"scores": None, "uniform": uniform, "erk": erk}
 
 
 class GradualPruner(Pruner):
@@ -17,37 +21,55 @@ class GradualPruner(Pruner):
     weight gets no gradient, but it is kept beside its mask (weight decay and momentum still move it), so a tile comes
     back when the others have become smaller than it.
 
-    Our reading: a tile is scored by its mean magnitude, standardised over its layer, as in one-shot pruning here. With
-    ``scope="layer"`` every layer has the same sparsity, as in the paper. N:M groups keep m, then fewer, then n.
+    Our reading: a tile is scored by its mean magnitude, standardised over its layer, as in one-shot pruning here. N:M
+    groups keep m, then fewer, then n.
 
     Args:
         every: steps from one choice of masks to the next.
+        spread: how the budget is spread over the layers. "scores": by what they score. "uniform": the same sparsity for
+            each, as in the paper. "erk": see ``erk``.
         common: the arguments of ``Pruner``.
     """
 
     title = "gradual magnitude"
-    options = ("every",)
+    options = ("every", "spread")
 
     def __init__(
         self,
         model: nn.Module,
-        pattern: Pattern | None = None,
+        pattern: Pattern | Plan | None = None,
         sparsity: float | None = None,
         *,
         every: int = 10,
+        spread: str = "scores",
         **common: Any,
     ):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
+        if spread not in SPREADS:
+            raise ValueError(f"spread must be one of {', '.join(SPREADS)}, got {spread!r}")
         self.every = every
+        self.spread = SPREADS[spread]
         super().__init__(model, pattern, sparsity, **common)
+
+    def check(self, masked):
+        local = [name for name, layer in masked.layers.items() if layer.pattern.local]
+        if self.spread and local:
+            raise ValueError(
+                f"spread must be scores for N:M, whose groups have budgets, got another for {', '.join(local)}"
+            )
+
+    def start(self):
+        self.masked.score_by_magnitude()
+        for pool in self.pools if self.spread else ():
+            spread_(pool, self.spread(pool))
 
     def search(self):
         if (self.steps - self.lengths.dense_steps - 1) % self.every == 0:
-            self.masked.score_by_magnitude()
+            self.start()
             self.masked.set_masks(self.masked.hard_masks(self.progress))
 
     def harden(self):
         if self.stage == "search":
-            self.masked.score_by_magnitude()
+            self.start()
         super().harden()

@@ -1,4 +1,4 @@
-"""What a method of pruning may say; what it must say, and everything else, is in ``base``."""
+"""Define the optional hooks of a pruning method; the required ones, and everything else, are in ``base``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -29,6 +29,9 @@ class Hooks:
     prepare_batches: int = 0
     optimizers: Sequence[Optimizer] = ()
     masked: MaskedModel
+
+    def dense(self) -> None:
+        """Set masks for a step of the dense stage, as by ``search()``; by default none."""
 
     def start(self) -> None:
         """Score the tiles at the first step of the search; by default by their standardised mean magnitude."""

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from smart_train.masks import check_not_nan, counts
+from smart_train.masks import Masks, check_not_nan, counts
 from smart_train.schedule import Lengths
 
+from .findings import Findings
 from .hooks import Hooks
 from .watch import Watch
 
@@ -17,10 +18,12 @@ from .watch import Watch
 class Staged(Hooks, ABC):
     """The half of ``Pruner`` that goes on: dense, search, finetune, finalized."""
 
+    repeating: tuple[str, ...] = ("dense", "finetune")  # stages in which a step is like the one before
     lengths: Lengths
     steps: int
     stage: str
     watch: Watch
+    findings: Findings
 
     @abstractmethod
     def search(self) -> None:
@@ -29,7 +32,7 @@ class Staged(Hooks, ABC):
     @property
     def progress(self) -> float:
         """Of the search: 0 in its first step, 1 in its last."""
-        return self.lengths.progress(self.steps - 1)
+        return min(1.0, self.lengths.progress(self.steps - 1))  # hardened in the step after the last
 
     def step(self) -> None:
         """Set the masks for the coming optimizer step, before its first forward; they stay through accumulation.
@@ -45,12 +48,44 @@ class Staged(Hooks, ABC):
         self.steps += 1
         if self.stage == "dense" and self.steps > self.lengths.dense_steps:
             self._start_search()
+        if self.stage == "dense":
+            self.dense()
         if self.stage == "search" and self.steps > self.lengths.dense_steps + self.lengths.search_steps:
             self.harden()
         if self.stage == "search":
             self._check_ranks()
             self.search()
+        self.masked.prepare()
         self.watch.settle(self._learning())
+
+    @property
+    def next_stage(self) -> str:
+        """Return the stage of the coming step."""
+        taken = self.steps - self.lengths.dense_steps
+        if self.stage == "dense" and taken >= 0:
+            return "search" if taken < self.lengths.search_steps else "finetune"
+        return "finetune" if self.stage == "search" and taken >= self.lengths.search_steps else self.stage
+
+    def repeats(self, stage: str) -> bool:
+        """Return whether every step of a stage does the same on the device, so that a CUDA graph may repeat one.
+
+        Those of the search do where ``repeating`` says so. In several processes none does.
+        """
+        return stage in self.repeating and self.masked.ranks.count == 1
+
+    def replayed(self) -> None:
+        """Count a step that a CUDA graph repeats, ``step()`` included; not the first, which ``step()`` has counted.
+
+        Raises:
+            ValueError: the step is of another stage than the last one, or of one whose steps differ.
+        """
+        self._check_open()
+        if self.next_stage != self.stage or not self.repeats(self.stage):
+            raise ValueError(
+                f"a graph must be captured anew for each stage, and repeat one whose steps are alike, got one of the "
+                f"{self.stage} for the {self.next_stage}"
+            )
+        self.steps += 1
 
     def harden(self) -> None:
         """End the search: the best scores within the budget are kept, masks are fixed and scores frozen.
@@ -63,13 +98,17 @@ class Staged(Hooks, ABC):
         self._check_open()
         if self.stage == "finetune":
             return
-        if self.stage == "dense":
+        searched = self.stage == "search"
+        if not searched:
             self._start_search()
         self.watch.close()
         self.masked.ranks.settle()
         self.masked.check_scores()
         self.masked.ranks.check_same(self.masked.scores())
-        self.masked.set_masks(self.masked.hard_masks())
+        hard = self.masked.hard_masks()
+        if searched:
+            self._end_search(hard)
+        self.masked.set_masks(hard)
         self.masked.train_scores(False)
         self.stage = "finetune"
 
@@ -103,7 +142,8 @@ class Staged(Hooks, ABC):
         Returns:
             step, stage; asked_sparsity and kept_sparsity, the latter if the masks were hardened now; live: the fraction
             whose mask is above eps; gap: ``sum |mask - hard| / kept``; and for each layer in layers its weights and how
-            many are kept, and for N:M the score_lost to further constraints (``NM.score_lost``). A method may add more.
+            many are kept, and for N:M the score_lost to further constraints (``NM.score_lost``). Further those of
+            ``Findings.report``. A method may add more.
 
         Raises:
             ValueError: NaN in scores or masks, naming the layers (nothing else looks for it), or a finalized pruner.
@@ -113,7 +153,8 @@ class Staged(Hooks, ABC):
         masks = self.masks()
         check_not_nan("mask", masks)
         hard = self.masked.hard_masks() if self.stage == "search" else masks
-        return {"step": self.steps, "stage": self.stage, **counts(self.masked, masks, hard)}
+        found = self.findings.report(self.stage, self.steps, hard)
+        return {"step": self.steps, "stage": self.stage, **counts(self.masked, masks, hard), **found}
 
     def _learning(self) -> list[nn.Parameter]:
         """Return what learns now, beside the weights."""
@@ -124,6 +165,14 @@ class Staged(Hooks, ABC):
         self.start()
         self.masked.ranks.same_(self.masked.scores())
         self.stage = "search"
+
+    @torch.no_grad()
+    def _end_search(self, hard: Masks) -> None:
+        """Note how soft the masks still are; warn where the search was in vain."""
+        self.findings.end(counts(self.masked, self.masks(), hard)["gap"])
+        verdict = self.findings.verdict(self.optimizers, self.lengths.search_steps) if self.learns else ""
+        if verdict:
+            warnings.warn(verdict, stacklevel=4)
 
     def _check_ranks(self) -> None:
         if self.steps == self.lengths.dense_steps + 2:  # the first scores that an optimizer has moved

@@ -17,7 +17,7 @@ STILL = 5  # steps of the search in which weights move and what the pruner learn
 
 
 class Watch:
-    """What the weights do between two calls of ``Pruner.step()``.
+    """Watch the weights between two calls of ``Pruner.step()``.
 
     Args:
         masked: the model.
@@ -99,7 +99,8 @@ class Watch:
         handle = layer.weight.register_post_accumulate_grad_hook(hook)
 
     def _follow_backward(self):
-        weight, watch = self._weight(), ref(self)
+        weight = self._weight()
+        watch = ref(self)
 
         def hook(_):
             if (own := watch()) is not None:

@@ -1,4 +1,4 @@
-"""What a file of ``torch.save`` claims to hold, found out without making any of its tensors.
+"""Read what a file of ``torch.save`` claims to hold without making any of its tensors.
 
 ``torch.load`` believes the sizes in a file: a storage said to be larger than it is gets read beyond its end, and a
 flipped bit in a tensor goes unnoticed. Here every record is held against its checksum, every storage against its

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from smart_kernels import DENSE, Pattern, Report, compress_, slim_
+from smart_kernels import DENSE, Report, compress_, slim_
+
+from .aim import Aim
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Compressed:
 
 
 def compressed(
-    models: dict[str, nn.Module], pruned: str, example: Tensor, pattern: Pattern, seconds: float
+    models: dict[str, nn.Module], pruned: str, example: Tensor, aim: Aim, seconds: float
 ) -> dict[str, Compressed]:
     """Slim where channels were pruned, then let measurement choose what each layer runs as.
 
@@ -43,6 +45,7 @@ def compressed(
         models: finalized, in eval mode: "dense", the ``pruned`` one, perhaps a baseline. Those that were pruned are
             slimmed in place, and the ``pruned`` one compressed.
         example: what layers are timed on.
+        aim: what was pruned to; where that is a plan, the zeros show which pattern a layer has.
         seconds: patience of ``compress_``.
 
     Returns:
@@ -50,10 +53,10 @@ def compressed(
         do, a copy.
     """
     slimmed = {}
-    if pattern.whole_channels:
+    if aim.whole_channels:
         slimmed = {name: tuple(slim_(model, example).layers) for name, model in models.items() if name != "dense"}
     dense = _as_dense(models["dense"], example, seconds)
-    report = compress_(models[pruned], example, pattern, seconds=seconds)
+    report = compress_(models[pruned], example, aim.pattern, seconds=seconds)
     found = {"dense": dense, pruned: Compressed(models[pruned], report, len(example), slimmed.get(pruned, ()))}
     for name in slimmed.keys() - {pruned}:
         found[name] = _as_dense(models[name], example, 0, slimmed[name])

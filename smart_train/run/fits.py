@@ -65,19 +65,24 @@ def _check_pruner(saved: Any, own: dict, pruner: Pruner) -> None:
     _check(saved["pools"] == own["pools"], f"the pruner must have the pools {own['pools']}"[:2000])
     _number("the pruner's step", saved["step"], 2**62)
     _check(saved["stage"] in STAGES, f"the pruner's stage must be one of {STAGES}")
-    masks, thresholds = saved["masks"], saved["thresholds"]
+    for masks in (saved["masks"], saved["looks"]):
+        _check_masks(masks, pruner)
+    thresholds = saved["thresholds"]
+    _check(isinstance(thresholds, list) and len(thresholds) == len(pruner.pools), "each pool must have a threshold")
+    for threshold, pool in zip(thresholds, pruner.pools, strict=True):
+        scores = 1 if pool in pruner.masked.ranked else pool.scored
+        fits = isinstance(threshold, Tensor) and threshold.is_floating_point() and 0 < threshold.numel() <= scores
+        _check(threshold is None or fits, f"the threshold of a pool must be None or at most {scores} numbers")
+    for name in own.keys() - {"step", "stage", "pools", "masks", "looks", "thresholds"}:
+        _check(_alike(saved[name], own[name]), f"{name} of the pruner must be like {own[name]!r}"[:200])
+
+
+def _check_masks(masks: Any, pruner: Pruner) -> None:
     _check(isinstance(masks, dict) and masks.keys() <= pruner.layers.keys(), "masks must be those of the pruned layers")
     for name, mask in masks.items():
         shape = pruner.layers[name].scores.shape
-        fits = isinstance(mask, Tensor) and mask.shape == shape and mask.dtype == torch.bool
-        _check(fits, f"the mask of {name} must be {tuple(shape)} bool")
-    _check(isinstance(thresholds, list) and len(thresholds) == len(pruner.pools), "each pool must have a threshold")
-    for threshold, pool in zip(thresholds, pruner.pools, strict=True):
-        scores = sum(layer.scores.numel() for layer in pool.layers.values())
-        fits = isinstance(threshold, Tensor) and threshold.is_floating_point() and 0 < threshold.numel() <= scores
-        _check(threshold is None or fits, f"the threshold of a pool must be None or at most {scores} numbers")
-    for name in own.keys() - {"step", "stage", "pools", "masks", "thresholds"}:
-        _check(_alike(saved[name], own[name]), f"{name} of the pruner must be like {own[name]!r}"[:200])
+        fits = isinstance(mask, Tensor) and mask.shape == shape and mask.dtype in (torch.bool, torch.float32)
+        _check(fits, f"the mask of {name} must be {tuple(shape)}, bool or float32")
 
 
 def _check_random(saved: Any) -> None:

@@ -25,7 +25,7 @@ def row(training: Training, loss: Tensor) -> dict:
     Raises:
         ValueError: the loss is not finite.
     """
-    found = {"step": training.step, "loss": loss.item(), "lr": training.optimizers[0].param_groups[0]["lr"]}
+    found = {"step": training.step, "loss": loss.item(), "lr": float(training.optimizers[0].param_groups[0]["lr"])}
     if not math.isfinite(found["loss"]):
         raise ValueError(f"loss must be finite, got {found['loss']} at step {training.step}; a smaller --lr may help")
     if training.pruner:

@@ -1,27 +1,32 @@
 """The tiles and weights that a finalized model has kept, counted in its weights and not in its masks."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from smart_kernels import Pattern, WeightShape
 from smart_kernels.patterns import allowed_weights
 
+PatternOf = Callable[[str], Pattern]
 
-def tiles(model: nn.Module, names: list[str], pattern: Pattern) -> dict[str, Tensor]:
+
+def tiles(model: nn.Module, names: list[str], pattern_of: PatternOf) -> dict[str, Tensor]:
     """Return (rows, cols) bool per layer: which tiles hold anything but zeros."""
-    return {name: pattern.importance(_matrix(model.get_submodule(name))).cpu() > 0 for name in names}
+    return {name: pattern_of(name).importance(_matrix(model.get_submodule(name))).cpu() > 0 for name in names}
 
 
-def budget(model: nn.Module, masks: dict[str, Tensor], last: dict, pattern: Pattern) -> dict:
+def budget(model: nn.Module, masks: dict[str, Tensor], last: dict, pattern_of: PatternOf) -> dict:
     """Return how many weights there were, were asked for and are kept, the last counted in the model.
 
     Args:
         masks: as ``tiles`` found them.
         last: the pruner's last report, as ``Stages.pruned`` returns it.
+        pattern_of: gives the pattern of a layer by its name.
     """
     kept = 0
     weights = sum(layer["weights"] for layer in last["layers"].values())
     for name, mask in masks.items():
-        cost = pattern.cost(WeightShape(*_matrix(model.get_submodule(name)).shape))
+        cost = pattern_of(name).cost(WeightShape(*_matrix(model.get_submodule(name)).shape))
         fixed = int(cost.sum()) - last["layers"][name]["weights"]  # channels that could not be pruned
         kept += int(cost[mask].sum()) - fixed
     asked = allowed_weights(last["asked_sparsity"], weights)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,6 +28,7 @@ def fit(training: Training, folder: Path, *, resume=False, every=50, title="trai
     else:
         training.prepare()
     with history.append_to(folder / "history.jsonl", training.step) as file, _bar(training, title) as bar:
+        training.before_compiling = partial(bar.set_postfix_str, "compiling kernels")
         while training.step < training.steps:
             loss = training.advance()
             bar.update()
@@ -44,7 +46,4 @@ def _shown(row: dict) -> str:
 
 def _bar(training: Training, title: str) -> tqdm:
     often = 0.2 if sys.stderr.isatty() else 10.0  # a log file wants few lines
-    bar = tqdm(total=training.steps, initial=training.step, desc=title, unit="step", mininterval=often)
-    if training.cold:
-        bar.set_postfix_str("compiling kernels")
-    return bar
+    return tqdm(total=training.steps, initial=training.step, desc=title, unit="step", mininterval=often)

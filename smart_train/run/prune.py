@@ -12,6 +12,7 @@ import smart_kernels
 from smart_train import data as datasets
 
 from . import kept, plots
+from .aim import Aim
 from .compressed import Compressed, compressed, layer_rows
 from .evaluate import accuracy, agreement
 from .recipe import Recipe
@@ -22,13 +23,14 @@ PATIENCE = 0.1  # seconds to go on measuring a layer whose times have not settle
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
 
 
-def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False) -> dict:
+def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False, graph: str = "auto") -> dict:
     """Train, prune, compress, measure and save a model.
 
     Args:
         recipe: every setting.
         out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
+        graph: whether training steps come from CUDA graphs; see ``Stages``.
         baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
 
     Returns:
@@ -38,15 +40,21 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
         ValueError: ``out`` is taken or no directory, the data is not there or too little, the budget cannot be met.
     """
     data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
-    stages = Stages(recipe, data, out, _device(), resume)
+    stages = Stages(recipe, data, out, device(), resume, graph)
     stages.check()  # before the directory is taken and the dense model trained
     _claim(out, recipe, resume)
-    dense = stages.dense()
-    pruned, last = stages.pruned(dense)
-    models = {"dense": dense, recipe.pruner: pruned}
-    if baseline and recipe.pruner != BASELINE:
-        models[BASELINE], _ = stages.baseline(dense)
-    return _finish(stages, models, last)
+    return _finish(stages, *_train(stages, baseline))
+
+
+def _train(stages: Stages, baseline: bool) -> tuple[dict[str, nn.Module], dict, Aim]:
+    """Return the trained models by name, the pruner's last report, and what it pruned to."""
+    method = stages.recipe.pruner
+    dense, aim = stages.dense()
+    pruned, last = stages.pruned(dense, aim)
+    models = {"dense": dense, method: pruned}
+    if baseline and method != BASELINE:
+        models[BASELINE], _ = stages.baseline(dense, aim)
+    return models, last, aim
 
 
 def evaluate_saved(out: Path) -> tuple[float, float]:
@@ -57,16 +65,17 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     """
     missing = [name for name in FILES if not (out / name).is_file()]
     if missing:
-        raise ValueError(f"{out} must hold a finished `python -m smart_train prune`, got no {', '.join(missing)}")
+        raise ValueError(f"{out} must hold a finished `smart-train prune`, got no {', '.join(missing)}")
     recipe = _recipe(out / "recipe.json")
     reported = _reported(out / "report.json", recipe.pruner)
-    stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, _device())
+    stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, device())
     model = stages.model().eval()
     smart_kernels.load(model, out)
     return accuracy(model, stages.data, stages.device), reported
 
 
-def _device() -> str:
+def device() -> str:
+    """Return where a run trains."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -105,16 +114,16 @@ def _write(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
+def _finish(stages: Stages, models: dict[str, nn.Module], last: dict, aim: Aim) -> dict:
     """Slim, compress, measure, save and report; ``last`` is the pruner's report."""
     out = stages.out
     name = stages.recipe.pruner
     pruned = models[name]
     for model in models.values():
         model.eval()
-    masks = kept.tiles(pruned, last["layers"], stages.pattern)
-    budget = kept.budget(pruned, masks, last, stages.pattern)
-    results = compressed(models, name, stages.example, stages.pattern, PATIENCE)
+    masks = kept.tiles(pruned, last["layers"], aim.pattern_of)
+    budget = kept.budget(pruned, masks, last, aim.pattern_of)
+    results = compressed(models, name, stages.example, aim, PATIENCE)
     smart_kernels.save(pruned, out, results[name].report)
     report = _settings(stages.recipe, last) | {
         "accuracy": {key: accuracy(model, stages.data, stages.device) for key, model in models.items()},
@@ -122,6 +131,7 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict) -> dict:
         "budget": budget,
         "layers": layer_rows(results["dense"], results[name], list(masks)),
         **_costs(results, name, stages.example),
+        **_plan(aim, last),
         "bytes": {"dense": _file_size(models["dense"]), "sparse": (out / FILES[0]).stat().st_size},
     }
     _write(out / "report.json", report)
@@ -134,6 +144,11 @@ def _settings(recipe: Recipe, last: dict) -> dict:
     steps = {"dense": recipe.dense_steps, "pruned": recipe.pruned_steps, "prepared": last["prepared"]}
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return {"recipe": recipe.to_dict(), "steps": steps, "versions": versions}
+
+
+def _plan(aim: Aim, last: dict) -> dict:
+    """Return what was planned and how it was corrected, where there was a target."""
+    return {} if aim.plan is None else {"plan": aim.plan.to_dict(), "correction": last["correction"]}
 
 
 def _costs(results: dict[str, Compressed], pruned: str, example: Tensor) -> dict:

@@ -2,6 +2,8 @@
 
 from smart_train.pruners import PRUNERS
 
+from .recipe import Recipe
+
 LAYER_COLUMNS = ("layer", "shape", "kept", "backend", "dense ms", "sparse ms")
 
 
@@ -86,13 +88,38 @@ def verdict(report: dict) -> str:
     """Return the sentences under the tables."""
     latency = report["latency"]
     budget = report["budget"]
+    asked = "planned" if "plan" in report else "asked for at most"
     busy = "; above 5 %, so the machine was busy" if not latency["steady"] else ""
     return (
         f"{latency['speedup']:.2f}x the speed of the best dense baseline ({latency['batch']} images, median of "
         f"{latency['pairs']} interleaved pairs, spread {latency['spread']:.0%}{busy}).\n"
-        f"Kept {budget['kept']:,} of {budget['prunable']:,} prunable weights; asked for at most {budget['asked']:,}.\n"
-        f"{_where(report)}{_prepared(report)}"
+        f"Kept {budget['kept']:,} of {budget['prunable']:,} prunable weights; {asked} {budget['asked']:,}.\n"
+        f"{_where(report)}{_planned(report)}{_prepared(report)}"
     )
+
+
+def _planned(report: dict) -> str:
+    """Say what was asked for and predicted, beside what was measured, in times of the dense model as measured last."""
+    if "plan" not in report:
+        return ""
+    found = report["plan"]
+    latency = report["latency"]
+    scale = latency["dense_ms"] / found["dense_ms"]
+    predicted = scale * found["ms"]
+    limit = f" (at most {scale * found['limit']:.3f} ms)" if found["unit"] == "ms" else ""
+    reach = "" if found["met"] else ", out of reach"
+    return (
+        f"\nAsked for {found['target']}{limit}{reach}: predicted {predicted:.3f} ms, measured "
+        f"{latency['sparse_ms']:.3f} ms, {latency['sparse_ms'] / predicted - 1:+.1%}.{_corrected(report, scale)}"
+    )
+
+
+def _corrected(report: dict, scale: float) -> str:
+    change = report["correction"]
+    if change is None:
+        return ""
+    kept = f"{change['kept_before']:,} -> {change['kept_after']:,} weights"
+    return f"\nMeasured at {scale * change['measured_ms']:.3f} ms after the search, it was corrected once: {kept}."
 
 
 def _prepared(report: dict) -> str:
@@ -114,7 +141,7 @@ def markdown(report: dict, pictures: list[str]) -> str:
     recipe = report["recipe"]
     settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value not in (None, {}))
     parts = [
-        f"# {recipe['model']} on {recipe['data']}, {recipe['pattern']}, sparsity {recipe['sparsity']}",
+        f"# {recipe['model']} on {recipe['data']}, {Recipe(**recipe).wanted}",
         summary_table(report),
         verdict(report),
         "## Layers",

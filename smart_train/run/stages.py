@@ -1,7 +1,6 @@
 """The trainings of one run: dense, pruned by the recipe's method, and the baseline with the same budgets."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smart_kernels import Pattern, parse
 from smart_train import models
 from smart_train.data import Data
 from smart_train.pruners import PRUNERS, Pruner
 
-from . import checkpoint
+from . import aim, checkpoint
+from .aim import Aim
+from .course import Course
 from .loop import fit
 from .recipe import Recipe
-from .training import Course, Training
+from .replays import Replays
+from .training import Training
 
 BASELINE = "oneshot"  # the method that --baseline trains beside the recipe's own
 # The stronger baseline: a budget per layer leaves small layers one block, and some nets died of it.
@@ -31,6 +32,8 @@ class Stages:
 
     Args:
         resume: continue from those checkpoints.
+        graph: "auto", steps come from CUDA graphs on a GPU where they can be captured; "on", an error where they
+            cannot; "off", or on a CPU, one by one.
     """
 
     recipe: Recipe
@@ -38,11 +41,7 @@ class Stages:
     out: Path
     device: str
     resume: bool = False
-
-    @property
-    def pattern(self) -> Pattern:
-        """Of the recipe."""
-        return parse(self.recipe.pattern)
+    graph: str = "auto"
 
     @property
     def example(self) -> Tensor:
@@ -51,10 +50,18 @@ class Stages:
 
     def model(self) -> nn.Module:
         """Return the untrained model of the recipe, its convolutions in channels_last, which trains faster on a CPU."""
-        recipe = self.recipe
+        return self._build(self.recipe.model)
+
+    def _build(self, name: str) -> nn.Module:
         sizes = (self.data.channels, self.data.size, len(self.data.classes))
-        built = models.build(recipe.model, *sizes, recipe.seed)
+        built = models.build(name, *sizes, self.recipe.seed)
         return built.to(self.device, memory_format=torch.channels_last)
+
+    def _teacher(self, dense: nn.Module) -> nn.Module | None:
+        """Return the model whose probabilities are learnt instead of the labels, in eval mode."""
+        if self.recipe.teacher:
+            return self._build(self.recipe.teacher).eval()
+        return copy.deepcopy(dense).eval() if self.recipe.distill else None
 
     def check(self) -> None:
         """Find out what can be known before anything is trained.
@@ -65,54 +72,77 @@ class Stages:
         """
         self.data.batch(0, self.recipe.batch, self.recipe.seed)
         model = self.model()
-        self._training(model, self._course, pruner=self._pruner(model))
+        found = self._aim(model, None)
+        self._training(model, self._course, pruner=self._pruner(self.recipe.pruner, model, found))
 
-    def dense(self) -> nn.Module:
-        """Return the trained dense model that the pruned ones start from."""
+    def dense(self) -> tuple[nn.Module, Aim]:
+        """Return the trained dense model that the pruned ones start from, and what it is to be pruned to.
+
+        That is what the recipe says, or the plan for its target, which is made once and kept in ``out``.
+        """
         checkpoint.seed(self.recipe.seed)
         model = self.model()
         self._fit("dense", self._training(model, Course(self.recipe.dense_steps)))
-        return model
+        found = self._aim(model, self.data)
+        aim.keep(self._plan, found)
+        return model, found
 
-    def pruned(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+    def pruned(self, dense: nn.Module, found: Aim) -> tuple[nn.Module, dict]:
         """Prune a copy of ``dense`` by the recipe's method.
 
         Returns:
             A plain model with exact zeros; and the pruner's last report, with the ``largest`` number of weights that a
-            score stands for, and how many batches the pruner has ``prepared`` itself with.
+            score stands for, how many batches the pruner has ``prepared`` itself with, and a plan's ``correction``.
         """
         model = copy.deepcopy(dense)
-        return self._prune(self.recipe.pruner, model, self._pruner(model), dense)
+        return self._prune(self.recipe.pruner, model, self._pruner(self.recipe.pruner, model, found), dense, found)
 
-    def baseline(self, dense: nn.Module) -> tuple[nn.Module, dict]:
+    def baseline(self, dense: nn.Module, found: Aim) -> tuple[nn.Module, dict]:
         """Prune a copy of ``dense`` at once by magnitude and finetune it for as many steps as ``pruned`` trains.
 
         The budget rule, the learning rates and the data order are those of ``pruned``.
         """
         model = copy.deepcopy(dense)
-        settings = {"scope": BASELINE_SCOPE, "search_steps": self.recipe.search_steps}
-        return self._prune(BASELINE, model, self._make(BASELINE, model, settings), dense)
+        return self._prune(BASELINE, model, self._pruner(BASELINE, model, found), dense, found)
+
+    @property
+    def _plan(self) -> Path:
+        return self.out / "plan.json"
+
+    def _aim(self, model: nn.Module, data: Data | None) -> Aim:
+        """Return what an earlier process has planned, or else what follows from the recipe; see ``aim_of``."""
+        if self.resume and self._plan.exists():
+            return aim.read(self._plan)
+        return aim.aim_of(self.recipe, model, self.example, data)
 
     @property
     def _course(self) -> Course:
         recipe = self.recipe
         return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
 
-    def _prune(self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module) -> tuple[nn.Module, dict]:
-        teacher = copy.deepcopy(dense).eval() if self.recipe.distill else None
-        self._fit(name, self._training(model, self._course, pruner=pruner, teacher=teacher))
+    def _prune(
+        self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module, found: Aim
+    ) -> tuple[nn.Module, dict]:
+        training = self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense))
+        note = self.out / "training" / name / "correction.json"
+        training.on_hard = found.corrector(self.example, note)
+        self._fit(name, training)
         largest = max(int(cost.max()) for pool in pruner.pools for cost in pool.costs.values())
-        return model, pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
+        last = pruner.finalize() | {"largest": largest, "prepared": pruner.prepare_batches}
+        return model, last | {"correction": aim.correction(note)}
 
-    def _pruner(self, model: nn.Module) -> Pruner:
-        return self._make(self.recipe.pruner, model, self.recipe.pruner_settings)
-
-    def _make(self, name: str, model: nn.Module, settings: Mapping[str, Any]) -> Pruner:
-        coupling = {"example_input": self.example} if self.pattern.whole_channels else {}
-        return PRUNERS[name](model, self.pattern, self.recipe.sparsity, **settings, **coupling)
+    def _pruner(self, name: str, model: nn.Module, found: Aim) -> Pruner:
+        settings = {"scope": BASELINE_SCOPE, "search_steps": self.recipe.search_steps}
+        if name == self.recipe.pruner:
+            settings = self.recipe.pruner_settings
+        coupling = {"example_input": self.example} if found.whole_channels else {}
+        return found.pruner(PRUNERS[name], model, {**settings, **coupling})
 
     def _training(self, model: nn.Module, course: Course, **pruning: Any) -> Training:
-        return Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        training = Training(model, self.data, self.recipe, course, device=self.device, **pruning)
+        if self.graph != "off" and self.device == "cuda":
+            training.use_graphs(Replays(training, strict=self.graph == "on"))
+        return training
 
     def _fit(self, name: str, training: Training) -> None:
         fit(training, self.out / "training" / name, resume=self.resume, title=f"{self.recipe.model} {name:>7}")

@@ -1,7 +1,6 @@
 """A training: dense, search and finetune are the same ten lines."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,36 +11,12 @@ from smart_train.data import Data
 from smart_train.pruners import Pruner
 
 from . import checkpoint
+from .course import Course, lr_factor
 from .evaluate import divergence
 from .fits import check_state
+from .optimizers import make_capturable_, optimizers, plain_state, set_rate_
 from .recipe import Recipe
-
-RAMP = 20  # steps over which the learning rate rises at the start of a training; AdamW on a fresh ViT needs it
-
-
-def lr_factor(step: int, flat: int, steps: int) -> float:
-    """Return 1 for the first ``flat`` steps (after a short ramp), then half a cosine down to 0 at ``steps``."""
-    ramp = min(1.0, (step + 1) / RAMP)
-    if step < flat:
-        return ramp
-    return ramp * 0.5 * (1 + math.cos(math.pi * (step - flat) / (steps - flat)))
-
-
-@dataclass(frozen=True)
-class Course:
-    """The length of a training, the batches it sees, and its learning rate.
-
-    Args:
-        passes: over a batch, in all: optimizer steps, and what the pruner looks at before the first of them.
-        flat: steps with a constant learning rate, before it falls to 0.
-        seen: batches that an earlier training has used up.
-        lr: peak learning rate of the weights; None for that of the recipe.
-    """
-
-    passes: int
-    flat: int = 0
-    seen: int = 0
-    lr: float | None = None
+from .replays import Replays
 
 
 class Training:
@@ -52,9 +27,17 @@ class Training:
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
         teacher: in eval mode; its probabilities are learnt instead of the labels.
 
+    Attributes:
+        on_hard: called with the pruner when its masks have become hard, before the first step of finetuning.
+        before_compiling: called before kernels are compiled, for who shows the progress.
+
     Raises:
         ValueError: the pruner wants to look at more batches than the course has passes.
     """
+
+    on_hard: Callable[[Pruner], None] | None = None
+    replays: Replays | None = None
+    before_compiling: Callable[[], object] = staticmethod(lambda: None)  # for who shows the progress
 
     def __init__(
         self,
@@ -79,8 +62,13 @@ class Training:
         looked_at = self._take_off(course)
         self.steps = course.passes - looked_at
         self.seen = course.seen + looked_at
-        self.optimizers = _optimizers(recipe, model, pruner)
+        self.optimizers = optimizers(recipe, model, pruner)
         self.cold = pruner is not None and device == "cuda"  # its kernels are not compiled
+
+    def use_graphs(self, replays: Replays) -> None:
+        """Take steps from CUDA graphs, as ``replays`` of this training has them."""
+        self.replays = replays
+        self._on_device()
 
     def _take_off(self, course: Course) -> int:
         """Return how many batches go into the pruner's preparation instead of steps."""
@@ -93,30 +81,51 @@ class Training:
         """Show the pruner the batches it wants to see before the first step."""
         if self.pruner and self.pruner.prepare_batches:
             first = self.seen - self.pruner.prepare_batches
-            self.pruner.prepare([self._batch(number) for number in range(first, self.seen)], self._loss)
+            self.pruner.prepare([self._batch(number) for number in range(first, self.seen)], self._label_loss)
 
     def advance(self) -> Tensor:
         """Take one optimizer step on the next batch; returns the loss, still on the device."""
-        if self.pruner:
-            self.pruner.step()
-        if self.cold and self.pruner.stage != "dense":
-            self._compile()
-        for group in self.optimizers[0].param_groups:
-            group["lr"] = self.lr * lr_factor(self.step, self.flat, self.steps)
-        loss = self._loss(*self._batch(self.seen + self.step))
-        self._update(loss)
+        set_rate_(self.optimizers[0], self.lr * lr_factor(self.step, self.flat, self.steps))
+        batch = self._batch(self.seen + self.step)
+        loss = self.take_step(*batch) if self.replays is None else self.replays.advance(*batch)
         self.step += 1
+        return loss
+
+    def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take a step, pruner and optimizers included, that reads nothing of the host which changes."""
+        if self.pruner:
+            self._step_pruner()
+        if self.cold and self.pruner.stage != "dense":
+            self._compile(images)
+        loss = self._loss(images, labels)
+        self._update(loss)
         return loss.detach()
 
-    def _compile(self) -> None:
+    def _step_pruner(self) -> None:
+        before = self.pruner.stage
+        with self._autocast():  # says in which dtype the pruner packs
+            self.pruner.step()
+        if self.on_hard and before != "finetune" == self.pruner.stage:
+            self.on_hard(self.pruner)
+
+    def _on_device(self) -> None:
+        """Let graphs, if there are any, read learning rates where they are."""
+        if self.replays is not None:
+            for optimizer in self.optimizers:
+                make_capturable_(optimizer, next(self.model.parameters()).device)
+
+    def _compile(self, images: Tensor) -> None:
         """Compile and tune the kernels of all layers at once, instead of one after the other as the step meets them."""
-        images, _ = self._batch(self.seen + self.step)
+        self.before_compiling()
         with self._autocast():
             warmup(self.model, [tuple(images.shape)])
         self.cold = False
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
+        on_gpu = self.device == "cuda"
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=on_gpu if self.recipe.amp is None else self.recipe.amp
+        )
 
     def _update(self, loss: Tensor) -> None:
         pruner = self.pruner
@@ -130,15 +139,19 @@ class Training:
             pruner.after_step()
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.data.batch(number, self.recipe.batch, self.recipe.seed)
-        return images.to(self.device), labels.to(self.device)
+        return tuple(part.to(self.device) for part in self.data.batch(number, self.recipe.batch, self.recipe.seed))
+
+    def _label_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy; of itself as teacher an unchanged model would learn nothing."""
+        with self._autocast():
+            return F.cross_entropy(self.model(images), labels)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self.teacher is None:
+            return self._label_loss(images, labels)
+        with torch.no_grad(), self._autocast():
+            target = self.teacher(images)
         with self._autocast():
-            if self.teacher is None:
-                return F.cross_entropy(self.model(images), labels)
-            with torch.no_grad():
-                target = self.teacher(images)
             return divergence(target, self.model(images))
 
     def state_dict(self) -> dict:
@@ -146,7 +159,7 @@ class Training:
         return {
             "step": self.step,  # with the seed, this is the data order too
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [plain_state(optimizer) for optimizer in self.optimizers],
             "pruner": self.pruner.state_dict() if self.pruner else None,
             "random": checkpoint.random_state(),
         }
@@ -162,21 +175,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self._on_device()
         if self.pruner:
             self.pruner.load_state_dict(state["pruner"])
         checkpoint.set_random_state(state["random"])
-
-
-def _optimizers(recipe: Recipe, model: nn.Module, pruner: Pruner | None) -> list[torch.optim.Optimizer]:
-    """Return one for the weights, and one for what a pruner learns."""
-    if pruner is None:
-        return [_for_weights(recipe, list(model.parameters()))]
-    own = torch.optim.Adam([pruner.param_group(lr=recipe.lr_scores)])
-    pruner.optimizers = [_for_weights(recipe, pruner.weights()), own]
-    return list(pruner.optimizers)
-
-
-def _for_weights(recipe: Recipe, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(weights, recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)

@@ -123,7 +123,7 @@ def refusal(action):
 
 
 def refusals():
-    """What cannot be, one text each."""
+    """Return the refusals, one text each."""
     sharded, cut = make_mlp(), make("shards")[1]
     shard(sharded)
     cut.harden()
@@ -167,7 +167,7 @@ def alone_in_company():
 
 
 def finalized_in_a_wrapper():
-    """What is left when a wrapped model is finalized and trained on."""
+    """Finalize a wrapped model, train on, and return what is left."""
     run, pruner = make("pruner", dtype=torch.float64)
     optimizer = make_optimizer(pruner)
     for parts in zip(*batches(torch.float64), strict=True):

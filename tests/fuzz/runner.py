@@ -23,7 +23,7 @@ Case = Callable[[random.Random], str]  # a random input; returns a word for what
 
 @dataclass
 class Outcome:
-    """What became of a run.
+    """Count how the inputs of a run ended.
 
     Attributes:
         words: how many inputs ended in which way.

@@ -15,7 +15,7 @@ SWIZZLE = {128: 7, 64: 3, 32: 1, 0: 0}  # row bytes -> bits of the address that 
 
 @dataclass(frozen=True)
 class TensorMap:
-    """What the host encodes for TMA: a (rows, columns) matrix and the box one copy moves. Bytes, innermost last."""
+    """Describe for TMA a (rows, columns) matrix and the box that one copy moves. Bytes, innermost last."""
 
     base: int
     rows: int

@@ -13,6 +13,7 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 from bench.codegen.compile import ClaimedDriver
+from smart_kernels.ops.common import forget
 
 from . import arithmetic, copies, memory, tensor_core  # noqa: F401  (they register the instructions)
 from .block import Block
@@ -134,11 +135,13 @@ def emulated(target: str, machine: Machine) -> Iterator[Machine]:
 
     before = driver._active
     driver.set_active(ClaimedDriver(target))
+    forget()
     try:
         with mock.patch.object(JITFunction, "run", run), mock.patch.object(Autotuner, "run", run_first):
             yield machine
     finally:
         driver._active = before
+        forget()
 
 
 def bind_call(function: JITFunction, args: tuple, kwargs: dict) -> dict:

@@ -46,6 +46,12 @@ def test_the_report_is_complete(run):
     assert Recipe(**report["recipe"]).to_dict() | {"temperature": [0.2, 1e-3]} == report["recipe"]
 
 
+@pytest.mark.parametrize("graph, said", [("auto", True), ("on", True), ("off", False)])
+def test_without_a_gpu_it_says_that_there_are_no_graphs(graph, said, run, capsys):
+    assert main(["prune", *TINY, "--graph", graph, "--out", str(run)]) == 2  # the directory is taken
+    assert ("do not come from CUDA graphs" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize(
     ("pruner", "pattern", "searched", "prepared"),
     [("gradual", "nm:2:4", True, 0), ("taylor", "channel", False, 4), ("oneshot", "block:16x16", False, 0)],
@@ -115,7 +121,7 @@ def test_a_finished_run_resumes_to_the_same_accuracy(run):
         (["--pattern", "nm:2:4", "--sparsity", "0.75"], "sparsity must be 0.5 for nm:2:4, got 0.75"),
         (["--sparsity", "0.9999"], "the budget must hold a tile of each"),
         (["--batch", "5000"], "batch must be at most the 898 training images"),
-        (["--data", "cifar"], "data must be digits, fashion or folder:PATH"),
+        (["--data", "cifar"], "data must be digits, fashion, folder:PATH"),
         (["--data", "folder:nowhere"], "must be a directory"),
         (["--data", "fashion", "--data-dir", "nowhere"], "apt-get install dataset-fashion-mnist"),
         (["--temperature", "0.1", "0.2"], "temperature must be two falling values above 0"),
@@ -168,11 +174,11 @@ def test_a_damaged_checkpoint(tmp_path, capsys):
 
 def test_run_without_a_run(tmp_path, capsys):
     assert main(["run", str(tmp_path)]) == 2
-    assert "must hold a finished `python -m smart_train prune`" in capsys.readouterr().err
+    assert "must hold a finished `smart-train prune`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["prune"], ["run"], ["demo"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
-    assert stop.value.code == 0 and "python -m smart_train" in capsys.readouterr().out
+    assert stop.value.code == 0 and "smart-train" in capsys.readouterr().out

@@ -119,5 +119,5 @@ def test_folders_that_cannot_be_read(tmp_path):
 
 
 def test_unknown_data():
-    with pytest.raises(ValueError, match="digits, fashion or folder:PATH, got 'cifar'"):
+    with pytest.raises(ValueError, match=r"digits, fashion, folder:PATH, PATH or package.module:function, got 'cifar'"):
         datasets.load("cifar")

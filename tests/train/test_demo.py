@@ -74,7 +74,7 @@ def test_the_demo_from_end_to_end_at_a_small_size(tmp_path, monkeypatch, capsys)
     assert code == (1 if "FAILED" in text else 0)
     assert text.count("| layer") == 2 and text.count("one-shot magnitude") == 2
     assert "fill the budget" not in text
-    assert f"python -m smart_train run {tmp_path}" in text
+    assert f"smart-train run {tmp_path}" in text
 
 
 def test_the_size_of_a_model_does_not_depend_on_its_memory_format():

@@ -8,11 +8,12 @@ from smart_train import SmartPruner
 from smart_train import data as datasets
 from smart_train.models import build
 from smart_train.run import training as training_module
+from smart_train.run.course import RAMP, Course, lr_factor
 from smart_train.run.evaluate import accuracy
 from smart_train.run.loop import fit
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
-from smart_train.run.training import RAMP, Course, Training, lr_factor
+from smart_train.run.training import Training
 
 TINY = {
     "pattern": "block:8x8",
@@ -87,14 +88,13 @@ def test_a_loss_that_is_not_finite_stops_the_training(digits, tmp_path):
         fit(Training(model, digits, recipe, Course(10)), tmp_path)
 
 
-def pruned(digits, cold):
+def pruned(digits, cold, **options):
     """A training whose kernels are still to be compiled, or are not."""
     torch.manual_seed(0)
     recipe = Recipe.for_model("cnn-tiny", **TINY)
     model = build("cnn-tiny", 1, 8, 10)
-    training = Training(
-        model, digits, recipe, Course(6), pruner=SmartPruner(model, parse(recipe.pattern), 0.75, search_steps=6)
-    )
+    pruner = SmartPruner(model, parse(recipe.pattern), 0.75, **{"search_steps": 6, **options})
+    training = Training(model, digits, recipe, Course(6), pruner=pruner)
     training.cold = cold
     return training
 
@@ -112,6 +112,16 @@ def test_kernels_are_compiled_before_the_first_forward(digits, tmp_path, monkeyp
         (True, [(32, 1, 8, 8)], 0)
     ]
     assert seen[0][2] == 1 and not training.cold and "compiling kernels" in capsys.readouterr().err
+
+
+def test_the_progress_bar_says_that_it_compiles_when_it_does(digits, monkeypatch):
+    """With dense steps first, that is long after the bar began."""
+    training, said = pruned(digits, cold=True, dense_steps=2, search_steps=4), []
+    training.before_compiling = lambda: said.append(training.step)
+    monkeypatch.setattr(training_module, "warmup", lambda model, shapes: said.append("warm"))
+    for _ in range(4):
+        training.advance()
+    assert said == [2, "warm"]
 
 
 def test_compiling_changes_nothing_of_the_training(digits, tmp_path):

@@ -11,6 +11,7 @@ from smart_kernels import NM, Block, Channel, compress_, fold_batchnorm_, mask_,
 from smart_train import PRUNERS, SmartPruner
 
 from .small_models import make_mlp
+from .test_pruners import CHANNELS
 
 STEP = {"search_steps": 6, "dense_steps": 1}
 
@@ -205,6 +206,13 @@ class Skipping(torch.optim.Adam):
             super().step()
 
 
+def test_batches_without_classes():
+    model = make_model()
+    pruner = PRUNERS["catro"](model, Channel(), 0.5, search_steps=1)
+    with pytest.raises(ValueError, match=r"the class of each input, integers, got 48 torch.float32 for \[6\] inputs"):
+        pruner.prepare([(torch.randn(6, 8),)], lambda x: model(x).sum())
+
+
 @pytest.mark.parametrize("name", PRUNERS)
 @pytest.mark.parametrize("optimizer_class", [torch.optim.Adam, torch.optim.SGD, Skipping])
 def test_nothing_is_said_of_a_right_loop(name, optimizer_class):
@@ -212,10 +220,12 @@ def test_nothing_is_said_of_a_right_loop(name, optimizer_class):
     model = make_model()
 
     def train():
-        pruner = PRUNERS[name](model, Block(4, 4), 0.5, search_steps=20, dense_steps=3)
+        pattern = Channel() if name in CHANNELS else Block(4, 4)
+        pruner = PRUNERS[name](model, pattern, 0.5, search_steps=20, dense_steps=3)
         optimizers = optimizer_class(pruner.weights(), 1e-2), optimizer_class(**pruner.param_group())
         average = torch.optim.swa_utils.AveragedModel(model)
-        pruner.prepare([(torch.randn(6, 8),)] * pruner.prepare_batches, lambda x: model(x).square().sum())
+        batches = [(torch.randn(6, 8), torch.arange(6) % 2)] * pruner.prepare_batches
+        pruner.prepare(batches, lambda x, classes: model(x).square().sum())
         for number in range(30):
             pruner.step()
             learn(model)

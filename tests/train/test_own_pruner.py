@@ -108,7 +108,7 @@ def test_options(tmp_path, capsys):
     assert main([*TINY, "--option", "lick=8", "--out", str(tmp_path / "other")]) == 2
     assert "options must be among luck of random, got {'lick': 8}" in capsys.readouterr().err
     assert main([*TINY, "--pruner", "smart", "--option", "warmup=0", "--out", str(tmp_path / "other")]) == 2
-    assert "options must be among none of smart, got {'warmup': 0}" in capsys.readouterr().err
+    assert "options must be among init, prepare_batches of smart, got {'warmup': 0}" in capsys.readouterr().err
     assert main([*TINY, "--option", "luck", "--out", str(tmp_path / "other")]) == 2
     assert "--option must be NAME=VALUE, got 'luck'" in capsys.readouterr().err
 

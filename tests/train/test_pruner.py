@@ -96,6 +96,7 @@ def test_report_counts_what_lives_and_what_hardening_would_change():
         "step": 0,
         "stage": "dense",
         "temperature": 0.0,
+        "init": "magnitude",
         "asked_sparsity": 0.75,
         "kept_sparsity": 0.0,
         "live": 1.0,

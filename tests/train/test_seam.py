@@ -1,4 +1,4 @@
-"""What the seam carries: methods that learn gates, go straight through, let weights back, or look at data first."""
+"""The seam carries methods that learn gates, go straight through, let weights back, or look at data first."""
 
 import pytest
 import torch

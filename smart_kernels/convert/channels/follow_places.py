@@ -32,7 +32,8 @@ def pad(follower, function, args, kwargs, outputs):
     """Add channels for what is padded on: they stay, and are zero where the padding is."""
     bound = inspect.signature(F.pad).bind(*args, **kwargs).arguments
     numbers, zero = follower.channels(bound["input"])
-    widths, constant = (list(bound["pad"]), bound.get("mode", "constant") == "constant")
+    widths = list(bound["pad"])
+    constant = bound.get("mode", "constant") == "constant"
     for dim in range(len(widths) // 2):
         if numbers.shape[-1 - dim] == 1:
             widths[2 * dim : 2 * dim + 2] = 0, 0
@@ -46,7 +47,8 @@ def reduce(follower, function, args, kwargs, outputs):
     """Drop dimensions that hold the same channels."""
     name = function.__name__.strip("_").removeprefix("linalg_")
     rest = args[2:] if name in NORMS else args[1:]
-    x, dims = (first(args, kwargs), kwargs.get("dim", rest[0] if rest else None))
+    x = first(args, kwargs)
+    dims = kwargs.get("dim", rest[0] if rest else None)
     if isinstance(dims, Tensor) or "other" in kwargs:
         return elementwise(follower, function, args, kwargs, outputs)
     numbers, zero = follower.channels(x)

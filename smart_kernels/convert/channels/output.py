@@ -1,4 +1,4 @@
-"""What goes into a model and comes out, as tensors."""
+"""Find the tensors in a model's inputs and outputs."""
 
 from torch import Tensor
 from torch.utils._pytree import tree_map

@@ -1,4 +1,4 @@
-"""What is known of the channels of a model and of its tensors while it runs; rules write it. See ``follow.py``."""
+"""Record the channels of a model and of its tensors while it runs; rules write it. See ``follow.py``."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from .ties import STAYS, Channels, Ties, constant
 
 
 class Record:
-    """What is known of the channels of a model.
+    """Hold all that is known of a model's channels.
 
     Attributes:
         ties: which numbers are tied.

@@ -1,10 +1,12 @@
 """From a pruned model to a fast one: ``compress_``, its settings, its report, and warming the result up."""
 
+from .alike import problem_of
+from .candidates import dense_of, timed, tried
 from .compress import compress_
-from .explain import explaining_groups
+from .explain import explaining_groups, explaining_tile, zeros_of
 from .report import LayerReport, Report
-from .select import PLAIN
 from .settings import BACKENDS, DENSE, Settings
+from .usable import PLAIN
 from .warmup import warmup
 
 __all__ = [
@@ -15,6 +17,12 @@ __all__ = [
     "Report",
     "Settings",
     "compress_",
+    "dense_of",
     "explaining_groups",
+    "explaining_tile",
+    "problem_of",
+    "timed",
+    "tried",
     "warmup",
+    "zeros_of",
 ]

@@ -9,8 +9,8 @@ from smart_kernels.convert.measure import Cost, cost, time_models
 from smart_kernels.convert.modules import Outputs, Snapshot, switch_fast_paths_
 
 from .report import LayerReport
-from .select import PLAIN
 from .settings import Settings
+from .usable import PLAIN
 
 
 def keep_what_agrees_(

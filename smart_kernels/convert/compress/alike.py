@@ -68,12 +68,17 @@ class Memory:
         return next((layer for layer in self.measured if layer.like.covers(like)), None)
 
 
-def likeness(layer: nn.Linear | nn.Conv2d, zeros: Zeros, x: Tensor) -> Likeness:
-    """Say what the times of a plain layer with such zeros depend on, on the input x."""
+def problem_of(layer: nn.Linear | nn.Conv2d, x: Tensor) -> tuple:
+    """Say in plain values what the times of a layer without zeros depend on, on the input x."""
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
     geometry = tuple(getattr(layer, name, None) for name in names)
-    tensors = tuple((t.shape, t.stride(), t.dtype, t.device) for t in (layer.weight, x))
-    exactly = (type(layer), geometry, layer.bias is None, tensors, zeros.taps, zeros.tile, zeros.groups)
+    tensors = tuple((tuple(t.shape), t.stride(), str(t.dtype), str(t.device)) for t in (layer.weight, x))
+    return type(layer).__name__, geometry, layer.bias is None, *tensors
+
+
+def likeness(layer: nn.Linear | nn.Conv2d, zeros: Zeros, x: Tensor) -> Likeness:
+    """Say what the times of a plain layer with such zeros depend on, on the input x."""
+    exactly = (*problem_of(layer, x), zeros.taps, zeros.tile, zeros.groups)
     live = _live(zeros)
     rows = live.float().mean(1)
     quartiles = torch.quantile(rows, rows.new_tensor(QUARTILES))

@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import (
@@ -25,10 +26,11 @@ from smart_kernels.nn import Masked, Sparse
 
 from .agreeing import keep_what_agrees_
 from .alike import Memory
+from .candidates import lacking
 from .explain import zeros_of
 from .original import Original
 from .report import Report
-from .select import Selected, lacking, select
+from .select import Selected, select
 from .settings import Settings
 from .whole import settle_
 
@@ -68,7 +70,9 @@ def compress_(
         backends: names out of ``BACKENDS``; default all.
         policy: ``"speed"``, or ``"size"`` to keep sparse storage where it loses, too.
         seconds: how long at most to repeat the comparison of one layer while its ratios have not settled.
-        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each.
+        cuda_graph: the model will run in a CUDA graph: dense and sparse are timed in one each. To capture it, call
+            ``warmup(model, [x.shape])``, then ``with torch.no_grad(), torch.cuda.graph(graph): y = model(x)``, and for
+            each input ``x.copy_(...)`` and ``graph.replay()``; x and y stay the same tensors.
 
     Returns:
         The choice and its numbers per layer; ``print`` shows a table.
@@ -130,7 +134,7 @@ def _select(
     selected: dict[tuple[str, ...], Selected] = {}
     absent: dict[str, None] = {}
     memory = Memory()
-    for layers in groups.values():
+    for layers in tqdm(groups.values(), "compress_", unit="layer", disable=None, leave=False):  # on terminals only
         shared = dict(sorted(layers.items(), key=lambda item: item[1] not in inputs))  # the first is measured
         first = next(iter(shared.values()))
         zeros = zeros_of(first, settings.pattern)

@@ -1,22 +1,20 @@
 """One layer: everything it could run as, measured, and the winner."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.measure import Choice, Times, choose, pair_ratio, timing
-from smart_kernels.formats import FORMATS, Format, Zeros
-from smart_kernels.nn import geometry, sparse_layer, weight_shape
+from smart_kernels.convert.measure import Choice, Times, choose, pair_ratio
+from smart_kernels.formats import Format, Zeros
+from smart_kernels.nn import weight_shape
 
 from .alike import Likeness, Measured, Memory, likeness
+from .candidates import Layer, candidates, dense_of, name_of, timed, tried
 from .report import LayerReport
 from .settings import Settings
 from .usable import PLAIN, usable
-
-Layer = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -73,18 +71,12 @@ def select(
 
 
 def _measure(subject: Subject, settings: Settings, memory: Memory) -> Selected:
-    # outside of inference mode: what is built here trains later
-    modules = candidates(subject.layers, subject.zeros, settings.tried)
-    dense = tuple(label for label in modules if FORMATS[name_of(label)].dense)
-    with torch.inference_mode():
-        modules, notes = usable(modules, subject.x, settings.cuda_graph)
-        calls = {label: partial(module, subject.x) for label, module in modules.items()}
-        times = {}
-        if len(calls) > 1:
-            times = timing.time_in_turns(calls, dense, subject.x.device, settings.seconds, settings.cuda_graph)
+    modules, notes = tried(subject.layers, subject.zeros, subject.x, settings)
     report = _noted(subject.report, *notes)
-    if not times:
+    if len(modules) == 1:
         return _alone(report)
+    times = timed(modules, subject.x, settings)
+    dense = dense_of(modules)
     choice = choose(times, dense, settings.policy)
     memory.add(Measured(report.name, subject.like, times, choice), dense)
     return _selected(report, times, choice, modules)
@@ -108,59 +100,6 @@ def _noted(report: LayerReport, *notes: str) -> LayerReport:
 def _selected(report: LayerReport, times: Times, choice: Choice, modules: dict[str, nn.Module]) -> Selected:
     labels = (choice.name, choice.baseline, PLAIN)
     return Selected(*(_outcome(report, times, label, choice.baseline, modules[label]) for label in labels))
-
-
-def candidates(
-    layers: list[Layer], zeros: Zeros, backends: tuple[str, ...], wanted: set[str] | None = None
-) -> dict[str, nn.Module]:
-    """Build what a layer could run as, by label; what a format refuses is left out.
-
-    Args:
-        layers: plain ones that share a weight. The first is the candidate ``PLAIN``, and the only one where one of them
-            has a geometry that no sparse layer has.
-        zeros: the weight.
-        backends: names of formats.
-        wanted: labels of those to build; None for all.
-    """
-    layer = layers[0]
-    found: dict[str, nn.Module] = {PLAIN: layer}
-    if not all(map(_has_sparse_form, layers)):
-        return found
-    for format in map(FORMATS.__getitem__, backends):
-        for label, options in format.candidates(zeros):
-            if wanted is not None and label not in wanted:
-                continue
-            try:
-                found[label] = sparse_layer(layer, format.from_zeros(zeros, **options))
-            except ValueError:
-                continue
-    return found
-
-
-def _has_sparse_form(layer: Layer) -> bool:
-    """Return whether a sparse layer can have the geometry of this one."""
-    if isinstance(layer, nn.Conv2d):
-        try:
-            geometry(layer)
-        except ValueError:
-            return False
-    return True
-
-
-def name_of(label: str) -> str:
-    """Return the format of a candidate."""
-    return label.split()[0]
-
-
-def lacking(zeros: Zeros, backends: tuple[str, ...]) -> list[str]:
-    """Return a line for each reason why the device cannot run a variant that the layer could gain from."""
-    device = zeros.weight.device
-    dtype = zeros.weight.dtype
-    lines = []
-    for format in map(FORMATS.__getitem__, backends):
-        for options in ({}, *(options for _, options in format.candidates(zeros))):
-            lines.append(format.lacking(device, dtype, **options))
-    return [line for line in lines if line]
 
 
 def _alone(report: LayerReport) -> Selected:

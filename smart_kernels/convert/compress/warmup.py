@@ -21,7 +21,9 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
     that is still masked the backward is run, too, as one step of training will; call it under the autocast of the
     training, after the pruner's first step. Gradients and modes stay as they are, no statistics are updated.
 
-    Tuning times kernels, which a CUDA graph cannot capture: call this before. Triton keeps what it finds in its cache.
+    Tuning times kernels, which a CUDA graph cannot capture: call this before, with the shape that is captured and under
+    the same autocast. Triton keeps what it finds in its cache. A training step needs its optimizer's state, too: take
+    three steps before one is captured.
 
     Args:
         model: compressed or masked, on its device.
@@ -43,7 +45,10 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
 
 
 class Uncomputed(TorchDispatchMode):
-    """While kernels are compiled instead of launched, what an operator has not computed is 0, not what memory held."""
+    """While kernels are compiled instead of launched, what an operator has not computed is 0, not what memory held.
+
+    torch hands the mode on to the threads of a backward, whose launches are compiled, too.
+    """
 
     def __init__(self, compiler: Compiler):
         super().__init__()
@@ -51,7 +56,8 @@ class Uncomputed(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         before = self.compiler.submitted
-        result = func(*args, **(kwargs or {}))
+        with self.compiler.taking():
+            result = func(*args, **(kwargs or {}))
         if self.compiler.submitted > before:
             for tensor in filter(torch.is_tensor, tree_leaves(result)):
                 tensor.zero_()

@@ -11,14 +11,13 @@ from statistics import median
 import torch
 
 from .choice import Times, pair_ratio
+from .effort import FULL, Effort
 
-PAIRS = 30  # fewest interleaved rounds behind a choice
 STEADY = 0.05  # spread below which more rounds are not needed
 SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
 SHORTEST_S = 1e-7  # what a clock says of less than it can see
 MOST_REPEATS = 1000  # calls in one graph
 WARM_S = 4e-3  # untimed calls in front of a sample: time to read what a cache holds
-FINALISTS = 2  # sparse candidates that get the full number of rounds
 
 Call = Callable[[], object]
 Sample = Callable[[], Callable[[], float]]  # runs; what it returns waits for the device and gives the seconds per call
@@ -49,10 +48,11 @@ def time_in_turns(
     seconds: float,
     cuda_graph: bool = False,
     clock: Clock | None = None,
+    effort: Effort = FULL,
 ) -> Times:
     """Time the candidates in turn.
 
-    All get a few rounds; the dense ones and the fastest sparse ones then get at least 30, and more, for up to
+    All get a few rounds; the dense ones and the fastest sparse ones then get more of them, and still more, for up to
     ``seconds``, while their ratios have not settled.
 
     Args:
@@ -62,16 +62,18 @@ def time_in_turns(
         seconds: for more rounds.
         cuda_graph: time replays of CUDA graphs, which leave out what a launch costs the host.
         clock: to time with; default: that of the device.
+        effort: how many rounds these are.
 
     Returns:
         candidate -> seconds per call of each round.
     """
     clock = clock or clock_of(device, cuda_graph)
     samples = {name: sampling(call, clock) for name, call in candidates.items()}
-    trial = _rounds(samples, 5)
-    sparse = sorted((name for name in trial if name not in dense), key=lambda name: median(trial[name]))[:FINALISTS]
+    trial = _rounds(samples, effort.trial)
+    sparse = sorted((name for name in trial if name not in dense), key=lambda name: median(trial[name]))
+    sparse = sparse[: effort.finalists]
     final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
-    times = _rounds(final, PAIRS)
+    times = _rounds(final, effort.pairs)
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline and not _settled(times):
         for name, more in _rounds(final, 10).items():

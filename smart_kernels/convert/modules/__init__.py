@@ -6,13 +6,13 @@ from .before import Outputs
 from .fast_path import switch_fast_paths_
 from .fold import Folded, fold_batchnorm_, fold_proven_, refold_, unfoldable
 from .followers import following_batchnorms
-from .graph import call, device_of, evaluating, inputs_of, users_of_weights
+from .graph import call, device_of, evaluating, inputs_of, users_of_weights, watch_calls
 from .outputs import tensors_in
 from .plain import BATCHNORMS, LAYERS, left_alone, plain_batchnorm, why_not_plain
 from .pruned import bake_torch_masks_
 from .shards import check_model, check_whole
 from .swap import swap_
-from .transaction import Snapshot, whole_or_not_at_all
+from .transaction import Snapshot, lent, whole_or_not_at_all
 from .twin import twin
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "following_batchnorms",
     "inputs_of",
     "left_alone",
+    "lent",
     "plain_batchnorm",
     "refold_",
     "split_attention_",
@@ -42,6 +43,7 @@ __all__ = [
     "twin",
     "unfoldable",
     "users_of_weights",
+    "watch_calls",
     "whole_or_not_at_all",
     "why_not_plain",
 ]

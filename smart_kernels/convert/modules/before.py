@@ -14,7 +14,7 @@ from .outputs import tensors_in
 
 
 class Outputs:
-    """What a model returned for an example, to be held against what it returns later.
+    """Keep a model's outputs for an example, to be held against its later ones.
 
     Args:
         model: run twice in eval mode, without gradients, every random number drawn from the same seed.

@@ -71,7 +71,7 @@ def _on_every_path(model: nn.Module, defaults: dict) -> Pairs | None:
 
 
 class _Path:
-    """What one way through a forward says.
+    """Describe one way through a forward.
 
     Args:
         model: that was traced.

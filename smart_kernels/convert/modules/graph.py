@@ -1,6 +1,6 @@
 """Who uses a weight, and running a model to find out what its layers get."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -61,12 +61,23 @@ def inputs_of(model: nn.Module, layers: list[nn.Module], example_input) -> dict[
     """Return the largest input that each layer gets in one forward."""
     inputs: dict[nn.Module, Tensor] = {}
 
-    def keep(module, args, kwargs):
-        x = input_of(args, kwargs)
+    def keep(module: nn.Module, x: Tensor) -> None:
         if module not in inputs or x.numel() > inputs[module].numel():
             inputs[module] = x.detach().clone()
 
-    hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
+    watch_calls(model, layers, example_input, keep)
+    return inputs
+
+
+def watch_calls(
+    model: nn.Module, layers: list[nn.Module], example_input, see: Callable[[nn.Module, Tensor], None]
+) -> None:
+    """Run one forward in eval mode and show each call of the layers, with its input, before it happens."""
+
+    def hook(module, args, kwargs):
+        see(module, input_of(args, kwargs))
+
+    hooks = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without calling the layers
     try:
@@ -74,6 +85,5 @@ def inputs_of(model: nn.Module, layers: list[nn.Module], example_input) -> dict[
             call(model, example_input)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
-    return inputs
+        for each in hooks:
+            each.remove()

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 
 class Snapshot:
-    """What a model was at one moment, without copies of its tensors.
+    """Remember a model as it is at one moment, without copies of its tensors.
 
     Remembered are, for each module, its class, attributes, parameters, buffers, submodules and hooks, all as the same
     objects; for each parameter, buffer and gradient, the memory that holds its values, and ``requires_grad``. Whoever
@@ -69,6 +69,16 @@ def whole_or_not_at_all(model: nn.Module) -> Iterator[Snapshot]:
     except BaseException:
         before.restore()
         raise
+
+
+@contextmanager
+def lent(model: nn.Module) -> Iterator[nn.Module]:
+    """Make ``model`` what it was in the end, whatever the block makes of it by replacing tensors and modules."""
+    before = Snapshot(model)
+    try:
+        yield model
+    finally:
+        before.restore()
 
 
 def _contents(module: nn.Module) -> list[tuple]:

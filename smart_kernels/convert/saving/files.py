@@ -37,7 +37,8 @@ def write(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
     """
     path.mkdir(parents=True, exist_ok=True)
     _check_ours(path)
-    half, following = path / HALF, path / NEXT
+    half = path / HALF
+    following = path / NEXT
     try:
         save_file(tensors, half, {"format": "pt", MARK: str(VERSION)})
         following.write_text(json.dumps(config | {"tensors": _digest(half)}, indent=2) + "\n")
@@ -117,7 +118,8 @@ def _metadata(header: dict) -> dict:
 
 def _check_ours(path: Path) -> None:
     """Raise ValueError unless each file that will be replaced is one of ours."""
-    config, tensors = path / CONFIG, path / TENSORS
+    config = path / CONFIG
+    tensors = path / TENSORS
     written = _parsed(config)
     if config.exists() and not _is_config(written):
         raise _foreign(config)

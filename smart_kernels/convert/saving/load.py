@@ -1,6 +1,7 @@
 """From the files of a saved model to one that runs as it was chosen to."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -49,8 +50,26 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             return compress_(model, example_input, **Settings.arguments(report.settings, device_of(model)))
         if any(isinstance(module, nn.Conv2d) for module in model.modules()):
             model.to(memory_format=torch.channels_last)
-        swap_(model, {old: new for row in report.rows for old, new in _as_chosen(model, row).items()})
+        run_as_chosen_(model, report)
     return report
+
+
+def run_as_chosen_(model: nn.Module, report: Report) -> None:
+    """Make the layers of a dense model with zeros what a report has chosen, as far as the device has it."""
+    swap_(model, {old: new for row in report.rows for old, new in _as_chosen(model, row).items()})
+
+
+def shape_(model: nn.Module, config: dict, keys: Iterable[str]) -> None:
+    """Give a fresh dense model the structure of a saved one.
+
+    Args:
+        config: of the saved one.
+        keys: names of its tensors.
+    """
+    split_attention(model, config["split_attention"])
+    fit_(model, config.get("slimmed", {}))
+    biases = {key.removesuffix(".bias") for key in (*keys, *config["tied"]) if key.endswith(".bias")}
+    refold_(model, config.get("folded", []), biases)
 
 
 def _rechooses(model: nn.Module, report: Report, example_input, rechoose: bool | None) -> bool:
@@ -82,10 +101,7 @@ def _strange(row: LayerReport, error: TypeError) -> ValueError:
 
 def _fill(model: nn.Module, config: dict, tensors: dict[str, Tensor]) -> None:
     """Make the fresh model dense with the structure and the tensors of the saved one."""
-    split_attention(model, config["split_attention"])
-    fit_(model, config.get("slimmed", {}))
-    biases = {key.removesuffix(".bias") for key in (*tensors, *config["tied"]) if key.endswith(".bias")}
-    refold_(model, config.get("folded", []), biases)
+    shape_(model, config, tensors)
     fill(model, config, tensors)
 
 

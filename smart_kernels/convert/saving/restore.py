@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.compress import Report, Settings
+from smart_kernels.convert.compress import LayerReport, Report, Settings
 from smart_kernels.convert.modules import LAYERS, switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
 from smart_kernels.nn import Pieces, SplitAttention, split_, weight_shape
@@ -70,12 +70,13 @@ def _entry(layers: dict, row: dict) -> dict:
 
 def _weights(model: nn.Module, row: dict, entry: dict, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take the stored tensors of a layer out of ``state``; return its weight under all of its names."""
-    name, form = row["name"], FORMATS[entry["stored"]]
+    name = row["name"]
+    form = FORMATS[entry["stored"]]
     layers = [checked(submodule(model, each), each, row["shape"]) for each in (name, *entry["shared"])]
     keys = [f"{name}.{key}" for key in form.saves]
     if absent := [key for key in keys if key not in state]:
         raise ValueError(f"layer {name} is stored as {entry['stored']} and needs {absent}")
-    weight = _kernel(_dense(form, [state.pop(key) for key in keys], row), layers[0])
+    weight = dense_kernel(form, [state.pop(key) for key in keys], LayerReport.from_dict(row), layers[0])
     names = [each for each, module in model.named_modules(remove_duplicate=False) if module in layers]
     return dict.fromkeys([f"{each}.weight" for each in names], weight)
 
@@ -110,15 +111,17 @@ def checked(layer: nn.Module, name: str, shape: Sequence[int]) -> nn.Module:
     return layer
 
 
-def _dense(form: type[Format], tensors: list[Tensor], row: dict) -> Tensor:
-    N, taps, C = row["shape"]
+def dense_kernel(form: type[Format], tensors: list[Tensor], row: LayerReport, layer: nn.Module) -> Tensor:
+    """Return the dense weight of a plain layer from the tensors that ``form`` saves.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    N, taps, C = row.shape
     try:
-        return form.from_saved(tensors, (N, taps * C), taps).to_dense().detach()
+        weight = form.from_saved(tensors, (N, taps * C), taps).to_dense().detach()
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
-        raise ValueError(f"layer {row['name']} is damaged: {error}") from error
-
-
-def _kernel(weight: Tensor, layer: nn.Module) -> Tensor:
+        raise ValueError(f"layer {row.name} is damaged: {error}") from error
     if weight.dim() == layer.weight.dim():
         return weight
     return weight.unflatten(1, (*layer.kernel_size, -1)).permute(0, 3, 1, 2)

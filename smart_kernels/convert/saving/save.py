@@ -29,6 +29,15 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         ValueError: the report is that of another model, or the directory holds files of such names that somebody else
             wrote, Hugging Face for one.
     """
+    write(Path(directory), *gathered(model, report))
+
+
+def gathered(model: nn.Module, report: Report) -> tuple[dict, dict[str, Tensor]]:
+    """Return what ``config.json`` says of a compressed model, and its tensors, on the CPU.
+
+    Raises:
+        ValueError: the report is that of another model.
+    """
     layers: dict[str, dict] = {}
     tensors: dict[str, Tensor] = {}
     for row in report.rows:
@@ -47,8 +56,7 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in {**rest, **tensors}.items()}
-    write(Path(directory), config, tensors)
+    return config, {key: tensor.detach().cpu().contiguous() for key, tensor in {**rest, **tensors}.items()}
 
 
 def _smallest(layer: nn.Linear | nn.Conv2d, row: LayerReport) -> Format:

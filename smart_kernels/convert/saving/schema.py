@@ -1,4 +1,4 @@
-"""What ``config.json`` may hold: every entry has its place and its type, and there are no others."""
+"""Check ``config.json``: every entry has its place and its type, and there are no others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -52,7 +52,11 @@ def worth_trying(configs, args, **kwargs):
     exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
     found = [c for c in configs if c.kwargs["TMA"] <= kwargs["TMA_FITS"] and (exact or c is not EXACT)]
     found = fit_for_fp8(found) if scaled else found
-    return fitting(found, args, kwargs, sums=128 >> (args["residual_ptr"] is not None) + scaled)
+    found = fitting(found, args, kwargs, sums=128 >> (args["residual_ptr"] is not None) + scaled)
+    if kwargs["STRIDE_WK"] == 1 or kwargs["BLOCK_K"] <= 64 or wgmma():
+        return found
+    # W is transposed on its way: 128 rows of four warps have no registers for a step as deep as this
+    return [c for c in found if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)] or found[:1]
 
 
 def fit_for_fp8(configs):

@@ -1,79 +1,23 @@
 """How a launch configuration is chosen: compiled side by side, timed as a model launches it."""
 
-import contextlib
-import contextvars
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
-import triton
 from triton.runtime import driver
 from triton.runtime.autotuner import Autotuner
+
+from .side_by_side import HERE, Compiler
 
 GRAPH_MS = 1.0  # of launches in the graph that times a configuration
 MOST_LAUNCHES = 200  # in it: each costs the host 20 us and more
 REPLAYS = 10
-
-
-class Compiler:
-    """Compiles side by side in threads while the caller goes on.
-
-    Most of the time goes into LLVM and ptxas, which run without Python's lock. What does not compile is left to the
-    launch, which says why.
-
-    Args:
-        workers: threads; default: a few more than there are processors.
-
-    Attributes:
-        submitted: launches that were compiled instead.
-    """
-
-    def __init__(self, workers: int | None = None):
-        self.submitted = 0
-        self._pool = ThreadPoolExecutor(workers, "compile")
-        self._mode = triton.AsyncCompileMode(self._pool, ignore_errors=True)
-        self._context = contextvars.Context()  # for all threads: the backward of torch has its own
-        self._context.run(self._mode.__enter__)
-        self._one_at_a_time = threading.Lock()
-
-    def submit(self, kernel, args: tuple, kwargs: dict, configs: list[triton.Config]) -> None:
-        """Compile a kernel for the arguments of a launch, in each of the configurations, unless that is under way."""
-        with self._one_at_a_time:
-            self.submitted += 1
-            for config in configs:
-                settings = kwargs | config.all_kwargs() | {"warmup": True}
-                self._context.run(kernel.run, *args, **settings)
-
-    def finish(self) -> None:
-        """Wait for everything."""
-        with self._pool:
-            self._context.run(self._mode.__exit__, None, None, None)
-
-
-COMPILERS: list[Compiler] = []  # the last one takes what is launched
-
-
-@contextlib.contextmanager
-def compiling(workers: int | None = None) -> Iterator[Compiler]:
-    """Compile tuned kernels instead of launching them: when the block ends all that it launched is ready.
-
-    What they would have written is not: only values follow from tuned kernels, never places, so nothing goes astray.
-    Other kernels are launched, and so are those with a single configuration, whose results somebody may keep. Nothing
-    changes in the interpreter.
-    """
-    compiler = Compiler(workers)
-    if not triton.knobs.runtime.interpret:
-        COMPILERS.append(compiler)
-    try:
-        yield compiler
-    finally:
-        if compiler in COMPILERS:
-            COMPILERS.remove(compiler)
-        compiler.finish()
+TUNING = threading.RLock()  # a tuner holds the arguments of one call, and two that time at once disturb each other
 
 
 class Tuned(Autotuner):
     """``triton.autotune``'s tuner, which compiles the configurations of a problem side by side before it times them.
+
+    Several threads may launch; what was found on one kind of GPU is not used on another.
 
     Args:
         kernel: what is tuned.
@@ -94,12 +38,25 @@ class Tuned(Autotuner):
         self.runnable = runnable
         self._call: tuple[tuple, dict] | None = None
 
+    @property
+    def cache(self) -> dict:
+        """What was found on GPUs of the current kind: a configuration for each key."""
+        return self._found.setdefault(driver.active.get_current_target(), {})
+
+    @cache.setter
+    def cache(self, found: dict) -> None:
+        self._found: dict = {}  # nobody but Triton's constructor sets it, to an empty one
+
     def run(self, *args, **kwargs):
-        if COMPILERS and len(self.configs) > 1:
+        with TUNING:
+            return self._run(args, kwargs)
+
+    def _run(self, args: tuple, kwargs: dict):
+        if HERE.compiler is not None and len(self.configs) > 1:
             self.nargs = dict(zip(self.arg_names, args, strict=False))
             configs = self.prune_configs(kwargs)
             self.nargs = None
-            return COMPILERS[-1].submit(self.fn, args, kwargs, configs)
+            return HERE.compiler.submit(self.fn, args, kwargs, configs)
         self._call = args, kwargs
         try:
             return super().run(*args, **kwargs)
@@ -107,11 +64,15 @@ class Tuned(Autotuner):
             self._call = None  # keeps no tensor alive
 
     def check_disk_cache(self, tuning_key, configs, bench_fn):
-        """Return whether Triton's cache knows the winner; otherwise compile all and time them."""
+        """Return whether Triton's cache knows the winner; otherwise compile all and time them.
 
+        Raises:
+            RuntimeError: a CUDA graph is captured, which cannot hold what times them.
+        """
         call = self._call
 
         def compile_and_time():
+            refuse_capture(self.base_fn.__name__)
             if call is not None:
                 compiler = Compiler()
                 compiler.submit(self.fn, *call, configs)
@@ -119,6 +80,15 @@ class Tuned(Autotuner):
             bench_fn()
 
         return super().check_disk_cache(tuning_key, configs, compile_and_time)
+
+
+def refuse_capture(name: str) -> None:
+    """Raise ``RuntimeError`` while the current stream is captured: what follows would end the capture unexplained."""
+    interface = getattr(driver.active, "get_device_interface", None)
+    if interface is not None and interface().is_current_stream_capturing():
+        raise RuntimeError(
+            f"{name} must be tuned before a CUDA graph is captured, got a capture: call warmup, or the model, before"
+        )
 
 
 def time_launches(call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:

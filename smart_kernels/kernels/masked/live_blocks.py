@@ -17,7 +17,7 @@ from smart_kernels.kernels.common.blocks import block_limit, block_start
 
 
 @triton.jit
-def block_span(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+def block_span(i, size, STRIDE, PARTS, BLOCK: tl.constexpr, EVEN: tl.constexpr):
     """Return the elements of block i, and which of them belong to it; EVEN: all, known while compiling."""
     offs = block_start(i, STRIDE, PARTS, BLOCK) + tl.arange(0, BLOCK)
     inside = tl.full((BLOCK,), 1, tl.int1) if EVEN else offs < block_limit(i, size, STRIDE, PARTS)
@@ -25,8 +25,7 @@ def block_span(i, size, STRIDE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
-def element_tiles(i, TILE: tl.constexpr, TILES: tl.constexpr, STRIDE: tl.constexpr, PARTS: tl.constexpr,
-                  BLOCK: tl.constexpr):
+def element_tiles(i, TILE, TILES: tl.constexpr, STRIDE, PARTS, BLOCK: tl.constexpr):
     """Return the tile of each element of block i; a single entry, to be broadcast, where all share one."""
     start = block_start(i, STRIDE, PARTS, BLOCK)
     if TILES == 1:
@@ -63,6 +62,42 @@ def is_live(mask, eps):
 
 
 @triton.jit
+def list_line(
+    # tensors of the layer; slots may be None
+    mask_ptr, threshold_ptr, temperature_ptr, start_ptr, end_ptr, cols_ptr, slots_ptr,
+    # the line, how many blocks it has, how many entries it owns, slots from one line and one block to the next
+    line, count, room, slot_line, slot_block,
+    # sizes, tiles per group, strides: along the lines, along the blocks of a line
+    A, B, group_a, group_b, stride_maska, stride_maskb, stride_ta, stride_tb,
+    eps,
+    TILE_A, TILES_A: tl.constexpr, STRIDE_A, PARTS_A, BLOCK_A: tl.constexpr,
+    TILE_B, TILES_B: tl.constexpr, STRIDE_B, PARTS_B, BLOCK_B: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """List the live blocks of one line of blocks, a row or a column, in order; CHUNK of them are looked at together."""
+    # the first element of each tile of the block
+    offs_a = block_start(line, STRIDE_A, PARTS_A, BLOCK_A) + tl.arange(0, TILES_A) * TILE_A
+    own = line.to(tl.int64) * room
+    length = 0
+    for first in range(0, count, CHUNK):
+        i = tl.arange(0, CHUNK * TILES_B)
+        offs_b = block_start(first + i // TILES_B, STRIDE_B, PARTS_B, BLOCK_B) + i % TILES_B * TILE_B
+        inside = (offs_a < A)[:, None] & (offs_b < B)[None, :]
+        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, offs_a // TILE_A, offs_b // TILE_B, inside,
+                         stride_maska, stride_maskb, stride_ta, stride_tb, group_a, group_b)
+        live = tl.max((inside & is_live(mask, eps)).to(tl.int32), axis=0)
+        live = tl.max(tl.reshape(live, (CHUNK, TILES_B)), axis=1)
+        block = first + tl.arange(0, CHUNK)
+        place = own + length + tl.cumsum(live, axis=0) - live
+        tl.store(cols_ptr + place, block, mask=live != 0)
+        if slots_ptr is not None:
+            tl.store(slots_ptr + place, line * slot_line + block * slot_block, mask=live != 0)
+        length += tl.sum(live)
+    tl.store(start_ptr + line, own)
+    tl.store(end_ptr + line, own + length)
+
+
+@triton.jit
 def live_blocks_kernel(
     # tensors: inputs, then outputs
     mask_ptr, threshold_ptr, temperature_ptr, start_ptr, end_ptr, cols_ptr,
@@ -77,22 +112,10 @@ def live_blocks_kernel(
     TILE_K: tl.constexpr, TILES_K: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOCK_K: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """List the live blocks of one block row, in order; CHUNK block columns are looked at together."""
-    row = tl.program_id(0)
-    # the first element of each tile of the block
-    offs_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N) + tl.arange(0, TILES_N) * TILE_N
-    count = 0
-    for first in range(0, C, CHUNK):
-        i = tl.arange(0, CHUNK * TILES_K)
-        offs_k = block_start(first + i // TILES_K, STRIDE_K, PARTS_K, BLOCK_K) + i % TILES_K * TILE_K
-        inside = (offs_n < N)[:, None] & (offs_k < K)[None, :]
-        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, offs_n // TILE_N, offs_k // TILE_K, inside,
-                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
-        live = tl.max((inside & is_live(mask, eps)).to(tl.int32), axis=0)
-        live = tl.max(tl.reshape(live, (CHUNK, TILES_K)), axis=1)
-        col = first + tl.arange(0, CHUNK)
-        pos = count + tl.cumsum(live, axis=0) - live
-        tl.store(cols_ptr + row.to(tl.int64) * C + pos, col, mask=live != 0)
-        count += tl.sum(live)
-    tl.store(start_ptr + row, row * C)
-    tl.store(end_ptr + row, row * C + count)
+    """List the live blocks of one block row."""
+    list_line(
+        mask_ptr, threshold_ptr, temperature_ptr, start_ptr, end_ptr, cols_ptr, None,
+        tl.program_id(0), C, C, 0, 0,
+        N, K, group_n, group_k, stride_maskn, stride_maskk, stride_tn, stride_tk, eps,
+        TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K, CHUNK,
+    )

@@ -1,32 +1,33 @@
 """Soft top-k of large groups: many programs per group, one launch per pass, no host in between.
 
-    range            pass 0 (4)     pass 1 (4)      pass 2 (16)      ...    pass 11 (16)     mask
-    min, max, cost   |..N|..|..|    |..|N.|..|..|   |16 parts     |         |           |    sigmoid
-         \\__ partials __/\\_ partials _/
+    range            pass 0 (4)     pass 1 (4)      pass 2 (16)      finish           mask
+    min, max, cost   |..N|..|..|    |..|N.|..|..|   |16 parts     |  Newton, one      sigmoid
+         \\__ partials __/\\_ partials _/\\__ partials __/  program a group
 
 A pass sums over its part of the group at CANDIDATES thresholds: Newton's, and those that cut the bracket in CANDIDATES
 equal parts. The next launch starts by adding up the partials, every program for itself and in the same order, and goes
 on with the part that holds the root. Once a group is done its later passes return at once, so the number of launches
-is fixed while the work follows the data: with a good start two passes of 4 candidates work.
-
-Guarantee, whatever the data: 2 passes of 2 bits and 10 of 4 narrow the bracket by 2^-44. Within temperature / 16 of the
-root two passes of Newton are enough, so scores may span 2^32 temperatures: 4000 at 1e-6, 4e6 at 1e-3.
+is fixed while the work follows the data: with a good start two passes of 4 candidates work. What they leave open, the
+first solve or scores that span many temperatures, one program per group solves to the end.
 """
 
 import triton
 import triton.language as tl
 
-from .soft_topk import INF, NEAR, bracket, free_cost, mask_sums, newton_step, pinned_cost, soft_mask, split
+from .small import NEWTON, STEPS
+from .soft_topk import INF, NEAR, bracket, free_cost, mask_sums, newton_step, pinned_cost, soft_mask, span, split
 
 SLOTS = tl.constexpr(16)  # candidates a row of partials has room for: SLOTS sums, then SLOTS slopes, fp64
 STATE = tl.constexpr(3)  # low, high, Newton's threshold; fp64
 
 
 @triton.jit
-def load_cost(cost_ptr, group, offsets, inside, stride_cg):
-    if cost_ptr is not None:
-        return tl.load(cost_ptr + group * stride_cg + offsets, mask=inside, other=0.0)
-    return inside.to(tl.float32)
+def load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg):
+    if cost_ptr is None:
+        return inside.to(tl.float32)
+    else:
+        row = group * stride_cg if bounds_ptr is None else first
+        return tl.load(cost_ptr + row + offsets, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -80,9 +81,28 @@ def narrow(state_ptr, partial_ptr, group, programs, keep, temperature, CANDIDATE
 
 
 @triton.jit
+def sums(scores_ptr, cost_ptr, bounds_ptr, group, n, stride_cg, thresholds, inv_temperature, program, programs,
+         CANDIDATES: tl.constexpr, BLOCK: tl.constexpr):
+    """Return sum(cost * mask) and sum(cost * mask * (1 - mask)) at some thresholds, of one program's part."""
+    first, count = span(bounds_ptr, group, n)
+    lead, rest = split(thresholds)                                                    # (CANDIDATES,)
+    total = tl.zeros((CANDIDATES,), tl.float64)
+    slope = tl.zeros((CANDIDATES,), tl.float64)
+    for block in range(program * BLOCK, count, programs * BLOCK):
+        offsets = block + tl.arange(0, BLOCK)
+        inside = offsets < count
+        scores = tl.load(scores_ptr + first + offsets, mask=inside, other=-INF)       # (BLOCK,)
+        cost = load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg)
+        both = mask_sums(scores[:, None], cost[:, None], lead[None, :], rest[None, :], inv_temperature, 0)
+        total += both[0]
+        slope += both[1]
+    return total, slope
+
+
+@triton.jit
 def soft_topk_range_kernel(
-    # tensors
-    scores_ptr, cost_ptr, partial_ptr,
+    # tensors; cost and bounds may be None
+    scores_ptr, cost_ptr, bounds_ptr, partial_ptr,
     # sizes
     n,
     # strides
@@ -92,16 +112,17 @@ def soft_topk_range_kernel(
 ):
     program, programs = tl.program_id(1), tl.num_programs(1)
     group = tl.program_id(0).to(tl.int64)
+    first, count = span(bounds_ptr, group, n)
 
     lowest = tl.full((), INF, tl.float32)
     highest = tl.full((), -INF, tl.float32)
     total = tl.zeros((), tl.float64)
     pinned = tl.zeros((), tl.float64)
-    for first in range(program * BLOCK, n, programs * BLOCK):
-        offsets = first + tl.arange(0, BLOCK)
-        inside = offsets < n
-        scores = tl.load(scores_ptr + group * n + offsets, mask=inside, other=-INF)  # (BLOCK,)
-        cost = load_cost(cost_ptr, group, offsets, inside, stride_cg)                # (BLOCK,)
+    for block in range(program * BLOCK, count, programs * BLOCK):
+        offsets = block + tl.arange(0, BLOCK)
+        inside = offsets < count
+        scores = tl.load(scores_ptr + first + offsets, mask=inside, other=-INF)           # (BLOCK,)
+        cost = load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg)  # (BLOCK,)
         infinite = tl.abs(scores) == INF
         lowest = tl.minimum(lowest, tl.min(tl.where(infinite, INF, scores), 0))
         highest = tl.maximum(highest, tl.max(tl.where(infinite, -INF, scores), 0))
@@ -117,19 +138,20 @@ def soft_topk_range_kernel(
 
 @triton.jit(do_not_specialize=["turn"])
 def soft_topk_pass_kernel(
-    # tensors
-    scores_ptr, cost_ptr, start_ptr, partial_ptr, state_ptr,
+    # tensors; cost, start and bounds may be None
+    scores_ptr, keep_ptr, temperature_ptr, cost_ptr, start_ptr, bounds_ptr, partial_ptr, state_ptr,
     # sizes
     G, n,
     # strides
-    stride_cg,
+    stride_kg, stride_cg,
     # scalars
-    keep: tl.float64, temperature: tl.float64, inv_temperature, turn,
+    turn,
     # compile-time
     BEFORE: tl.constexpr, CANDIDATES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
 ):
     program, programs = tl.program_id(1), tl.num_programs(1)
     group = tl.program_id(0).to(tl.int64)
+    keep, temperature = tl.load(keep_ptr + group * stride_kg), tl.load(temperature_ptr)
 
     # double buffers: other programs may still be reading what the pass before wrote
     partial_size = programs.to(tl.int64) * G * (2 * SLOTS)
@@ -148,45 +170,117 @@ def soft_topk_pass_kernel(
         tl.store(s + 2, newton)
 
     if low < high:
-        lead, rest = split(candidates(low, high, newton, CANDIDATES))                  # (CANDIDATES,)
-        total = tl.zeros((CANDIDATES,), tl.float64)
-        slope = tl.zeros((CANDIDATES,), tl.float64)
-        for first in range(program * BLOCK, n, programs * BLOCK):
-            offsets = first + tl.arange(0, BLOCK)
-            inside = offsets < n
-            scores = tl.load(scores_ptr + group * n + offsets, mask=inside, other=-INF)  # (BLOCK,)
-            cost = load_cost(cost_ptr, group, offsets, inside, stride_cg)                # (BLOCK,)
-            sums = mask_sums(scores[:, None], cost[:, None], lead[None, :], rest[None, :], inv_temperature, 0)
-            total += sums[0]
-            slope += sums[1]
+        total, slope = sums(scores_ptr, cost_ptr, bounds_ptr, group, n, stride_cg,
+                            candidates(low, high, newton, CANDIDATES), (1.0 / temperature).to(tl.float32),
+                            program, programs, CANDIDATES, BLOCK)
         p = partial_out + (group * programs + program) * (2 * SLOTS) + tl.arange(0, CANDIDATES)
         tl.store(p, total)
         tl.store(p + SLOTS, slope)
 
 
 @triton.jit(do_not_specialize=["turn"])
-def soft_topk_mask_kernel(
-    # tensors
-    scores_ptr, partial_ptr, state_ptr, mask_ptr, threshold_ptr,
+def soft_topk_finish_kernel(
+    # tensors; cost and bounds may be None
+    scores_ptr, keep_ptr, temperature_ptr, cost_ptr, bounds_ptr, partial_ptr, state_ptr, threshold_ptr,
     # sizes
-    G, n,
+    G, n, programs,
+    # strides
+    stride_kg, stride_cg,
     # scalars
-    keep: tl.float64, temperature: tl.float64, inv_temperature, turn,
+    turn,
     # compile-time
     BEFORE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
 ):
-    program, programs = tl.program_id(1), tl.num_programs(1)
+    """Solve a group to the end: Newton's steps as in ``solve`` of small groups, none where the passes were enough."""
     group = tl.program_id(0).to(tl.int64)
+    keep, temperature = tl.load(keep_ptr + group * stride_kg), tl.load(temperature_ptr)
 
     partial_in = partial_ptr + turn % 2 * programs.to(tl.int64) * G * (2 * SLOTS)
     state_in = state_ptr + turn % 2 * G * STATE
-    threshold = narrow(state_in, partial_in, group, programs, keep, temperature, BEFORE, BLOCK_P)[2]
-    if program == 0:
-        tl.store(threshold_ptr + group, threshold)
+    low, high, threshold = narrow(state_in, partial_in, group, programs, keep, temperature, BEFORE, BLOCK_P)
+    inv_temperature = (1.0 / temperature).to(tl.float32)
+    move = high - low
+    steps = 0
+    while (low < high) & (steps < STEPS):
+        point = threshold + tl.zeros((1,), tl.float64)
+        total, slope = sums(scores_ptr, cost_ptr, bounds_ptr, group, n, stride_cg, point, inv_temperature, 0, 1,
+                            1, BLOCK)
+        excess = tl.sum(total, 0) - keep
+        step = newton_step(excess, tl.sum(slope, 0), temperature)
+        low = tl.where(excess > 0, threshold, low)
+        high = tl.where(excess > 0, high, threshold)
+        newton = threshold + step
+        done = tl.abs(step) <= NEAR * temperature
+        trusted = (newton > low) & (newton < high) & (tl.abs(step) <= 0.5 * move) & (steps < NEWTON)
+        following = tl.where(done | trusted, newton, 0.5 * (low + high))
+        move = tl.abs(following - threshold)
+        threshold = following
+        low = tl.where(done, threshold, low)
+        high = tl.where(done, threshold, high)
+        steps += 1
+    tl.store(threshold_ptr + group, threshold)
 
-    lead, rest = split(threshold)
-    for first in range(program * BLOCK, n, programs * BLOCK):
-        offsets = first + tl.arange(0, BLOCK)
-        inside = offsets < n
-        scores = tl.load(scores_ptr + group * n + offsets, mask=inside, other=-INF)      # (BLOCK,)
-        tl.store(mask_ptr + group * n + offsets, soft_mask(scores, lead, rest, inv_temperature), mask=inside)
+
+@triton.jit
+def soft_topk_mask_kernel(
+    # tensors; bounds may be None
+    scores_ptr, temperature_ptr, bounds_ptr, threshold_ptr, mask_ptr,
+    # sizes
+    n,
+    # compile-time
+    BLOCK: tl.constexpr,
+):
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    group = tl.program_id(0).to(tl.int64)
+    first, count = span(bounds_ptr, group, n)
+    inv_temperature = (1.0 / tl.load(temperature_ptr)).to(tl.float32)
+    lead, rest = split(tl.load(threshold_ptr + group))
+    for block in range(program * BLOCK, count, programs * BLOCK):
+        offsets = block + tl.arange(0, BLOCK)
+        inside = offsets < count
+        scores = tl.load(scores_ptr + first + offsets, mask=inside, other=-INF)           # (BLOCK,)
+        tl.store(mask_ptr + first + offsets, soft_mask(scores, lead, rest, inv_temperature), mask=inside)
+
+
+@triton.jit
+def soft_topk_bwd_kernel(
+    # tensors; dthreshold, cost and bounds may be None
+    dmask_ptr, dthreshold_ptr, mask_ptr, temperature_ptr, cost_ptr, bounds_ptr, dscores_ptr,
+    # sizes
+    n,
+    # strides
+    stride_cg,
+    # compile-time
+    UNDERFLOW: tl.constexpr, BLOCK: tl.constexpr,
+):
+    """Store the gradient of a part of a group; its programs all add up the same sums, in the same order."""
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    group = tl.program_id(0).to(tl.int64)
+    first, count = span(bounds_ptr, group, n)
+    temperature = tl.load(temperature_ptr)
+
+    slopes = tl.zeros((BLOCK,), tl.float32)
+    pushes = tl.zeros((BLOCK,), tl.float32)
+    for block in range(0, count, BLOCK):
+        offsets = block + tl.arange(0, BLOCK)
+        inside = offsets < count
+        mask = tl.load(mask_ptr + first + offsets, mask=inside, other=0.0)                # (BLOCK,)
+        cost = load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg)  # (BLOCK,)
+        v = mask * (1.0 - mask)
+        slopes += cost * v
+        pushes += v * tl.load(dmask_ptr + first + offsets, mask=inside, other=0.0)
+    slope = tl.sum(slopes.to(tl.float64), 0)
+    push = tl.sum(pushes.to(tl.float64), 0)
+    if dthreshold_ptr is not None:
+        push -= temperature * tl.load(dthreshold_ptr + group)
+    share = (push / slope).to(tl.float32)
+    inv_temperature = (1.0 / temperature).to(tl.float32)
+
+    for block in range(program * BLOCK, count, programs * BLOCK):
+        offsets = block + tl.arange(0, BLOCK)
+        inside = offsets < count
+        mask = tl.load(mask_ptr + first + offsets, mask=inside, other=0.0)                # (BLOCK,)
+        dmask = tl.load(dmask_ptr + first + offsets, mask=inside, other=0.0)              # (BLOCK,)
+        cost = load_cost(cost_ptr, bounds_ptr, first, group, offsets, inside, stride_cg)  # (BLOCK,)
+        dscores = mask * (1.0 - mask) * inv_temperature * (dmask - cost * share)
+        tl.store(dscores_ptr + first + offsets, tl.where(slope < UNDERFLOW, 0.0, dscores), mask=inside)

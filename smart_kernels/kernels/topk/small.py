@@ -6,24 +6,40 @@ FULL tells the compiler that n = BLOCK_N, hence how rows are aligned: a group of
 import triton
 import triton.language as tl
 
-from .soft_topk import INF, NEAR, bracket, free_cost, mask_sums, newton_step, pinned_cost, soft_mask, split
+from .soft_topk import INF, NEAR, bracket, free_cost, mask_sums, newton_step, pinned_cost, soft_mask, span, split
 
 NEWTON = tl.constexpr(32)  # steps in which Newton may be trusted
 STEPS = tl.constexpr(80)  # the rest are halvings: 48 reach fp64 from any bracket
 
 
 @triton.jit
-def load_cost(cost_ptr, groups, cols, inside, stride_cg):
-    if cost_ptr is not None:
-        return tl.load(cost_ptr + groups[:, None] * stride_cg + cols[None, :], mask=inside, other=0.0)
-    return inside.to(tl.float32)
+def load_cost(cost_ptr, bounds_ptr, first, groups, cols, inside, stride_cg):
+    if cost_ptr is None:
+        return inside.to(tl.float32)
+    else:
+        rows = groups * stride_cg if bounds_ptr is None else first
+        return tl.load(cost_ptr + rows[:, None] + cols[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def places(bounds_ptr, G, n, FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Return the groups of a program, their first scores, the columns, and which of both there are."""
+    groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
+    cols = tl.arange(0, BLOCK_N)
+    in_g = groups < G
+    if bounds_ptr is None:
+        width = BLOCK_N if FULL else n
+        return groups, groups * width, cols, in_g, in_g[:, None] & (cols < width)[None, :]
+    else:
+        first, count = span(bounds_ptr, tl.minimum(groups, G - 1), n)
+        return groups, first, cols, in_g, in_g[:, None] & (cols[None, :] < count[:, None])
 
 
 @triton.jit
 def solve(scores, cost, start, keep, temperature, inv_temperature):
     """Solve for the (BLOCK_G,) fp64 thresholds of (BLOCK_G, BLOCK_N) scores, -inf where there are none, and costs.
 
-    start: where to begin; ignored outside of the bracket.
+    start: where to begin; ignored outside of the bracket. keep: one for all, or (BLOCK_G,).
     """
     pinned = tl.abs(scores) == INF
     low, high = bracket(
@@ -55,26 +71,22 @@ def solve(scores, cost, start, keep, temperature, inv_temperature):
 
 @triton.jit
 def soft_topk_small_fwd_kernel(
-    # tensors
-    scores_ptr, cost_ptr, start_ptr, mask_ptr, threshold_ptr,
+    # tensors; cost, start and bounds may be None
+    scores_ptr, keep_ptr, temperature_ptr, cost_ptr, start_ptr, bounds_ptr, mask_ptr, threshold_ptr,
     # sizes
     G, n,
     # strides
-    stride_cg,
-    # scalars
-    keep: tl.float64, temperature: tl.float64, inv_temperature,
+    stride_kg, stride_cg,
     # compile-time
     FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
-    cols = tl.arange(0, BLOCK_N)
-
-    width = BLOCK_N if FULL else n
-    in_g = groups < G
-    inside = in_g[:, None] & (cols < width)[None, :]
-    offsets = groups[:, None] * width + cols[None, :]
-    scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)  # (BLOCK_G, BLOCK_N)
-    cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)      # (BLOCK_G, BLOCK_N)
+    groups, first, cols, in_g, inside = places(bounds_ptr, G, n, FULL, BLOCK_G, BLOCK_N)
+    offsets = first[:, None] + cols[None, :]
+    scores = tl.load(scores_ptr + offsets, mask=inside, other=-INF)                         # (BLOCK_G, BLOCK_N)
+    cost = load_cost(cost_ptr, bounds_ptr, first, groups, cols, inside, stride_cg)          # (BLOCK_G, BLOCK_N)
+    keep = tl.load(keep_ptr + groups * stride_kg, mask=in_g, other=0.0)                     # (BLOCK_G,)
+    temperature = tl.load(temperature_ptr)
+    inv_temperature = (1.0 / temperature).to(tl.float32)
 
     start = tl.full((BLOCK_G,), INF, tl.float64)
     if start_ptr is not None:
@@ -88,32 +100,26 @@ def soft_topk_small_fwd_kernel(
 
 @triton.jit
 def soft_topk_small_bwd_kernel(
-    # tensors
-    dmask_ptr, dthreshold_ptr, mask_ptr, cost_ptr, dscores_ptr,
+    # tensors; cost, bounds and dthreshold may be None
+    dmask_ptr, dthreshold_ptr, mask_ptr, temperature_ptr, cost_ptr, bounds_ptr, dscores_ptr,
     # sizes
     G, n,
     # strides
     stride_cg,
-    # scalars
-    temperature: tl.float64, inv_temperature,
     # compile-time
     UNDERFLOW: tl.constexpr, FULL: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    groups = tl.program_id(0).to(tl.int64) * BLOCK_G + tl.arange(0, BLOCK_G)
-    cols = tl.arange(0, BLOCK_N)
-
-    width = BLOCK_N if FULL else n
-    in_g = groups < G
-    inside = in_g[:, None] & (cols < width)[None, :]
-    offsets = groups[:, None] * width + cols[None, :]
-    mask = tl.load(mask_ptr + offsets, mask=inside, other=0.0)             # (BLOCK_G, BLOCK_N)
-    dmask = tl.load(dmask_ptr + offsets, mask=inside, other=0.0)           # (BLOCK_G, BLOCK_N)
-    dthreshold = tl.load(dthreshold_ptr + groups, mask=in_g, other=0.0)    # (BLOCK_G,)
-    cost = load_cost(cost_ptr, groups, cols, inside, stride_cg)
+    groups, first, cols, in_g, inside = places(bounds_ptr, G, n, FULL, BLOCK_G, BLOCK_N)
+    offsets = first[:, None] + cols[None, :]
+    mask = tl.load(mask_ptr + offsets, mask=inside, other=0.0)                              # (BLOCK_G, BLOCK_N)
+    dmask = tl.load(dmask_ptr + offsets, mask=inside, other=0.0)                            # (BLOCK_G, BLOCK_N)
+    cost = load_cost(cost_ptr, bounds_ptr, first, groups, cols, inside, stride_cg)          # (BLOCK_G, BLOCK_N)
+    temperature = tl.load(temperature_ptr)
 
     v = mask * (1.0 - mask)
     slope = tl.sum(cost * v, 1)
-    push = tl.sum(v * dmask, 1) - (temperature * dthreshold).to(tl.float32)
-    dscores = v * inv_temperature * (dmask - cost * (push / slope)[:, None])
-
+    push = tl.sum(v * dmask, 1)
+    if dthreshold_ptr is not None:
+        push -= (temperature * tl.load(dthreshold_ptr + groups, mask=in_g, other=0.0)).to(tl.float32)
+    dscores = v * (1.0 / temperature).to(tl.float32) * (dmask - cost * (push / slope)[:, None])
     tl.store(dscores_ptr + offsets, tl.where((slope < UNDERFLOW)[:, None], 0.0, dscores), mask=inside)

@@ -20,6 +20,16 @@ INF = tl.constexpr(float("inf"))
 
 
 @triton.jit
+def span(bounds_ptr, group, n):
+    """Return the first score of a group, or of several, and how many there are; without bounds each has n."""
+    if bounds_ptr is None:
+        return group * n, n
+    else:
+        first = tl.load(bounds_ptr + group)
+        return first, tl.load(bounds_ptr + group + 1) - first
+
+
+@triton.jit
 def split(threshold):
     """Split fp64 into the sum of two fp32."""
     lead = threshold.to(tl.float32)

@@ -1,18 +1,16 @@
 """Checks of the arguments of ``block_sparse_linear``."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import DTYPES, needs_gradient
-from smart_kernels.ops.common.launch import NOTHING, all_given
-from smart_kernels.ops.common.plan import Planned, no_work
+from smart_kernels.ops.common.plan import checked
 from smart_kernels.reference.common.epilogue import check_activation
 
 from .stored import StoredBlocks
 
 
+@checked
 def check(
     x: Tensor,
     values: Tensor,
@@ -22,28 +20,11 @@ def check(
     residual: Tensor | None,
     index: Tensor | None,
     scale: Tensor | None,
-    *settings,
+    out_features: int,
+    activation: str | None,
+    out_dtype: torch.dtype | None,
 ) -> None:
-    """Raise ``ValueError`` unless the arguments fit; ``settings`` are out_features, activation and out_dtype.
-
-    What has fitted once fits again: tensors alike are not looked at twice, but by a compiler.
-    """
-    tensors = x, values, crow_indices, col_indices, bias, residual, index, scale
-    if torch.compiler.is_compiling():
-        _check(tensors, *settings)
-    else:
-        _fits(all_given(*tensors), settings)
-
-
-@Planned
-def _fits(*args) -> Callable:
-    *tensors, out_features, activation, out_dtype = args
-    _check([None if t is NOTHING else t for t in tensors], out_features, activation, out_dtype)
-    return no_work
-
-
-def _check(tensors, out_features: int, activation: str | None, out_dtype: torch.dtype | None) -> None:
-    x, values, crow_indices, col_indices, bias, residual, index, scale = tensors
+    """Raise ``ValueError`` unless the arguments fit."""
     _check_shapes(x, StoredBlocks(values, crow_indices, col_indices, index), bias, out_features)
     if torch.float8_e4m3fn in (x.dtype, values.dtype):
         _check_fp8(x, values, bias, scale)

@@ -9,7 +9,6 @@ from smart_kernels.shapes import Conv, pair
 
 from .conv_checks import check_conv
 from .conv_operators import block_conv
-from .stored import StoredBlocks
 
 Size = int | tuple[int, int]
 
@@ -57,8 +56,8 @@ def block_sparse_conv2d(
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
     if autocasts(x):
         x, values, bias, residual = autocast_all(x, values, bias, residual)
-    w = StoredBlocks(values, crow_indices, col_indices, index)
-    check_conv(x, w, bias, residual, activation, out_channels, conv, False)
+    tensors = x, values, crow_indices, col_indices, bias, residual, index
+    check_conv(tensors, (activation, out_channels, conv, False))
     with no_autocast(x):
         args = nhwc(x), values, crow_indices, col_indices, bias
         return _conv2d(args, residual, conv, (out_channels, activation), index)

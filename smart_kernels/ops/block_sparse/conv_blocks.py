@@ -27,17 +27,24 @@ class ConvBlocks:
         nnz: the number of stored blocks.
         conv: the geometry.
         n, k: output and input channels.
+        sizes: the lengths of the lists in ``pack``.
     """
 
     nnz: int
     conv: Conv
     n: Axis
     k: Axis
+    sizes: tuple[int, ...]
 
     @classmethod
     def of(cls, nnz: int, tile: tuple[int, int], channels: tuple[int, int], conv: Conv) -> "ConvBlocks":
         """Make them for stored blocks of size ``tile`` in a weight of (output, input) ``channels``."""
-        return cls(nnz, conv, *kernel_blocks.axes(tile, channels))
+        n, k = kernel_blocks.axes(tile, channels)
+        entries = n.parts * nnz * k.parts
+        slots = entries if n.parts * k.parts > 1 else 0
+        columns = conv.stride[0] * conv.stride[1] * k.blocks
+        sizes = n.blocks, n.blocks, entries, slots, columns, columns, entries, entries, entries
+        return cls(nnz, conv, n, k, sizes)
 
     def forward(self, crow_indices: Tensor, col_indices: Tensor, index: Tensor | Nothing) -> Lists:
         """Return the rows of the convolution; slots of ``kernel_blocks.windows``."""
@@ -69,21 +76,6 @@ class ConvBlocks:
         lists = [*self.forward(crow_indices, col_indices, NOTHING), *self.backward(crow_indices, col_indices, NOTHING)]
         rows, _ = self.places(crow_indices, col_indices, NOTHING)
         return torch.cat([part for part in (*lists, rows) if part is not NOTHING])
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The lengths of the lists in ``pack``; a compiler counts them anew: it cannot enter a cached property."""
-        if torch.compiler.is_compiling():
-            return self._lengths()
-        if "_sizes" not in self.__dict__:
-            self.__dict__["_sizes"] = self._lengths()
-        return self.__dict__["_sizes"]
-
-    def _lengths(self) -> tuple[int, ...]:
-        entries = self.n.parts * self.nnz * self.k.parts
-        columns = self.conv.stride[0] * self.conv.stride[1] * self.k.blocks
-        rows = self.n.blocks
-        return rows, rows, entries, entries * self.cut, columns, columns, entries, entries, entries
 
     @property
     def cut(self) -> bool:

@@ -1,14 +1,10 @@
 """Checks of the arguments of ``block_sparse_conv2d`` and ``block_sparse_conv_transpose2d``."""
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import check_geometry
 from smart_kernels.ops.common.inputs import DTYPES
-from smart_kernels.ops.common.launch import NOTHING, all_given
-from smart_kernels.ops.common.plan import Planned, no_work
+from smart_kernels.ops.common.plan import checked
 from smart_kernels.reference.common.epilogue import check_activation
 from smart_kernels.shapes import Conv
 
@@ -16,29 +12,21 @@ from .conv_blocks import ConvBlocks
 from .stored import StoredBlocks
 
 
-def check_conv(x: Tensor, w: StoredBlocks, bias: Tensor | None, residual: Tensor | None, *settings) -> None:
-    """Raise ``ValueError`` unless the arguments fit.
-
-    What has fitted once fits again: tensors alike are not looked at twice, but by a compiler.
-
-    Args:
-        settings: activation, out_channels, the geometry and whether it is that of a transposed convolution.
-    """
-    tensors = x, w.values, w.crow_indices, w.col_indices, w.index, bias, residual
-    if torch.compiler.is_compiling():
-        _check(tensors, *settings)
-    else:
-        _fits(all_given(*tensors), settings)
-
-
-@Planned
-def _fits(*args) -> Callable:
-    _check([None if t is NOTHING else t for t in args[:7]], *args[7:])
-    return no_work
-
-
-def _check(tensors, activation: str | None, out_channels: int, conv: Conv, transposed: bool) -> None:
-    x, values, crow_indices, col_indices, index, bias, residual = tensors
+@checked
+def check_conv(
+    x: Tensor,
+    values: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    index: Tensor | None,
+    activation: str | None,
+    out_channels: int,
+    conv: Conv,
+    transposed: bool,
+) -> None:
+    """Raise ``ValueError`` unless the arguments fit; ``transposed`` if the convolution is."""
     check_activation(activation)
     if x.dim() != 4:
         raise ValueError(f"x must be (B, C, H, W), got {tuple(x.shape)}")

@@ -8,7 +8,6 @@ from smart_kernels.shapes import Conv, pair
 
 from .conv_checks import check_conv
 from .conv_operators import block_conv_dx
-from .stored import StoredBlocks
 
 
 def block_sparse_conv_transpose2d(
@@ -48,8 +47,7 @@ def block_sparse_conv_transpose2d(
     extra = pair(output_padding)
     if autocasts(x):
         x, values, bias = autocast_all(x, values, bias)
-    w = StoredBlocks(values, crow_indices, col_indices, index)
-    check_conv(x, w, bias, None, None, out_channels, conv, True)
+    check_conv((x, values, crow_indices, col_indices, bias, None, index), (None, out_channels, conv, True))
     if not all(0 <= e < s for e, s in zip(extra, conv.stride, strict=True)):
         raise ValueError(f"output_padding must be at least 0 and below stride {conv.stride}, got {extra}")
     size = conv.input_size(*x.shape[2:])

@@ -1,4 +1,4 @@
-"""What follows from the indices of block compressed sparse rows alone, made once per change of them."""
+"""Derive from the indices of block compressed sparse rows what depends on them alone, once per change of them."""
 
 import torch
 from torch import Tensor

@@ -189,7 +189,7 @@ def stand_ins(*sizes: int) -> tuple[Tensor, ...]:
 
 def ends(crow_indices: Tensor) -> tuple[Tensor, Tensor]:
     """Return where each stored row starts and ends."""
-    rows = len(crow_indices) - 1
+    rows = crow_indices.shape[0] - 1
     return crow_indices.narrow(0, 0, rows), crow_indices.narrow(0, 1, rows)
 
 

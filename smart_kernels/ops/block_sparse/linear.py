@@ -56,7 +56,8 @@ def block_sparse_linear(
     """
     if autocasts(x) and torch.float8_e4m3fn not in (x.dtype, values.dtype):
         x, values, bias = autocast_all(x, values, bias)
-    check(x, values, crow_indices, col_indices, bias, residual, index, scale, out_features, activation, out_dtype)
+    tensors = x, values, crow_indices, col_indices, bias, residual, index, scale
+    check(tensors, (out_features, activation, out_dtype))
     if x.dtype == torch.float8_e4m3fn:
         check_no_gradient(x, values, bias, residual, scale)
         out_dtype = out_dtype or torch.bfloat16

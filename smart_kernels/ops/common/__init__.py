@@ -1,5 +1,6 @@
 """Everything that families share; its face is for the floors above, the families import its modules."""
 
+from .capture import capturing
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
 from .nm import check_places, transpose
@@ -12,6 +13,7 @@ __all__ = [
     "TRITON_DEVICES",
     "autocast",
     "autocast_dtype",
+    "capturing",
     "check_places",
     "flat",
     "forget",

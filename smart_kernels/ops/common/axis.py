@@ -55,7 +55,12 @@ class Axis:
     @property
     def blocks(self) -> int:
         """The number of blocks that cover the axis."""
-        return triton.cdiv(self.size, self.stride) * self.parts
+        return -(-self.size // self.stride) * self.parts
+
+    @property
+    def whole_blocks(self) -> int:
+        """The number of blocks if the last tile were a whole one, so that all tiles have ``blocks_per_tile``."""
+        return triton.cdiv(self.size, self.tile) * self.blocks_per_tile if self.blocks_per_tile > 1 else self.blocks
 
     @property
     def tiles_per_block(self) -> int:

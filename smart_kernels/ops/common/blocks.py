@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .axis import Axis, constants
+from .axis import Axis
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,6 @@ class BlockRows:
     def lists(self) -> tuple[Tensor | None, ...]:
         """The kernel arguments start, end, cols, slots."""
         return self.start, self.end, self.cols, self.slots
-
-
-@dataclass(frozen=True)
-class BlockMatrix:
-    """A matrix W (N, K) of which only some blocks exist.
-
-    Attributes:
-        values: (S, n.block, k.block), any strides; zero beyond the width of a block of ``k``.
-        rows: the blocks of each row of blocks.
-        n, k: the axes, ``N = n.size`` and ``K = k.size``.
-    """
-
-    values: Tensor
-    rows: BlockRows
-    n: Axis
-    k: Axis
-
-    @property
-    def constants(self) -> dict[str, int]:
-        """The compile-time arguments that say how the values lie in memory and in W."""
-        return block_strides(self.values) | constants(self.n, self.k)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,9 @@ from torch import Tensor
 from smart_kernels.kernels.common.conv_matmul import conv_grad_kernel
 from smart_kernels.shapes import Conv
 
-from .arguments import m_class, precision
+from .arguments import m_class
 from .axis import Axis, constants
-from .blocks import BlockPlaces
 from .launch import TENSOR, Launch
-from .plan import Planned
 from .walk import Pair, Walk
 
 CHUNK = 4096  # fewest pixels that a program sums up in a gradient, a multiple of every BLOCK_M
@@ -43,19 +41,6 @@ class BlockGradient:
     precision: str
 
 
-def conv_grad_parts(
-    dy: Tensor, x: Tensor, places: BlockPlaces, conv: Conv, dtype: torch.dtype, gaps: bool = False
-) -> Tensor:
-    """Return the gradient of each block as a sum of parts: see ``plan_grad_parts`` and ``BlockGradient``."""
-    wanted = BlockGradient(places.n, places.k, conv, dtype, gaps, precision())
-    return _grad_parts((dy, x, places.rows, places.cols), (wanted,))
-
-
-@Planned
-def _grad_parts(dy, x, rows, cols, wanted: BlockGradient) -> Callable:
-    return plan_grad_parts(dy, x, len(rows), wanted)
-
-
 def plan_grad_parts(dy, x, count: int, wanted: BlockGradient) -> Callable:
     """Plan the gradient of each block as a sum of parts, to be added in order, each accumulated in fp32.
 
@@ -69,7 +54,7 @@ def plan_grad_parts(dy, x, count: int, wanted: BlockGradient) -> Callable:
         (parts, L, n.block, k.block), zero beyond the width of a block.
     """
     n, k = wanted.n, wanted.k
-    parts, chunk = _split(dy.shape[:3].numel(), count)
+    parts, chunk = split(math.prod(dy.shape[:3]), count)
     shape = parts, count, n.block, k.block
     dtype = torch.float32 if parts > 1 else wanted.dtype
     new = functools.partial(torch.empty, shape, dtype=dtype, device=x.device)
@@ -89,15 +74,12 @@ def plan_grad(dy, x, count: int, wanted: BlockGradient) -> Callable:
     """Plan the gradient of each block, (L, n.block, k.block): the sum of the parts."""
     partial = plan_grad_parts(dy, x, count, wanted)
     dtype = wanted.dtype
-
-    def run(*tensors):
-        grad = partial(*tensors)
-        return grad.squeeze(0) if len(grad) == 1 else grad.sum(0).to(dtype)  # the second pass: parts of a sum in order
-
-    return run
+    if split(math.prod(dy.shape[:3]), count)[0] == 1:
+        return lambda *tensors: partial(*tensors).squeeze(0)
+    return lambda *tensors: partial(*tensors).sum(0).to(dtype)  # the second pass: parts of a sum in order
 
 
-def _split(pixels: int, blocks: int) -> tuple[int, int]:
+def split(pixels: int, blocks: int) -> tuple[int, int]:
     """Return in how many parts a sum over pixels is computed, and how many pixels each has."""
     parts = max(1, min(triton.cdiv(pixels, CHUNK), PROGRAMS // max(1, blocks)))
     chunk = triton.cdiv(triton.cdiv(pixels, parts), CHUNK) * CHUNK
@@ -106,7 +88,7 @@ def _split(pixels: int, blocks: int) -> tuple[int, int]:
 
 def _grad_launch(dy: Tensor, x: Tensor, grid: Pair, chunk: int, wanted: BlockGradient) -> Launch:
     n, k, walk = wanted.n, wanted.k, Walk.forward(wanted.conv)
-    pixels = dy.shape[:3].numel()
+    pixels = math.prod(dy.shape[:3])
     return Launch(
         conv_grad_kernel, grid,
         TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,

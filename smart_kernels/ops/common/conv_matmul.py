@@ -6,17 +6,14 @@ from dataclasses import dataclass
 
 import torch
 import triton
-from torch import Tensor
 
 from smart_kernels.kernels.common.conv_matmul import conv_matmul_kernel
 from smart_kernels.shapes import Conv
 
-from .arguments import m_class, precision
+from .arguments import m_class
 from .axis import Axis, constants
-from .blocks import BlockMatrix, BlockPlaces, BlockRows, block_strides
-from .epilogue import Epilogue
-from .launch import TENSOR, Launch, all_given, slot
-from .plan import Planned
+from .blocks import BlockPlaces, BlockRows, block_strides
+from .launch import TENSOR, Launch, slot
 from .walk import Pair, Walk
 
 
@@ -51,12 +48,6 @@ class Convolution:
     precision: str
 
 
-def conv_matmul(x: Tensor, w: BlockMatrix, walk: Walk, size: Pair, epilogue: Epilogue) -> Tensor:
-    """Return ``activation(conv(x, W) + bias + residual)``: see ``plan_conv``; no dtype in the epilogue."""
-    tensors = all_given(x, w.values, *w.rows.lists, *epilogue.tensors)
-    return _conv(tensors, (Convolution(w.n, w.k, walk, size, epilogue.activation, precision()),))
-
-
 def plan_conv(x, values, start, end, cols, slots, bias, residual, conv: Convolution) -> Callable:
     """Plan ``activation(conv(x, W) + bias + residual)``, accumulated in fp32, for tensors like these.
 
@@ -85,9 +76,6 @@ def plan_conv(x, values, start, end, cols, slots, bias, residual, conv: Convolut
         return y
 
     return run
-
-
-_conv = Planned(plan_conv)
 
 
 def _conv_launch(tensors: tuple, conv: Convolution) -> Launch:

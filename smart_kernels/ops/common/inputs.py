@@ -22,6 +22,11 @@ def autocast_all(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(t if t is None else autocast(t) for t in tensors)
 
 
+def contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return each tensor with its rows next to each other, None as None."""
+    return tuple([t if t is None else t.contiguous() for t in tensors])
+
+
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Return whether autograd would follow an op of these inputs."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -5,6 +5,7 @@ spelled out here: a launch is made once more with a recorder in its place, and w
 """
 
 import inspect
+import threading
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ PER_LAUNCH = {"global_scratch_size", "profile_scratch_size", "gsan_enabled"}  # 
 KNOWN = PER_LAUNCH | {"launch", "num_ctas", "launch_cooperative_grid", "launch_pdl", "arg_annotations"}
 KNOWN |= {"kernel_signature", "global_scratch_align", "profile_scratch_align"}  # what launchers that we know consist of
 RUNTIME = triton.knobs.runtime
+RECORDING = threading.RLock()  # one recorder stands in place of a launcher at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,14 @@ def understood(
         tensors: its tensors, each an object of its own.
         described: which of them are handed over as descriptors, in the order of the arguments.
     """
+    compiled = compiled.kernel if hasattr(compiled, "future") else compiled  # another thread compiled it meanwhile
     if RUNTIME.interpret or not isinstance(compiled, CompiledKernel):
         return None
     if driver.active.get_current_target().backend != "cuda":
         return None  # AMD compiles for the size of what a tensor lies in, too
     try:
-        return _understood(compiled, again, tensors, described)
+        with RECORDING:
+            return _understood(compiled, again, tensors, described)
     except (AttributeError, LookupError, TypeError, ValueError):  # another Triton
         return None
 
@@ -120,22 +124,26 @@ def _understood(compiled, again, tensors, described) -> Kept | None:
     launch, last, filled = last_call(launcher, args)
     if len(filled) != len(described):
         return None
-    return _kept(compiled, launch, last, stream, tensors, list(zip(described, filled, strict=True)))
+    return _kept(compiled, launch, last, stream, tensors, dict(zip(described, filled, strict=True)))
 
 
-def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor], filled: list) -> Kept | None:
+def _kept(compiled, launch, args: list, stream: object, tensors: list[Tensor], filled: dict) -> Kept | None:
     """Return ``args`` with the places of the stream, the tensors and their maps; None where one is not found."""
     nested = len(args) - 1 if isinstance(args[-1], (tuple, list)) else None
     inner = args if nested is None else list(args[-1])
     where = {id(arg): place for place, arg in enumerate(inner)}
-    maps = tuple(TensorMap(where[id(made)], i, fill, given[1:]) for i, (fill, given, made) in filled)
-    if any(given[0] != tensors[i].data_ptr() for i, (_, given, _) in filled):
+    maps = tuple(TensorMap(where[id(made)], i, fill, given[1:]) for i, (fill, given, made) in filled.items())
+    if any(given[0] != tensors[i].data_ptr() for i, (_, given, _) in filled.items()):
         return None
-    places = tuple((where[id(t)], i) for i, t in enumerate(tensors) if id(t) in where)
+    places = tuple((where[id(t)], i) for i, t in enumerate(tensors) if i not in filled)
     for place in (*(place for place, _ in places), *(each.place for each in maps)):
-        inner[place] = 0  # no tensor is kept alive
+        inner[place] = 0
+    if any(isinstance(arg, Tensor) for arg in inner):  # its memory would be kept, and handed over at every call
+        return None
     (at,) = [place for place, arg in enumerate(args) if arg is stream]
     args[at] = 0
+    if nested is not None:
+        args[nested] = None  # what is handed over there holds the tensors
     kernel_args = None if nested is None else inner
     active = driver.active
     device = active.get_current_device()

@@ -1,7 +1,8 @@
 """Weights that store n of every m: their saved form, and the indices of a transpose."""
 
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import triton
@@ -11,35 +12,16 @@ from smart_kernels.kernels.common.nm import transpose_kernel
 from smart_kernels.reference.common import nm as reference
 from smart_kernels.shapes import groups_of, index_bits
 
-from .library import define
+from .launch import TENSOR, Launch
+from .library import always, define
+from .plan import Planned
 
 
-@dataclass(frozen=True)
-class NMWeight:
-    """A weight (N, K) as it is saved.
-
-    Attributes:
-        values: (N, G * n), G groups of m weights.
-        indices: (N, ceil(G * n * bits / 8)) uint8, the place of each value in its group, lowest bits first.
-        n, m: what is kept of every m weights.
-    """
-
-    values: Tensor
-    indices: Tensor
-    n: int
-    m: int
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """The kernel arguments values and indices, rows next to each other."""
-        return self.values.contiguous(), self.indices.contiguous()
-
-    @property
-    def constants(self) -> dict[str, int]:
-        """The compile-time arguments; SPAN is the most bytes that the indices of one group lie in."""
-        bits = self.n * index_bits(self.m)
-        span = -(-(bits + 8 - math.gcd(bits, 8)) // 8)  # they begin at multiples of that divisor
-        return {"KEEP": self.n, "GROUP": self.m, "BITS": index_bits(self.m), "SPAN": span}
+def nm_constants(n: int, m: int) -> dict[str, int]:
+    """Return the compile-time arguments of n:m; SPAN is the most bytes that the indices of one group lie in."""
+    bits = n * index_bits(m)
+    span = -(-(bits + 8 - math.gcd(bits, 8)) // 8)  # they begin at multiples of that divisor
+    return {"KEEP": n, "GROUP": m, "BITS": index_bits(m), "SPAN": span}
 
 
 def transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
@@ -63,23 +45,32 @@ def _fake_transpose(values, indices, K):
     return values.new_empty(K, N // 2), indices.new_empty(K, -(-N // 8))
 
 
-@define("semi_structured_transpose", reference=reference.transpose, fake=_fake_transpose)
+@define("semi_structured_transpose", reference=reference.transpose, fake=_fake_transpose, visible=always)
 def _transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
     if values.dtype == torch.float64:
         return reference.transpose(values, indices, K)
-    return launch_transpose(values, indices, K)
+    return transposed((values.contiguous(), indices.contiguous()), (K,))
 
 
-def launch_transpose(values: Tensor, indices: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """Launch what ``transpose`` registers."""
-    N = len(values)
-    values = values.contiguous()
-    indices = indices.contiguous()
-    values_t = values.new_empty(K, N // 2)
-    indices_t = indices.new_empty(K, -(-N // 8))
-    if values_t.numel():
-        transpose_kernel[(triton.cdiv(K, 64), triton.cdiv(N, 64))](
-            values, indices, values_t, indices_t, N, K,
-            *(t.stride(0) for t in (values, indices, values_t, indices_t)), BLOCK_N=8, BLOCK_K=64,
-        )  # fmt: skip
-    return values_t, indices_t
+@Planned
+def transposed(values, indices, K: int) -> Callable:
+    """Plan what ``transpose`` does with (N, K / 2) values and (N, K / 8) indices, both contiguous."""
+    N, device = values.shape[0], values.device
+    new_values = functools.partial(torch.empty, (K, N // 2), dtype=values.dtype, device=device)
+    new_indices = functools.partial(torch.empty, (K, -(-N // 8)), dtype=indices.dtype, device=device)
+    if not K * N:
+        return lambda *tensors: (new_values(), new_indices())
+    launch = Launch(
+        transpose_kernel, (triton.cdiv(K, 64), triton.cdiv(N, 64)), TENSOR, TENSOR, TENSOR, TENSOR,
+        N, K,
+        values.shape[1], indices.shape[1], N // 2, -(-N // 8),
+        BLOCK_N=8, BLOCK_K=64,
+    )  # fmt: skip
+
+    def run(values, indices):
+        values_t = new_values()
+        indices_t = new_indices()
+        launch(values, indices, values_t, indices_t)
+        return values_t, indices_t
+
+    return run

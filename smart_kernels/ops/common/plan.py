@@ -2,14 +2,16 @@
 
 import functools
 import operator
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .launch import ALIGNMENT, STATE
+from .launch import ALIGNMENT, NOTHING, STATE, all_given
 
-MOST = 4096  # plans that a function keeps, such as one per shape; then all are made anew
+MOST = 4096  # plans that a function keeps, such as one per shape; then the oldest goes for each new one
+CHANGING = threading.RLock()  # of what is kept; reading needs no lock
 ALIKE = operator.attrgetter("dtype", "shape", "device")
 STRIDE = operator.methodcaller("stride")
 
@@ -23,7 +25,8 @@ class Planned:
 
     def __init__(self, prepare: Callable[..., Callable]):
         functools.update_wrapper(self, prepare)
-        self.prepare, self.plans = prepare, {}
+        self.prepare = prepare
+        self.plans = {}
         EVERY.append(self)
 
     def __call__(self, tensors: tuple, settings: tuple):
@@ -35,15 +38,43 @@ class Planned:
         if STATE.tracing:
             return self.prepare(*tensors, *settings)(*tensors)
         key = (settings, *map(ALIKE, tensors), *map(STRIDE, tensors))
-        plan = self.plans.get(key)
-        if plan is None:
-            if len(self.plans) >= MOST:
-                self.plans.clear()
-            plan = self.plans[key] = self.prepare(*tensors, *settings)
+        plan = self.plans.get(key) or self._made(key, tensors, settings)
         return plan(*tensors)
+
+    def _made(self, key: tuple, tensors: tuple, settings: tuple) -> Callable:
+        plan = self.prepare(*tensors, *settings)
+        with CHANGING:
+            while len(self.plans) >= MOST:
+                del self.plans[next(iter(self.plans))]
+            self.plans[key] = plan
+        return plan
 
 
 EVERY: list[Planned] = []
+
+
+def checked(check: Callable) -> Callable:
+    """Return a check of (tensors, settings) that looks at tensors alike only once: what has fitted once fits again.
+
+    A compiler has each looked at.
+
+    Args:
+        check: of ``*tensors, *settings``, None for a tensor that is not given; raises ``ValueError``.
+    """
+
+    @Planned
+    def fits(*args):
+        check(*[None if arg is NOTHING else arg for arg in args])
+        return no_work
+
+    @functools.wraps(check)
+    def look(tensors: tuple, settings: tuple) -> None:
+        if torch.compiler.is_compiling():
+            check(*tensors, *settings)
+        else:
+            fits(all_given(*tensors), settings)
+
+    return look
 
 
 def no_work(*tensors) -> None:
@@ -52,8 +83,9 @@ def no_work(*tensors) -> None:
 
 def forget() -> None:
     """Drop all plans: another configuration is wanted for a kernel, or another driver launches."""
-    for planned in EVERY:
-        planned.plans.clear()
+    with CHANGING:
+        for planned in EVERY:
+            planned.plans.clear()
 
 
 def buffers(sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[], Sequence[Tensor]]:

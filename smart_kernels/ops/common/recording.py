@@ -1,6 +1,7 @@
 """Recorders in place of the last steps of a launch: what they are called with, and how tensor maps are filled."""
 
 import copy
+import functools
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -11,19 +12,25 @@ from triton.runtime import driver
 FILLS = ("fill_tma_descriptor", "fill_tma_descriptor_tiled")  # from an address and settings to a tensor map
 
 
+def own(record: Callable, real: Callable) -> Callable:
+    """Return what calls ``record`` in this thread and ``real`` in others, which launch the same kernels meanwhile."""
+    me = threading.get_ident()
+
+    def call(*args):
+        return (record if threading.get_ident() == me else real)(*args)
+
+    return call
+
+
 def recorded(compiled, again) -> list:
     """Return what Triton calls the launcher with."""
     seen = []
     launcher = compiled._run
-    me = threading.get_ident()
 
     def record(*args):
-        if threading.get_ident() == me:
-            seen.append(list(args))
-        else:  # another thread launches the same kernel
-            launcher(*args)
+        seen.append(list(args))
 
-    compiled._run = record
+    compiled._run = own(record, launcher)
     try:
         again()
     finally:
@@ -64,16 +71,13 @@ def _filling() -> Iterator[list]:
     utils = driver.active.utils
     before = {name: getattr(utils, name) for name in FILLS if hasattr(utils, name)}
 
-    def noting(fill: Callable) -> Callable:
-        def note(*args):
-            filled.append((fill, args, fill(*args)))
-            return filled[-1][2]
-
-        return note
+    def note(fill, *args):
+        filled.append((fill, args, fill(*args)))
+        return filled[-1][2]
 
     try:
         for name, fill in before.items():
-            setattr(utils, name, noting(fill))
+            setattr(utils, name, own(functools.partial(note, fill), fill))
         yield filled
     finally:
         for name, fill in before.items():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import check_geometry
 from smart_kernels.ops.common.launch import NOTHING, given
-from smart_kernels.ops.common.plan import Planned, no_work
+from smart_kernels.ops.common.plan import Planned, checked, no_work
 from smart_kernels.shapes import Conv
 from smart_kernels.shapes.tiles import grid
 
@@ -43,6 +43,7 @@ def _check_linear(
     _check_others(x, weight, mask, bias, name, eps)
 
 
+@checked
 def check_conv(
     x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, tile: tuple[int, int], eps: float, conv: Conv
 ) -> None:

@@ -52,7 +52,7 @@ def masked_conv2d(
         ValueError: a shape, device, tile or eps does not fit.
     """
     conv = Conv(tuple(weight.shape[2:]), *map(pair, (stride, padding, dilation)))
-    check_conv(x, weight, mask, bias, tile, eps, conv)
+    check_conv((x, weight, mask, bias), (tuple(tile), eps, conv))
     x = autocast(x)
     with no_autocast(x):
         matrix, mask, tile_k = _aligned(weight, mask, tile)

@@ -1,5 +1,6 @@
 """``masked_linear``: linear layer whose weight is scaled, tile by tile, by a mask."""
 
+import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, unsuited
@@ -76,13 +77,14 @@ def _masked_linear_backward(
     dead_grad: bool,
     needs_dweight: bool,
     needs_dmask: bool,
-) -> tuple[Tensor, Tensor]:
+    dbias: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     if unsuited(x, weight, mask):
         return reference.masked_linear_backward(
-            dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dmask
+            dy, x, weight, mask, tile_n, tile_k, eps, dead_grad, needs_dweight, needs_dmask, dbias
         )
     tiles = TileMask(mask, (tile_n, tile_k), eps)
-    return weight_grad(dy, x, weight, tiles, Wanted(needs_dweight, needs_dmask, dead_grad))
+    return weight_grad(dy, x, weight, tiles, Wanted(needs_dweight, needs_dmask, dead_grad, dbias))
 
 
 def _setup_context(ctx, inputs, output):
@@ -94,15 +96,21 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, dy):
     x, weight, mask = ctx.saved_tensors
     tile_n, tile_k, eps, dead_grad = ctx.settings
-    needs_dx, needs_dweight, needs_dmask, needs_dbias = ctx.needs_input_grad[:4]
-    dx = dweight = dmask = dbias = None
-    if needs_dx:  # the forward of the transposed weight
+    dx = None
+    if ctx.needs_input_grad[0]:  # the forward of the transposed weight
         dx = _masked_linear(dy, weight.T, mask.T, None, tile_k, tile_n, eps, dead_grad)
-    if needs_dweight or needs_dmask:
-        dweight, dmask = _masked_linear_backward(dy, x, weight, mask, *ctx.settings, needs_dweight, needs_dmask)
-    if needs_dbias:
-        dbias = dy.sum(0, dtype=ctx.bias_dtype)
-    return dx, dweight if needs_dweight else None, dmask if needs_dmask else None, dbias, None, None, None, None
+    return dx, *parameter_gradients(ctx, dy, x, weight, mask), None, None, None, None
+
+
+def parameter_gradients(ctx, dy: Tensor, x: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of weight, mask and bias, None where none is needed; settings and dtype lie in ``ctx``."""
+    needs = ctx.needs_input_grad[1:4]
+    if not any(needs[:2]):
+        return None, None, dy.sum(0, dtype=ctx.bias_dtype) if needs[2] else None
+    found = _masked_linear_backward(
+        dy, x, weight, mask, *ctx.settings, *needs[:2], ctx.bias_dtype if needs[2] else None
+    )
+    return tuple(each if needed else None for each, needed in zip(found, needs, strict=True))
 
 
 differentiable(_masked_linear, _backward, _setup_context)

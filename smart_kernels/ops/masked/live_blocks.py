@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 import triton
 from torch import Tensor
 
 from smart_kernels.kernels.masked.live_blocks import live_blocks_kernel
 from smart_kernels.ops.common.axis import SMALL_TILES, Axis, constants
-from smart_kernels.ops.common.blocks import BlockRows
 from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, Nothing, given, slot
-from smart_kernels.ops.common.plan import Planned
 
 Settings = tuple[tuple[int, int], float, tuple[int, int]]  # tile, eps, group
 CHUNK = 4096  # mask values that a program of live_blocks_kernel looks at together
@@ -105,28 +100,6 @@ def cut(n: Axis, k: Axis) -> dict[str, int]:
     """Return the compile-time arguments that say how tiles and blocks lie."""
     tiles = {"TILE_N": n.tile, "TILES_N": n.tiles_per_block, "TILE_K": k.tile, "TILES_K": k.tiles_per_block}
     return tiles | constants(n, k)
-
-
-def live_blocks(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> BlockRows:
-    """List the blocks of each block row that hold a live tile, in order; no synchronisation.
-
-    Returns:
-        Row ``r`` owns the entries from ``r * k.blocks``; there is room for all blocks.
-    """
-    return BlockRows(*_listed(mask.given, (mask.settings, n, k, all_blocks)))
-
-
-@Planned
-def _listed(values, threshold, temperature, settings: Settings, n: Axis, k: Axis, all_blocks: bool) -> Callable:
-    lists = lists_launch(TileMask.of(values, threshold, temperature, settings), n, k, all_blocks)
-    new = functools.partial(torch.empty, dtype=torch.int32, device=values.device)
-
-    def run(*mask):
-        rows = new(n.blocks), new(n.blocks), new(n.blocks * k.blocks)
-        lists(*mask, *rows)
-        return rows
-
-    return run
 
 
 def lists_launch(mask: TileMask, n: Axis, k: Axis, all_blocks: bool = False) -> Launch:

@@ -12,7 +12,6 @@ from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
 from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.block_matmul import Product, plan_matmul
-from smart_kernels.ops.common.blocks import BlockRows
 from smart_kernels.ops.common.launch import ABSENT, NOTHING, TENSOR, Launch, aligned, slot
 from smart_kernels.ops.common.plan import Planned, buffers
 
@@ -32,7 +31,7 @@ def _product(
     mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
     lists = lists_launch(mask, n, k)
-    pack = _pack_launch(weight, mask, n, k)
+    pack = pack_launch(weight, mask, n, k)
     blocks = torch.empty(n.blocks * k.blocks, n.block, k.block, dtype=x.dtype, device="meta")
     product = Product(n, k, x_aligned, None, None, precision)
     index = torch.empty(0, dtype=torch.int32, device="meta")
@@ -50,31 +49,7 @@ def _product(
     return run
 
 
-def pack(weight: Tensor, mask: TileMask, rows: BlockRows, n: Axis, k: Axis, dtype: torch.dtype) -> Tensor:
-    """Store ``weight * mask`` of the listed blocks, each where its entry is.
-
-    Returns:
-        (n.blocks * k.blocks, n.block, k.block).
-    """
-    return _packed((weight, *mask.given, rows.end, rows.cols), (mask.settings, n, k, dtype))
-
-
-@Planned
-def _packed(
-    weight, values, threshold, temperature, end, cols, settings: Settings, n: Axis, k: Axis, dtype: torch.dtype
-) -> Callable:
-    launch = _pack_launch(weight, TileMask.of(values, threshold, temperature, settings), n, k, ABSENT)
-    new = functools.partial(torch.empty, (n.blocks * k.blocks, n.block, k.block), dtype=dtype, device=weight.device)
-
-    def run(*tensors):
-        packed = new()
-        launch(*tensors, packed, NOTHING)
-        return packed
-
-    return run
-
-
-def _pack_launch(weight: Tensor, mask: TileMask, n: Axis, k: Axis, order: object = TENSOR) -> Launch:
+def pack_launch(weight: Tensor, mask: TileMask, n: Axis, k: Axis, order: object = TENSOR) -> Launch:
     """Return the launch that fills packed and order, given weight, the mask's tensors, end and cols before them."""
     return Launch(
         pack_kernel, (n.blocks * k.blocks,),
@@ -93,11 +68,13 @@ class Wanted:
     Attributes:
         dweight, dmask: whether they are wanted; one that is not comes back empty.
         dead_grad: dmask in dead tiles, too.
+        dbias: the dtype of the gradient of a bias; None where none is wanted.
     """
 
     dweight: bool
     dmask: bool
     dead_grad: bool
+    dbias: torch.dtype | None = None
 
     @property
     def all_blocks(self) -> bool:
@@ -105,8 +82,11 @@ class Wanted:
         return self.dead_grad and self.dmask
 
 
-def weight_grad(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor]:
-    """Return dweight and dmask, which is dscores if the mask is soft."""
+def weight_grad(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dweight, dmask, which is dscores if the mask is soft, and dbias, by one launch.
+
+    A second one sums dmask where a tile has several blocks.
+    """
     return _weight_grad((dy, x, weight, *mask.given), (mask.settings, wanted, precision()))
 
 
@@ -116,27 +96,25 @@ def _weight_grad(
 ) -> Callable:
     mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
-    lists = lists_launch(mask, n, k, wanted.all_blocks)
+    outputs = wanted.dweight, wanted.dmask, wanted.dbias is not None
     launch = Launch(
-        weight_grad_kernel, (n.blocks * k.blocks,),
-        TENSOR, TENSOR, TENSOR, *map(slot, mask.given), TENSOR, TENSOR,
-        TENSOR if wanted.dweight else ABSENT, TENSOR if wanted.dmask else ABSENT,
-        len(x), *weight.shape, k.blocks, *mask.groups,
+        weight_grad_kernel, (n.whole_blocks * k.whole_blocks + n.blocks * outputs[2],),
+        TENSOR, TENSOR, TENSOR, *map(slot, mask.given), *(TENSOR if each else ABSENT for each in outputs),
+        x.shape[0], *weight.shape, n.blocks, k.whole_blocks, *mask.groups,
         *dy.stride(), *x.stride(), *weight.stride(), *mask.strides,
-        mask.eps, m_class(len(x)),
+        mask.eps, m_class(x.shape[0]),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile,
-        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.dead_grad, PRECISION=precision,
+        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.all_blocks, PRECISION=precision,
     )  # fmt: skip
-    zeros = plan_gradients(weight, mask, n, k, wanted)
+    new = _new_gradients(torch.empty, weight, mask, n, k, wanted)
     finish = plan_finish(weight, mask, n, k, wanted)
-    empty = buffers((n.blocks, n.blocks, n.blocks * k.blocks), torch.int32, x.device)
+    new_dbias = functools.partial(torch.empty, len(weight) if outputs[2] else 0, dtype=wanted.dbias, device=x.device)
 
-    def run(dy, x, weight, values, threshold, temperature):
-        start, end, cols = empty()
-        dweight, dmask = zeros()
-        lists(values, threshold, temperature, start, end, cols)
-        launch(dy, x, weight, values, threshold, temperature, end, cols, dweight, dmask)
-        return finish(dweight, dmask)
+    def run(*tensors):
+        dweight, dmask = new()
+        dbias = new_dbias()
+        launch(*tensors, dweight, dmask, dbias if outputs[2] else NOTHING)
+        return *finish(dweight, dmask), dbias
 
     return run
 
@@ -146,10 +124,14 @@ def plan_gradients(weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wan
 
     Dead tiles are not visited, so zeros they stay.
     """
+    return _new_gradients(torch.zeros, weight, mask, n, k, wanted)
+
+
+def _new_gradients(make: Callable, weight: Tensor, mask: TileMask, n: Axis, k: Axis, wanted: Wanted) -> Callable:
     parts = n.blocks_per_tile * k.blocks_per_tile
     device = weight.device
-    dweight = functools.partial(torch.zeros, weight.shape, dtype=weight.dtype, device=device)
-    dmask = functools.partial(torch.zeros, (*mask.values.shape, parts), dtype=torch.float32, device=device)
+    dweight = functools.partial(make, weight.shape, dtype=weight.dtype, device=device)
+    dmask = functools.partial(make, (*mask.values.shape, parts), dtype=torch.float32, device=device)
     return lambda: (dweight() if wanted.dweight else NOTHING, dmask() if wanted.dmask else NOTHING)
 
 

@@ -1,5 +1,6 @@
 """``smart_linear``: ``masked_linear`` whose soft mask is computed from scores inside the kernels and never stored."""
 
+import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.inputs import autocast, flat, no_autocast, temperature_of, unsuited
@@ -115,21 +116,22 @@ def _smart_linear_backward(
     dead_grad: bool,
     needs_dweight: bool,
     needs_dscores: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dbias: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mask = TileMask(scores, (tile_n, tile_k), eps, threshold, temperature, (group_n, group_k))
-    wanted = Wanted(needs_dweight, needs_dscores, dead_grad)
+    wanted = Wanted(needs_dweight, needs_dscores, dead_grad, dbias)
     if not unsuited(x, weight, scores):
         return _gradients(dy, x, weight, mask, wanted)
     args = dy, x, weight, *mask.tensors, *mask.tile, *mask.group, eps
-    return reference.smart_linear_backward(*args, dead_grad, needs_dweight, needs_dscores)
+    return reference.smart_linear_backward(*args, dead_grad, needs_dweight, needs_dscores, dbias)
 
 
-def _gradients(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, Tensor, Tensor]:
-    dweight, dscores = weight_grad(dy, x, weight, mask, wanted)
+def _gradients(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: Wanted) -> tuple[Tensor, ...]:
+    dweight, dscores, dbias = weight_grad(dy, x, weight, mask, wanted)
     threshold = mask.threshold
     if not wanted.dmask:
-        return dweight, dscores, threshold.new_empty(0)
-    return dweight, dscores, -reduce_sum(dscores.double(), mask.group).to(threshold.dtype)
+        return dweight, dscores, threshold.new_empty(0), dbias
+    return dweight, dscores, -reduce_sum(dscores.double(), mask.group).to(threshold.dtype), dbias
 
 
 def _setup_context(ctx, inputs, output):
@@ -145,26 +147,21 @@ def _backward(ctx, dy):
     settings = ctx.eps, ctx.dead_grad
     needs_dx, needs_dweight, needs_dscores, needs_dthreshold, _, needs_dbias = ctx.needs_input_grad[:6]
     needs_dmask = needs_dscores or needs_dthreshold
-    dx = dweight = dscores = dthreshold = dbias = None
+    dx = None
     if needs_dx:  # the forward of the transposed weight
         dx = _smart_linear(
             dy, weight.T, scores.T, threshold.T, temperature, None, *ctx.tile[::-1], *ctx.group[::-1], *settings
         )
     if needs_dweight or needs_dmask:
-        dweight, dscores, dthreshold = _smart_linear_backward(
-            dy, x, weight, scores, threshold, temperature, *ctx.tile, *ctx.group, *settings, needs_dweight, needs_dmask
+        wanted = needs_dweight, needs_dmask, ctx.bias_dtype if needs_dbias else None
+        found = _smart_linear_backward(
+            dy, x, weight, scores, threshold, temperature, *ctx.tile, *ctx.group, *settings, *wanted
         )
-    if needs_dbias:
-        dbias = dy.sum(0, dtype=ctx.bias_dtype)
-    return (
-        dx,
-        dweight if needs_dweight else None,
-        dscores if needs_dscores else None,
-        dthreshold if needs_dthreshold else None,
-        None,
-        dbias,
-        *[None] * 6,
-    )
+    else:
+        found = None, None, None, dy.sum(0, dtype=ctx.bias_dtype) if needs_dbias else None
+    needs = needs_dweight, needs_dscores, needs_dthreshold, needs_dbias
+    dweight, dscores, dthreshold, dbias = (each if need else None for each, need in zip(found, needs, strict=True))
+    return dx, dweight, dscores, dthreshold, None, dbias, *[None] * 6
 
 
 differentiable(_smart_linear, _backward, _setup_context)

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
+from smart_kernels.ops.common.arguments import precision
 from smart_kernels.ops.common.conv_inputs import nhwc
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.inputs import autocast_all, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define, differentiable
-from smart_kernels.ops.common.nm import NMWeight
-from smart_kernels.reference.common.epilogue import check_activation, finish
+from smart_kernels.ops.common.inputs import autocast_all, autocasts, contiguous, needs_gradient, no_autocast
+from smart_kernels.ops.common.launch import all_given
+from smart_kernels.ops.common.library import always, define, differentiable
+from smart_kernels.reference.common.epilogue import finish
 from smart_kernels.reference.semi_structured import conv2d as reference
 from smart_kernels.shapes import Conv, pair
 
-from .checks import check_conv, check_dtypes
+from .checks import check_conv
 from .conv_matmul import spread_conv
 
 Size = int | tuple[int, int]
@@ -58,10 +58,9 @@ def semi_structured_conv2d(
         ValueError: a shape, dtype, device or the activation does not fit.
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
-    check_conv(x, NMWeight(values, indices, n, m), bias, residual, conv)
-    check_activation(activation)
-    x, values, bias, residual = autocast_all(x, values, bias, residual)
-    check_dtypes(x, values, bias, residual)
+    if autocasts(x):
+        x, values, bias, residual = autocast_all(x, values, bias, residual)
+    check_conv((x, values, indices, bias, residual), (n, m, activation, conv))
     learns = needs_gradient(x, values, bias, residual)
     after = (None, None) if learns else (None if residual is None else nhwc(residual), activation)
     with no_autocast(x):
@@ -73,7 +72,7 @@ def _fake(x, values, indices, bias, residual, geometry, n, m, activation):
     return x.new_empty(x.shape[0], *Conv.of(geometry).output_size(*x.shape[1:3]), values.shape[0])
 
 
-@define("semi_structured_conv2d", reference=reference.semi_structured_conv2d, fake=_fake)
+@define("semi_structured_conv2d", reference=reference.semi_structured_conv2d, fake=_fake, visible=always)
 def _conv(
     x: Tensor,
     values: Tensor,
@@ -87,7 +86,8 @@ def _conv(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.semi_structured_conv2d(x, values, indices, bias, residual, geometry, n, m, activation)
-    return spread_conv(x, NMWeight(values, indices, n, m), Conv.of(geometry), Epilogue(bias, residual, activation))
+    tensors = all_given(x, *contiguous(values, indices, bias), residual)
+    return spread_conv(tensors, (tuple(geometry), n, m, activation, precision()))
 
 
 def _setup_context(ctx, inputs, output):

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.inputs import autocast_all, flat, needs_gradient, no_autocast
-from smart_kernels.ops.common.library import define, differentiable
-from smart_kernels.ops.common.nm import NMWeight, launch_transpose
+from smart_kernels.ops.common.arguments import precision
+from smart_kernels.ops.common.inputs import autocast_all, autocasts, contiguous, flat, needs_gradient, no_autocast
+from smart_kernels.ops.common.launch import NOTHING, all_given
+from smart_kernels.ops.common.library import always, define, differentiable
+from smart_kernels.ops.common.nm import transposed
 from smart_kernels.ops.common.nm_matmul import spread_matmul
-from smart_kernels.reference.common.epilogue import check_activation, finish
+from smart_kernels.reference.common.epilogue import finish
 from smart_kernels.reference.semi_structured import linear as reference
 
-from .checks import check, check_dtypes
+from .checks import check
 
 
 def semi_structured_linear(
@@ -48,14 +49,12 @@ def semi_structured_linear(
     Raises:
         ValueError: a shape, dtype, device or activation does not fit.
     """
-    check(x, NMWeight(values, indices, n, m), bias, residual, transposable)
-    check_activation(activation)
-    x, values, bias, residual = autocast_all(x, values, bias, residual)
-    check_dtypes(x, values, bias, residual)
+    if autocasts(x):
+        x, values, bias, residual = autocast_all(x, values, bias, residual)
+    check((x, values, indices, bias, residual), (n, m, activation, transposable))
     y_shape = *x.shape[:-1], len(values)
-    learns = needs_gradient(x, values, bias, residual)
     with no_autocast(x):
-        if learns:  # torch differentiates what follows the product
+        if needs_gradient(x, values, bias, residual):  # torch differentiates what follows the product
             y = _semi_structured_linear(flat(x), values, indices, bias, None, n, m, None, transposable)
             return finish(y.view(y_shape), None, residual, activation)
         rest = None if residual is None else flat(residual)
@@ -74,7 +73,7 @@ def _fake_dx(dy, values, indices, n, m, in_features, transposable):
     return dy.new_empty(dy.shape[0], in_features)
 
 
-@define("semi_structured_linear", reference=_linear_reference, fake=_fake)
+@define("semi_structured_linear", reference=_linear_reference, fake=_fake, visible=always)
 def _semi_structured_linear(
     x: Tensor,
     values: Tensor,
@@ -88,23 +87,25 @@ def _semi_structured_linear(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.semi_structured_linear(x, values, indices, bias, residual, n, m, activation)
-    return spread_matmul(x, NMWeight(values, indices, n, m), len(values), Epilogue(bias, residual, activation))
+    tensors = all_given(x, *contiguous(values, indices, bias), residual)
+    return spread_matmul(tensors, (n, m, len(values), activation, False, precision()))
 
 
 def _dx_reference(dy, values, indices, n, m, in_features, transposable):
     return reference.semi_structured_linear_dx(dy, values, indices, n, m, in_features)
 
 
-@define("semi_structured_linear_dx", reference=_dx_reference, fake=_fake_dx)
+@define("semi_structured_linear_dx", reference=_dx_reference, fake=_fake_dx, visible=always)
 def _semi_structured_linear_dx(
     dy: Tensor, values: Tensor, indices: Tensor, n: int, m: int, in_features: int, transposable: bool
 ) -> Tensor:
     if dy.dtype == torch.float64:
         return reference.semi_structured_linear_dx(dy, values, indices, n, m, in_features)
-    if not transposable:
-        return spread_matmul(dy, NMWeight(values, indices, n, m), in_features, Epilogue(), transposed=True)
-    values, indices = launch_transpose(values, indices, in_features)
-    return spread_matmul(dy, NMWeight(values, indices, 2, 4), in_features, Epilogue())
+    saved = contiguous(values, indices)
+    if transposable:
+        saved = transposed(saved, (in_features,))
+    tensors = dy, *saved, NOTHING, NOTHING
+    return spread_matmul(tensors, (n, m, in_features, None, not transposable, precision()))
 
 
 def _setup_context(ctx, inputs, output):

@@ -1,12 +1,16 @@
 """``semi_structured_prune``: from a dense weight to the saved 2:4 form in one pass, of its transpose, too."""
 
+from collections.abc import Callable
+
 import torch
 import triton
 from torch import Tensor
 
 from smart_kernels.kernels.semi_structured.prune import prune_both_ways_kernel, prune_kernel
-from smart_kernels.ops.common.inputs import DTYPES
-from smart_kernels.ops.common.library import define
+from smart_kernels.ops.common.inputs import DTYPES, contiguous
+from smart_kernels.ops.common.launch import TENSOR, Launch, all_given, slot
+from smart_kernels.ops.common.library import always, define
+from smart_kernels.ops.common.plan import Planned
 from smart_kernels.reference.semi_structured import prune as reference
 
 ROWS, GROUPS = 16, 64  # of a program; 4 warps have 32 weights in each thread
@@ -60,44 +64,64 @@ def _fake_both_ways(weight, scores):
     return *_empty(weight, *weight.shape), *_empty(weight, *weight.shape[::-1])
 
 
-@define("semi_structured_prune", reference=reference.semi_structured_prune, fake=_fake)
+@define("semi_structured_prune", reference=reference.semi_structured_prune, fake=_fake, visible=always)
 def _prune(weight: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
     if _wide(weight, scores):
         return reference.semi_structured_prune(weight, scores)
-    weight, scores = _rows(weight), _rows(scores)
+    return _one_way(all_given(*contiguous(weight, scores)), ())
+
+
+@Planned
+def _one_way(weight, scores) -> Callable:
     N, K = weight.shape
-    values, indices = _empty(weight, *weight.shape)
-    if values.numel():
-        groups = -(-K // 4)
-        prune_kernel[(triton.cdiv(N, ROWS), triton.cdiv(groups, GROUPS))](
-            weight, scores, values, indices, N, K, groups, K, values.stride(0), indices.stride(0),
-            BLOCK_N=ROWS, BLOCK_G=GROUPS, num_warps=4,
-        )  # fmt: skip
-    return values, indices
+    groups = -(-K // 4)
+    if not N * groups:
+        return lambda weight, scores: _empty(weight, N, K)
+    launch = Launch(
+        prune_kernel, (triton.cdiv(N, ROWS), triton.cdiv(groups, GROUPS)),
+        TENSOR, slot(scores), TENSOR, TENSOR, N, K, groups, K, 2 * groups, -(-K // 8),
+        BLOCK_N=ROWS, BLOCK_G=GROUPS, num_warps=4,
+    )  # fmt: skip
+
+    def run(weight, scores):
+        saved = _empty(weight, N, K)
+        launch(weight, scores, *saved)
+        return saved
+
+    return run
 
 
 @define(
     "semi_structured_prune_both_ways",
     reference=reference.semi_structured_prune_both_ways,
     fake=_fake_both_ways,
+    visible=always,
 )
 def _prune_both_ways(weight: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if _wide(weight, scores):
         return reference.semi_structured_prune_both_ways(weight, scores)
-    weight, scores = _rows(weight), _rows(scores)
+    return _both_ways(all_given(*contiguous(weight, scores)), ())
+
+
+@Planned
+def _both_ways(weight, scores) -> Callable:
     N, K = weight.shape
-    forms = *_empty(weight, *weight.shape), *_empty(weight, *weight.shape[::-1])
-    if weight.numel():
-        prune_both_ways_kernel[(triton.cdiv(N, 4 * BLOCKS), triton.cdiv(K, 4 * BLOCKS))](
-            weight, scores, *forms, N, K, K, *(form.stride(0) for form in forms),
-            BLOCK_N=BLOCKS, BLOCK_K=BLOCKS, num_warps=8,
-        )  # fmt: skip
-    return forms
+    if not N * K:
+        return lambda weight, scores: (*_empty(weight, N, K), *_empty(weight, K, N))
+    launch = Launch(
+        prune_both_ways_kernel, (triton.cdiv(N, 4 * BLOCKS), triton.cdiv(K, 4 * BLOCKS)),
+        TENSOR, slot(scores), TENSOR, TENSOR, TENSOR, TENSOR,
+        N, K, K, K // 2, -(-K // 8), N // 2, -(-N // 8),
+        BLOCK_N=BLOCKS, BLOCK_K=BLOCKS, num_warps=8,
+    )  # fmt: skip
+
+    def run(weight, scores):
+        saved = *_empty(weight, N, K), *_empty(weight, K, N)
+        launch(weight, scores, *saved)
+        return saved
+
+    return run
 
 
 def _wide(*tensors: Tensor | None) -> bool:
-    return any(t is not None and t.dtype == torch.float64 for t in tensors)
-
-
-def _rows(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.contiguous()
+    return torch.float64 in [t.dtype for t in tensors if t is not None]

@@ -47,3 +47,9 @@ def _no_gluon() -> str | None:
     except Exception as error:
         return f"triton {triton.__version__} has another Gluon: {type(error).__name__}: {error}"[:200]
     return None
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Return the number of multiprocessors of a GPU; 1 where kernels are only compiled."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -1,11 +1,18 @@
 """Values of a packed 2:4 matrix from a dense one, or from its packed transpose. No host synchronisation."""
 
+import functools
+import math
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.kernels.tensor_core.gather import sparse_gather_kernel
+from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, slot
 from smart_kernels.ops.common.library import define
 from smart_kernels.ops.common.nm import transpose
+from smart_kernels.ops.common.plan import Planned
 from smart_kernels.reference.common import nm as reference
 from smart_kernels.shapes import groups_of
 
@@ -37,7 +44,7 @@ def _fake_turned(weight, metadata, metadata_t, kernel, N, K):
 def kept(dense: Tensor, metadata: Tensor, kernel: str) -> Tensor:
     """Gather what a weight with this metadata holds of a (N, K) matrix, in the order of ``arrange``; 0 in the
     padding."""
-    return _gathered(dense, None, metadata, kernel, dense.shape, dense.stride())
+    return _gathered((dense, NOTHING, metadata), (kernel, *dense.shape))
 
 
 @define("sparse_tensor_turned", reference=_turned_reference, fake=_fake_turned)
@@ -49,7 +56,7 @@ def turned(weight: Tensor, metadata: Tensor, metadata_t: Tensor, kernel: str, N:
         metadata_t: of W.T, see ``turned_metadata``.
         kernel: of ``KERNELS``, the order of both.
     """
-    return _gathered(weight, metadata, metadata_t, kernel, (K, N))
+    return _gathered((weight, metadata, metadata_t), (kernel, K, N))
 
 
 def turned_metadata(metadata: Tensor, N: int, K: int) -> Tensor:
@@ -58,15 +65,25 @@ def turned_metadata(metadata: Tensor, N: int, K: int) -> Tensor:
     return packing.arrange_indices(transpose(indices.new_zeros(N, K // 2), indices, K)[1], N // 4)
 
 
-def _gathered(source, source_metadata, metadata, kernel, size, stride=(0, 0)) -> Tensor:
-    """Gather values in the order of ``kernel`` from a dense source or, with its metadata, a packed one."""
-    values = source.new_empty(packing.arranged_shape(metadata, kernel))
-    packed = source_metadata is not None
-    if values.numel():
-        sparse_gather_kernel[tuple(metadata.shape[:2])](
-            source, source_metadata, metadata, values,
-            *size, source_metadata.shape[1] if packed else 0,
-            *stride,
-            PACKED=packed, FRAGMENTS=kernel != "wgmma_ss",
-        )  # fmt: skip
-    return values
+@Planned
+def _gathered(source, source_metadata, metadata, kernel: str, rows: int, columns: int) -> Callable:
+    """Plan the values, in the order of ``kernel``, of a (rows, columns) matrix: dense or, with its metadata, packed."""
+    shape = packing.arranged_shape(metadata, kernel)
+    new = functools.partial(torch.empty, shape, dtype=source.dtype, device=source.device)
+    if not math.prod(shape):
+        return lambda *tensors: new()
+    packed = source_metadata is not NOTHING
+    launch = Launch(
+        sparse_gather_kernel, tuple(metadata.shape[:2]),
+        TENSOR, slot(source_metadata), TENSOR, TENSOR,
+        rows, columns, source_metadata.shape[1] if packed else 0,
+        *((0, 0) if packed else source.stride()),
+        PACKED=packed, FRAGMENTS=kernel != "wgmma_ss",
+    )  # fmt: skip
+
+    def run(*tensors):
+        values = new()
+        launch(*tensors, values)
+        return values
+
+    return run

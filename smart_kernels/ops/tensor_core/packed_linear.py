@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from smart_kernels.ops.common.epilogue import Epilogue
-from smart_kernels.ops.common.inputs import flat, needs_gradient, no_autocast
+from smart_kernels.ops.common.arguments import precision
+from smart_kernels.ops.common.inputs import contiguous, flat, needs_gradient, no_autocast
+from smart_kernels.ops.common.launch import NOTHING
 from smart_kernels.ops.common.library import TRITON_DEVICES, define, differentiable
-from smart_kernels.ops.common.nm import NMWeight
 from smart_kernels.ops.common.nm_matmul import spread_matmul
 from smart_kernels.reference.common.nm import expand
 from smart_kernels.shapes import groups_of
@@ -81,8 +81,8 @@ def _linear(
 def _linear_dx(dy: Tensor, weight: Tensor, metadata: Tensor, metadata_t: Tensor | None, kernel: str, K: int) -> Tensor:
     N = dy.shape[1]
     if metadata_t is None:  # no instruction multiplies a matrix that is 2:4 along its other side
-        saved = NMWeight(*_saved(weight, metadata, kernel, N, K), 2, 4)
-        return spread_matmul(dy, saved, K, Epilogue(), transposed=True)
+        saved = contiguous(*_saved(weight, metadata, kernel, N, K))
+        return spread_matmul((dy, *saved, NOTHING, NOTHING), (2, 4, K, None, True, precision()))
     weight_t = turned(weight, metadata, metadata_t, kernel, N, K)
     return matmul(dy, PackedWeight(kernel, weight_t, metadata_t, K, N // 4))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from smart_kernels.ops.common.inputs import flat, needs_gradient, no_autocast
 from smart_kernels.ops.common.library import define
 from smart_kernels.ops.common.nm import check_places
+from smart_kernels.ops.common.plan import checked
 from smart_kernels.reference.common.epilogue import check_activation, finish
 from smart_kernels.reference.common.nm import expand
 from smart_kernels.shapes import groups_of
@@ -71,41 +72,44 @@ def quantized_semi_structured_linear(
         ValueError: a shape, dtype, device or activation does not fit, or the kernel must not be used on this GPU.
     """
     N = weight.out_features
-    y_shape = *x.shape[:-1], weight.out_features
-    _check(x, weight, scale, bias, residual, y_shape, out_dtype)
-    check_activation(activation)
-    if x.is_cuda and (reason := _refused(x.device, x.dtype)) is not None:
-        raise ValueError(reason)
+    y_shape = *x.shape[:-1], N
+    _check((x, weight.weight, scale, bias, residual), (N, weight.groups, activation, out_dtype))
+    if needs_gradient(x, weight.weight, scale, bias, residual):
+        raise ValueError("nothing may need a gradient, use torch.no_grad()")
     rest = None if residual is None else flat(residual)
     with no_autocast(x):
         y = _quantized(flat(x), weight.weight, weight.metadata, scale, bias, rest, activation, out_dtype, N)
     return y.view(y_shape)
 
 
-@torch.compiler.assume_constant_result
 def _refused(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why the kernel must not be used; asked once, also by the compiler."""
     return verified(device, words_kernel(device, dtype), dtype)
 
 
-def _check(x, weight, scale, bias, residual, y_shape, out_dtype) -> None:
-    """Raise ``ValueError`` unless the arguments fit."""
-    N = weight.out_features
-    if x.dim() == 0 or x.dtype not in BYTES or x.dtype != weight.dtype or groups_of(x.shape[-1], 4) != weight.groups:
-        expected = f"(..., K) {weight.dtype} with {weight.groups} groups of four"
+# all that torch.compiler.assume_constant_result does after it has imported Dynamo, which takes longer than torch
+_refused._dynamo_marked_constant = True
+
+
+@checked
+def _check(x, weight, scale, bias, residual, N: int, groups: int, activation: str | None, out_dtype) -> None:
+    """Raise ``ValueError`` unless the arguments fit and the kernel may be used."""
+    check_activation(activation)
+    if x.dim() == 0 or x.dtype not in BYTES or x.dtype != weight.dtype or groups_of(x.shape[-1], 4) != groups:
+        expected = f"(..., K) {weight.dtype} with {groups} groups of four"
         raise ValueError(f"x must be {expected}, one of {list(BYTES)}, got {tuple(x.shape)} {x.dtype}")
     if scale.shape not in ((), (N,)) or scale.dtype != torch.float32:
         raise ValueError(f"scale must be () or ({N},) float32, got {tuple(scale.shape)} {scale.dtype}")
-    for name, tensor, shape in (("bias", bias, (N,)), ("residual", residual, y_shape)):
+    for name, tensor, shape in (("bias", bias, (N,)), ("residual", residual, (*x.shape[:-1], N))):
         if tensor is not None and (tensor.shape != shape or tensor.dtype not in OUT):
             raise ValueError(f"{name} must be {tuple(shape)} of {OUT}, got {tuple(tensor.shape)} {tensor.dtype}")
     if out_dtype not in OUT:
         raise ValueError(f"out_dtype must be one of {OUT}, got {out_dtype}")
-    tensors = [t for t in (x, weight.weight, scale, bias, residual) if t is not None]
+    tensors = [t for t in (x, weight, scale, bias, residual) if t is not None]
     if any(t.device != x.device for t in tensors):
         raise ValueError(f"all tensors must be on the device of x, got {[str(t.device) for t in tensors]}")
-    if needs_gradient(*tensors):
-        raise ValueError("nothing may need a gradient, use torch.no_grad()")
+    if x.is_cuda and (reason := _refused(x.device, x.dtype)) is not None:
+        raise ValueError(reason)
 
 
 def _reference(x, weight, metadata, scale, bias, residual, activation, out_dtype, N):

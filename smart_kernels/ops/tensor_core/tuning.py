@@ -7,6 +7,8 @@ import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
+from smart_kernels.ops.common.plan import forget
+
 from .packing import BYTES
 
 
@@ -23,14 +25,16 @@ def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
 
 @contextlib.contextmanager
 def forced(kernel: str, config: triton.Config) -> Iterator[None]:
-    """Launch ``kernel`` with this configuration, untuned."""
+    """Launch ``kernel`` with this configuration, untuned; launches that were kept with another one are forgotten."""
     tuned = tuner(kernel)
     before = tuned.configs
     tuned.configs = [config]
+    forget()
     try:
         yield
     finally:
         tuned.configs = before
+        forget()
 
 
 def tuner(kernel: str) -> Autotuner:

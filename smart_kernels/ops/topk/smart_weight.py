@@ -142,6 +142,7 @@ def _config(groups: int, columns: int, m: int, hard: bool) -> tuple[tuple[int], 
 def _setup_context(ctx, inputs, output):
     # attributes, not save_for_backward: one masked weight may serve several backward calls
     weight, scores, temperature, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)  # nobody differentiates the threshold
     ctx.saved = weight.detach(), scores.detach(), output[1].detach(), temperature
 
 

@@ -58,11 +58,13 @@ def masked_linear_backward(
     dead_grad: bool,
     needs_dweight: bool,
     needs_dmask: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return dweight (N, K) and dmask (grid); a gradient that is not needed comes back empty."""
+    dbias: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dweight (N, K), dmask (grid) and dbias (N,), of that dtype; what is not needed comes back empty."""
     wide = torch.promote_types(x.dtype, torch.float32)
     grad = dy.to(wide).T @ x.to(wide)
-    return split_gradient(grad, weight, mask, (tile_n, tile_k), eps, dead_grad, needs_dweight, needs_dmask)
+    split = split_gradient(grad, weight, mask, (tile_n, tile_k), eps, dead_grad, needs_dweight, needs_dmask)
+    return *split, dy.new_empty(0) if dbias is None else dy.sum(0, dtype=dbias)
 
 
 def split_gradient(
@@ -77,7 +79,8 @@ def split_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Split the (N, K) gradient of the product ``weight * mask`` into dweight and dmask."""
     dead = mask <= eps
-    dweight, dmask = weight.new_empty(0), mask.new_empty(0)
+    dweight = weight.new_empty(0)
+    dmask = mask.new_empty(0)
     if needs_dweight:
         factor = expand(mask.to(grad.dtype).masked_fill(dead, 0), tile, weight.shape)
         dweight = (grad * factor).to(weight.dtype).contiguous()

@@ -1,5 +1,6 @@
 """Definition of ``smart_linear``: ``masked_linear`` with the soft mask of scores."""
 
+import torch
 from torch import Tensor
 
 from smart_kernels.reference.common.soft_mask import soft_mask
@@ -42,13 +43,14 @@ def smart_linear_backward(
     dead_grad: bool,
     needs_dweight: bool,
     needs_dscores: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dweight (N, K), dscores (grid) and dthreshold (one per group)."""
+    dbias: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return dweight (N, K), dscores (grid), dthreshold (one per group) and dbias (N,), of that dtype."""
     mask = soft_mask(scores, expand(threshold, (group_n, group_k), scores.shape), temperature)
     args = dy, x, weight, mask, tile_n, tile_k, eps
-    dweight, dmask = masked_linear_backward(*args, dead_grad, needs_dweight, needs_dscores)
+    dweight, dmask, db = masked_linear_backward(*args, dead_grad, needs_dweight, needs_dscores, dbias)
     if not needs_dscores:
-        return dweight, scores.new_empty(0), threshold.new_empty(0)
+        return dweight, scores.new_empty(0), threshold.new_empty(0), db
     dscores = (mask * (1 - mask) * dmask / temperature).to(scores.dtype)
     dthreshold = -reduce_sum(dscores.double(), (group_n, group_k)).to(threshold.dtype)
-    return dweight, dscores, dthreshold
+    return dweight, dscores, dthreshold, db

@@ -3,6 +3,8 @@
 SMART, arXiv 2403.19969, section 3 (operator); Jacobian by implicit differentiation.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,34 +16,73 @@ UNDERFLOW = 1e-12  # below this sum of cost * mask * (1 - mask) no score moves t
 
 
 def soft_topk(
-    scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None = None, start: Tensor | None = None
+    scores: Tensor,
+    keep: Tensor,
+    temperature: Tensor,
+    cost: Tensor | None = None,
+    start: Tensor | None = None,
+    sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Return (G, n) mask in the dtype of scores, (G,) float64 threshold, for (1 or G, n) cost and (G,) start."""
+    """Return (G, n) mask in the dtype of scores, (G,) float64 threshold.
+
+    Args:
+        scores: (G, n); with sizes (sum(sizes),), groups of these sizes one behind the other, and so are mask and cost.
+        keep: (1,) or (G,).
+        temperature: 0-d.
+        cost: (1 or G, n).
+        start: (G,).
+        sizes: of the groups, none where all have n scores.
+    """
+    if sizes:
+        groups = zip(_rows(scores, sizes), _each(keep, sizes), _rows(cost, sizes), _each(start, sizes), strict=True)
+        parts = [soft_topk(row, budget, temperature, *others) for row, budget, *others in groups]
+        return torch.cat([mask[0] for mask, _ in parts]), torch.cat([threshold for _, threshold in parts])
     threshold = _solve(scores, keep, temperature, cost, start)
     return soft_mask(scores, threshold[:, None], temperature), threshold
 
 
 def soft_topk_backward(
-    dmask: Tensor, dthreshold: Tensor, mask: Tensor, cost: Tensor | None, temperature: float
+    dmask: Tensor,
+    dthreshold: Tensor | None,
+    mask: Tensor,
+    temperature: Tensor,
+    cost: Tensor | None,
+    sizes: Sequence[int] = (),
 ) -> Tensor:
     """Return v / temperature * (dmask - cost * (sum(v dmask) - temperature * dthreshold) / sum(cost v)).
 
     v = mask * (1 - mask); 0 where every v of a group underflows.
     """
+    if sizes:
+        rows = zip(*(_rows(each, sizes) for each in (dmask, mask, cost)), _each(dthreshold, sizes), strict=True)
+        return torch.cat([soft_topk_backward(d, h, m, temperature, c)[0] for d, m, c, h in rows])
     cost = torch.ones_like(mask[:1]) if cost is None else cost.to(mask.dtype)
     v = mask * (1 - mask)
     slope = (cost * v).sum(-1, keepdim=True)
-    push = (v * dmask).sum(-1, keepdim=True) - (temperature * dthreshold[:, None]).to(mask.dtype)
-    return torch.where(slope < UNDERFLOW, 0, v / temperature * (dmask - cost * (push / slope)))
+    push = (v * dmask).sum(-1, keepdim=True)
+    if dthreshold is not None:
+        push = push - (temperature * dthreshold[:, None]).to(mask.dtype)
+    return torch.where(slope < UNDERFLOW, 0, v / temperature.to(mask.dtype) * (dmask - cost * (push / slope)))
+
+
+def _rows(values: Tensor | None, sizes: Sequence[int]) -> list[Tensor | None]:
+    """Cut (sum(sizes),) into a (1, size) for each group."""
+    return [None] * len(sizes) if values is None else [part[None] for part in values.split(list(sizes))]
+
+
+def _each(values: Tensor | None, sizes: Sequence[int]) -> list[Tensor | None]:
+    """Cut (1,) or (G,) into a (1,) for each group."""
+    return [None] * len(sizes) if values is None else list(values.expand(len(sizes)).split(1))
 
 
 def _solve(
-    scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None, start: Tensor | None
+    scores: Tensor, keep: float | Tensor, temperature: float | Tensor, cost: Tensor | None, start: Tensor | None
 ) -> Tensor:
     """Solve for the (G,) float64 thresholds by a safeguarded Newton, for all groups at once that are not done."""
     # Newton from an error of e * temperature leaves at most e^2 / 2 of the budget
     near = temperature * (1e-8 if scores.dtype == torch.float64 else 1e-3)
     cost = None if cost is None else cost.to(scores.dtype).expand_as(scores)
+    keep = torch.as_tensor(keep, dtype=torch.float64, device=scores.device).expand(len(scores))
     state = _start(*_bracket(scores, keep, temperature, cost), start)
     for turn in range(NEWTON + BISECT):
         live = state[0] < state[1]
@@ -49,7 +90,7 @@ def _solve(
             break
         rows = slice(None) if live.all() else live.nonzero()[:, 0]
         low, high, threshold, move = state[:, rows]
-        excess, slope = _excess(scores[rows], threshold, temperature, None if cost is None else cost[rows], keep)
+        excess, slope = _excess(scores[rows], threshold, temperature, None if cost is None else cost[rows], keep[rows])
         low, high = torch.where(excess > 0, threshold, low), torch.where(excess > 0, high, threshold)
         step = torch.where(excess.abs() <= EXACT, 0, temperature * excess / slope)
         newton = threshold + step
@@ -69,7 +110,7 @@ def _start(low: Tensor, high: Tensor, start: Tensor | None) -> Tensor:
     return torch.stack((low, high, threshold, high - low))
 
 
-def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: float):
+def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor | None, keep: Tensor):
     """Return sum(cost * mask) - keep, and sum(cost * mask * (1 - mask)), at a threshold per group."""
     lead = threshold.to(scores.dtype)  # two fp32 subtractions do the work of a float64 one
     rest = (threshold - lead).to(scores.dtype)
@@ -81,7 +122,7 @@ def _excess(scores: Tensor, threshold: Tensor, temperature: float, cost: Tensor 
     return (hard - keep) + soft, _total(g.mul_(1 - g), cost)
 
 
-def _bracket(scores: Tensor, keep: float, temperature: float | Tensor, cost: Tensor | None) -> tuple[Tensor, Tensor]:
+def _bracket(scores: Tensor, keep: Tensor, temperature: float | Tensor, cost: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return ends between which the threshold lies; both are the threshold where nothing is left to solve."""
     up = scores == torch.inf
     down = scores == -torch.inf

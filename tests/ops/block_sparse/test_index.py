@@ -1,4 +1,4 @@
-"""What a stored weight derives from its indices is made once per change of them, and read by compiled code, too."""
+"""A stored weight derives its lists from its indices once per change of them; compiled code reads them, too."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What a compiler sees of the ops on a GPU: their launches, and no tensor that is only read taken for written."""
+"""A compiler sees the launches of the ops on a GPU, and takes no tensor that is only read for written."""
 
 import pytest
 import torch

@@ -13,7 +13,6 @@ from smart_kernels.ops.block_sparse import kernel_blocks
 from smart_kernels.ops.block_sparse import tile_matmul as _tile_matmul
 from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS, TileProduct, plan_tiles, splits, takes_tiles
 from smart_kernels.ops.common.blocks import BlockRows
-from smart_kernels.ops.common.epilogue import Epilogue
 from smart_kernels.ops.common.launch import all_given
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
 from tests.util import assert_close
@@ -37,10 +36,10 @@ def pieces(monkeypatch):
     return lambda count: monkeypatch.setattr(_tile_matmul, "splits", lambda rows, steps: count)
 
 
-def tile_matmul(x, values, rows, out_features, epilogue):
+def tile_matmul(x, values, rows, out_features, bias=None, residual=None, activation=None, dtype=None):
     """The product, planned anew for each call: what is patched is seen."""
-    tensors = all_given(x, values, *rows.lists, *epilogue.tensors)
-    product = TileProduct(out_features, epilogue.activation, epilogue.dtype, "ieee")
+    tensors = all_given(x, values, *rows.lists, bias, residual)
+    product = TileProduct(out_features, activation, dtype, "ieee")
     return plan_tiles(*tensors, product)(*tensors)
 
 
@@ -60,10 +59,10 @@ def problem(M, N, K, block, dtype=torch.float32, device="cpu", density=0.5):
 def test_shares_of_a_row_add_up(count, block, dtype, device, pieces):
     pieces(count)
     x, values, rows, bias, exact = problem(5, 64, 320, block, dtype, device)
-    y = tile_matmul(x, values, rows, 64, Epilogue(bias))
+    y = tile_matmul(x, values, rows, 64, bias)
     assert y.dtype == dtype
     assert_close("y", y, exact + bias.double(), dtype)
-    assert torch.equal(y, tile_matmul(x, values, rows, 64, Epilogue(bias)))
+    assert torch.equal(y, tile_matmul(x, values, rows, 64, bias))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
@@ -78,7 +77,7 @@ def test_shares_of_a_row_add_up(count, block, dtype, device, pieces):
 def test_any_shape(device, pieces, M, N, K, block, count, density):
     pieces(count)
     x, values, rows, bias, exact = problem(M, N, K, block, device=device, density=density)
-    assert_close("y", tile_matmul(x, values, rows, N, Epilogue(bias)), exact + bias.double(), torch.float32)
+    assert_close("y", tile_matmul(x, values, rows, N, bias), exact + bias.double(), torch.float32)
 
 
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
@@ -87,7 +86,7 @@ def test_epilogue(activation, M, count, device, pieces):
     pieces(count)
     x, values, rows, bias, exact = problem(M, 24, 100, (16, 16), torch.float16, device)
     residual = torch.randn(24, M, device=device).half().T
-    y = tile_matmul(x, values, rows, 24, Epilogue(bias, residual, activation, torch.float32))
+    y = tile_matmul(x, values, rows, 24, bias, residual, activation, torch.float32)
     assert y.dtype == torch.float32
     assert_close("y", y, finish(exact, bias.double(), residual.double(), activation), torch.float16)
 
@@ -95,12 +94,12 @@ def test_epilogue(activation, M, count, device, pieces):
 @pytest.mark.parametrize("M", [6, 70])
 @pytest.mark.parametrize("block", [(32, 64), (16, 32), (40, 24)], ids=str)
 def test_transposed_weight_and_any_strides(M, block, device):
-    """What the gradient of x runs."""
+    """Run the gradient of x."""
     N, K = 72, 80
     _, values, crow, col, _ = (t.detach() for t in make(1, N, K, block, device=device))
     dy = torch.randn(N, M, device=device).T
     columns = BlockRows.transposed(kernel_blocks.block_rows(crow, len(values)), col, -(-K // block[1]))
-    dx = tile_matmul(dy, values.mT, columns, K, Epilogue())
+    dx = tile_matmul(dy, values.mT, columns, K)
     assert_close("dx", dx, dy.double() @ dense(values, crow, col, N, K).double(), torch.float32)
 
 
@@ -116,7 +115,7 @@ def test_what_no_tile_needs_is_not_read(M, device):
         wide[:, :K] = x.masked_fill(dead.flatten()[:K], float("nan"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_tile_matmul, "splits", lambda rows, steps, count=count: count)
-            y = tile_matmul(wide[:, :K], values, lists(values, crow, col), N, Epilogue(bias))
+            y = tile_matmul(wide[:, :K], values, lists(values, crow, col), N, bias)
         exact = x.double() @ dense(values, crow, col, N, K).double().T + bias.double()
         assert_close(f"{block} {count}", y, exact, torch.float32)
 
@@ -124,7 +123,7 @@ def test_what_no_tile_needs_is_not_read(M, device):
 def test_an_infinite_input_stays_infinite(device):
     x, values, rows, _, _ = problem(2, 16, 80, (16, 16), device=device, density=1.0)  # 5 tiles, 4 of them a step
     x[0, 70] = float("inf")
-    y = tile_matmul(x, values, rows, 16, Epilogue())
+    y = tile_matmul(x, values, rows, 16)
     assert y[0].isinf().all() and y[1].isfinite().all()
 
 
@@ -151,7 +150,7 @@ def test_executed_products_are_the_steps_of_the_lists(M, block, gather, parts, d
     for shares in (1, 4) if M <= FEW_ROWS else (1,):
         pieces(shares)
         count = 0
-        tile_matmul(x, values, rows, 128, Epilogue())
+        tile_matmul(x, values, rows, 128)
         assert count == steps * programs
 
 

@@ -1,6 +1,9 @@
 """A kept launch hands the driver what ``kernel[grid]`` hands it, on a GPU that is only claimed."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from hypothesis import strategies as st
 from triton.backends.compiler import GPUTarget
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from bench import claimed as claim
 from bench.claimed import arguments, claimed
 from smart_kernels.kernels.common.block_matmul import block_grad_kernel
 from smart_kernels.ops.common import kept as recorded
+from smart_kernels.ops.common import recording
 from smart_kernels.ops.common.launch import TENSOR, Descriptor, Launch
 
 from ...conftest import INTERPRETED
@@ -42,8 +47,13 @@ def same(driver, kept: Launch, tensors, kernel, grid, args, constants) -> list:
     return told(ours)
 
 
+def flat(launch) -> list:
+    """The arguments of a launch, those of the kernel among them."""
+    return [*launch[:-1], *launch[-1]] if isinstance(launch[-1], (tuple, list)) else [*launch]
+
+
 def told(launch) -> list:
-    """What a launch tells the driver."""
+    """Record what a launch tells the driver."""
     for_hooks = triton.knobs.HookChain, triton.compiler.compiler.LazyDict
     return [None if isinstance(value, for_hooks) else value for value in arguments(launch)]
 
@@ -157,27 +167,27 @@ def hidden(self, gridX, gridY, gridZ, stream, function, *args):
 @compiled
 @pytest.mark.parametrize("call", [newer, hidden])
 def test_an_unknown_launcher_is_not_understood(call, monkeypatch):
-    x = torch.zeros(64)
+    x, y = torch.zeros(64), torch.zeros(64)
     with claimed() as driver:
-        again = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
+        again = lambda: copy_kernel[(1,)](x, None, y, 1, 1, 1.0, EVEN=False)  # noqa: E731
         found = again()
-        assert recorded.understood(found, again, [x, x]) is not None
+        assert recorded.understood(found, again, [x, y]) is not None
         before = len(driver.launches)
         monkeypatch.setattr(type(found.run), "__call__", call)
-        assert recorded.understood(found, again, [x, x]) is None
+        assert recorded.understood(found, again, [x, y]) is None
         assert len(driver.launches) == before, "nothing was launched to find out"
 
 
 @compiled
 @pytest.mark.parametrize("name", ["global_scratch_size", "profile_scratch_size", "gsan_enabled", "of_a_newer_triton"])
 def test_a_launch_with_something_of_its_own_is_not_kept(name):
-    x = torch.zeros(64)
+    x, y = torch.zeros(64), torch.zeros(64)
     with claimed():
-        again = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
+        again = lambda: copy_kernel[(1,)](x, None, y, 1, 1, 1.0, EVEN=False)  # noqa: E731
         found = again()
-        assert recorded.understood(found, again, [x, x]) is not None
+        assert recorded.understood(found, again, [x, y]) is not None
         setattr(found.run, name, 128)
-        assert recorded.understood(found, again, [x, x]) is None
+        assert recorded.understood(found, again, [x, y]) is None
 
 
 @compiled
@@ -205,20 +215,20 @@ def test_a_function_before_each_launch_is_not_left_out(monkeypatch):
 
 @compiled
 def test_amd_is_left_to_triton(monkeypatch):
-    x = torch.zeros(64)
+    x, y = torch.zeros(64), torch.zeros(64)
     with claimed() as driver:
-        again = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
+        again = lambda: copy_kernel[(1,)](x, None, y, 1, 1, 1.0, EVEN=False)  # noqa: E731
         found = again()
-        assert recorded.understood(found, again, [x, x]) is not None
+        assert recorded.understood(found, again, [x, y]) is not None
         monkeypatch.setattr(driver, "target", GPUTarget("hip", "gfx942", 64))
-        assert recorded.understood(found, again, [x, x]) is None
+        assert recorded.understood(found, again, [x, y]) is None
 
 
 @compiled
 def test_another_thread_may_launch_the_same_kernel_meanwhile():
-    x = torch.zeros(64)
+    x, y = torch.zeros(64), torch.zeros(64)
     with claimed() as driver:
-        call = lambda: copy_kernel[(1,)](x, None, x, 1, 1, 1.0, EVEN=False)  # noqa: E731
+        call = lambda: copy_kernel[(1,)](x, None, y, 1, 1, 1.0, EVEN=False)  # noqa: E731
         found = call()
 
         def both():
@@ -228,7 +238,7 @@ def test_another_thread_may_launch_the_same_kernel_meanwhile():
             call()
 
         before = len(driver.launches)
-        assert recorded.understood(found, both, [x, x]) is not None
+        assert recorded.understood(found, both, [x, y]) is not None
         assert len(driver.launches) == before + 1
 
 
@@ -243,3 +253,103 @@ def test_the_interpreter_launches_as_ever(device):
         assert torch.equal(y[:20], 2 * x[:20]) and not y[20:].any()
     kept(x[7:], y[30:])
     assert torch.equal(y[30:50], 2 * x[7:27])
+
+
+def _yielding(run):
+    """Let other threads go first."""
+
+    def later(*args, **kwargs):
+        time.sleep(1e-4)
+        return run(*args, **kwargs)
+
+    return later
+
+
+@compiled
+def test_threads_may_record_the_same_kernel_at_once(monkeypatch):
+    """Each call is launched once, and none is swallowed by a recorder that another thread has left behind."""
+    x, y = torch.zeros(64), torch.zeros(64)
+    threads, rounds = 8, 20
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", _yielding(triton.runtime.jit.JITFunction.run))
+    with claimed() as driver, ThreadPoolExecutor(threads) as pool:
+        for n in range(rounds):
+            kept = [Launch(copy_kernel, (1,), TENSOR, None, TENSOR, n, 1, 1.0, EVEN=False) for _ in range(threads)]
+            list(pool.map(lambda launch: launch(x, y), kept))
+            assert all(launch.kept[None] for launch in kept), "every record was understood"
+        found = copy_kernel[(1,)](x, None, y, 1, 1, 1.0, EVEN=False)
+        assert len(driver.launches) == threads * rounds + 1
+        assert isinstance(found.run, driver.launcher_cls), "Triton's own launcher is back"
+
+
+@compiled
+def test_another_thread_may_fill_a_tensor_map_meanwhile(monkeypatch):
+    x, y = torch.zeros(32, 64, dtype=torch.float16), torch.zeros(64)
+    described = Descriptor(lambda tensor: TensorDescriptor.from_tensor(tensor, [16, 64]))
+    kept = Launch(tiled_kernel, (1,), described, TENSOR, 3, BLOCK=64)
+    with claimed() as driver, ThreadPoolExecutor(1) as pool:
+        utils, fill = driver.utils, driver.utils.fill_tma_descriptor
+
+        def together(*settings):
+            if threading.current_thread() is threading.main_thread():
+                for name in recording.FILLS:
+                    pool.submit(lambda name=name: getattr(utils, name)(*settings)).result()
+            return fill(*settings)
+
+        for name in recording.FILLS:
+            monkeypatch.setattr(utils, name, together)
+        for _ in range(2):
+            kept(x, y)
+        assert kept.kept[None] is not None and len(driver.launches) == 2
+
+
+@compiled
+@pytest.mark.parametrize("hook", [None, lambda metadata: None], ids=["none", "function"])
+def test_a_hook_that_is_no_chain_is_left_to_triton(hook, monkeypatch):
+    x, y = torch.zeros(64), torch.zeros(64)
+    kept = Launch(copy_kernel, (1,), TENSOR, None, TENSOR, 1, 1, 1.0, EVEN=False)
+    with claimed() as driver:
+        kept(x, y)
+        monkeypatch.setattr(triton.knobs.runtime, "launch_exit_hook", hook)
+        kept(x, y)
+        by_triton = driver.launches[-1]
+    assert hook in by_triton and any(torch.is_tensor(value) for value in flat(by_triton))
+
+
+@compiled
+def test_a_tensor_that_would_be_kept_is_not_understood(monkeypatch):
+    """A kernel may be handed the tensor behind a descriptor; its address would be that of the first call for ever."""
+    x, y = torch.zeros(32, 64, dtype=torch.float16), torch.zeros(64)
+    kept = Launch(
+        tiled_kernel, (1,), Descriptor(lambda t: TensorDescriptor.from_tensor(t, [16, 64])), TENSOR, 3, BLOCK=64
+    )
+    monkeypatch.setattr(claim, "_descriptor", lambda signature: None)
+    with claimed() as driver:
+        for _ in range(2):
+            kept(x, y)
+            assert any(torch.is_tensor(value) for value in flat(driver.launches[-1]))
+        assert kept.kept == {None: None}
+
+
+@compiled
+def test_a_kernel_that_another_thread_has_compiled_is_kept():
+    x, y = torch.zeros(64), torch.zeros(64)
+    with claimed():
+        again = lambda: copy_kernel[(1,)](x, None, y, 1, 1, 1.0, EVEN=False)  # noqa: E731
+        later = SimpleNamespace(future=None, kernel=again())
+        assert recorded.understood(later, again, [x, y]) is not None
+
+
+@compiled
+def test_each_gpu_has_a_record_and_a_stream_of_its_own(monkeypatch):
+    """Whoever keeps a launch keeps it under the device; a record asks for the stream of the one it was made on."""
+    x, y = torch.zeros(64), torch.zeros(64)
+    with claimed() as driver:
+        monkeypatch.setattr(driver, "get_current_stream", lambda device: 10 * device)
+        first = driver.device
+        for device in (first, first + 5000):
+            driver.device = device
+            kept = Launch(copy_kernel, (1,), TENSOR, None, TENSOR, 1, 1, 1.0, EVEN=False)
+            for _ in range(2):
+                kept(x, y)
+            assert [launch[3] for launch in driver.launches[-2:]] == [10 * device] * 2
+            assert kept.kept[None].device == device

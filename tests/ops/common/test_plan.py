@@ -1,5 +1,7 @@
 """A plan is made once for tensors alike, and never used for others."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from smart_kernels.ops.common.launch import NOTHING, traced
@@ -44,7 +46,29 @@ def test_plans_can_be_dropped_and_do_not_grow_without_bound(monkeypatch):
     monkeypatch.setattr("smart_kernels.ops.common.plan.MOST", 3)
     for factor in range(10):
         function((x, NOTHING), (factor,))
-    assert len(function.plans) <= 3 < MOST
+        assert len(function.plans) <= 3 < MOST
+    before = len(made)
+    for factor in (7, 8, 9):
+        function((x, NOTHING), (factor,))
+    assert len(made) == before, "only the oldest have gone"
+
+
+def test_threads_may_plan_at_once(monkeypatch):
+    """While plans come and go each call is answered by a plan of its own."""
+    function, _ = planned()
+    monkeypatch.setattr("smart_kernels.ops.common.plan.MOST", 2)
+    x = torch.ones(2)
+
+    def calls(seed):
+        for i in range(200):
+            factor = (seed + i) % 5
+            assert function((x, NOTHING), (factor,)) == 2 * factor
+            if i % 50 == seed:
+                forget()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(calls, range(4)))
+    assert len(function.plans) <= 2
 
 
 def test_a_graph_gets_a_plan_of_its_own():

@@ -23,6 +23,7 @@ SHAPES = [  # M, N, K, tile
     pytest.param(9, 50, 90, (24, 40), id="no-power-of-two"),
     pytest.param(6, 13, 17, (5, 6), id="odd"),
     pytest.param(4, 300, 140, (256, 128), id="tile-over-blocks"),
+    pytest.param(4, 384, 192, (256, 128), id="edge-tile-of-fewer-blocks"),
     pytest.param(4, 150, 90, (200, 96), id="tile-over-the-matrix"),
     pytest.param(3, 170, 90, (168, 88), id="parts"),
 ]
@@ -238,7 +239,7 @@ def test_opcheck(device):
     ops = torch.ops.smart_kernels
     torch.library.opcheck(ops.masked_linear.default, (x, weight, mask, bias, 8, 16, 0.0, False))
     dense = (dy, x.detach(), weight.detach(), mask.detach())
-    torch.library.opcheck(ops.masked_linear_backward.default, (*dense, 8, 16, 0.0, False, True, True))
+    torch.library.opcheck(ops.masked_linear_backward.default, (*dense, 8, 16, 0.0, False, True, True, torch.float32))
 
 
 def test_compiles(device):

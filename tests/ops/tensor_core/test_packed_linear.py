@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bench.codegen.compile import launchers
 from smart_kernels.formats import SemiStructured
 from smart_kernels.ops import tensor_core
-from smart_kernels.ops.common.epilogue import Epilogue
+from smart_kernels.ops.common.launch import NOTHING
 from smart_kernels.ops.semi_structured.prune import semi_structured_prune
 from smart_kernels.ops.tensor_core import packed_linear
 from smart_kernels.ops.tensor_core.gather import kept, turned, turned_metadata
@@ -154,9 +154,11 @@ def test_one_way_only_the_input_gradient_is_portable(trusted, monkeypatch):
     dense, stored = layer("mma", 36, 44, transposable=False)
     x, dy = torch.randint(-3, 4, (5, 44)).bfloat16().requires_grad_(), torch.randint(-3, 4, (5, 36)).bfloat16()
 
-    def portable(dy, w, size, epilogue, transposed):
-        assert transposed and epilogue == Epilogue()
-        return semi_structured_linear_dx(dy, w.values, w.indices, w.n, w.m, size)
+    def portable(tensors, settings):
+        dy, values, indices, *others = tensors
+        n, m, size, activation, transposed, _ = settings
+        assert transposed and activation is None and others == [NOTHING, NOTHING]
+        return semi_structured_linear_dx(dy, values, indices, n, m, size)
 
     monkeypatch.setattr(packed_linear, "spread_matmul", portable)
     y, names = trained("mma", stored, x, None, dy)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
 
+from smart_kernels.ops.common import forget
 from smart_kernels.ops.topk import launch as launchers
 from smart_kernels.ops.topk.soft_topk import _soft_topk, soft_topk
 from smart_kernels.reference.common.soft_mask import soft_mask
@@ -30,6 +31,9 @@ def _large_starts_early(monkeypatch):
     """The interpreter takes its time per program: two of them, with several blocks each, make a LARGE group."""
     for name, value in {"SMALL": SMALL, "TILE": 1024, "PROGRAMS": 2}.items():
         monkeypatch.setattr(launchers, name, value)
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture
@@ -249,23 +253,75 @@ def test_start_does_not_change_the_answer(n, device):
 
 @pytest.mark.parametrize("costed", [False, True])
 @pytest.mark.parametrize("groups, n, temperature", [(3, 4, 0.3), (2, 900, 1e-3), (1, LARGE, 1e-6)])
-def test_small_kernel_equals_large_kernel(groups, n, temperature, costed, kernels, device):
+def test_small_kernel_equals_large_kernel(groups, n, temperature, costed, kernels, device, monkeypatch):
     args = (torch.randn(groups, n, device=device), n / 2, temperature)
-    cost = torch.randint(1, 9, (1, n), device=device).float() if costed else None
-    small, large = (launch(*args, cost, None)[0] for launch in (launchers.launch_small, launchers.launch_large))
-    assert_close("mask", large, small, torch.float32)
+    cost = torch.randint(1, 9, (n,), device=device).float() if costed else None
+    found = []
+    for most in (LARGE, 1):
+        forget()
+        monkeypatch.setattr(launchers, "SMALL", most)
+        found.append(soft_topk(*args, cost)[0])
+    assert_close("mask", found[1], found[0], torch.float32)
 
 
 def test_launches_are_fixed_and_deterministic(kernels, device, monkeypatch):
     launched = []
-    for name in ("soft_topk_range_kernel", "soft_topk_pass_kernel", "soft_topk_mask_kernel"):
+    for name in ("range", "pass", "finish", "mask", "bwd"):
+        name = f"soft_topk_{name}_kernel"
         monkeypatch.setattr(launchers, name, Counted(getattr(launchers, name), launched))
-    scores = torch.randn(1, LARGE, device=device)
+    scores = torch.randn(1, LARGE, device=device, requires_grad=True)
     mask, threshold = soft_topk(scores, 1000, 0.01)
     assert torch.equal(soft_topk(scores, 1000, 0.01)[0], mask)
     for hard_case in (scores * NAN, scores * 0, scores**9):
-        soft_topk(hard_case, 1000, 0.01, None, threshold)
-    assert len(launched) == 5 * (2 + len(launchers.CANDIDATES))
+        soft_topk(hard_case.detach(), 1000, 0.01, None, threshold.detach())
+    assert len(launched) == 5 * (3 + len(launchers.CANDIDATES)) == 5 * 6
+    mask.square().sum().backward()
+    assert len(launched) == 5 * 6 + 1, "the backward is one kernel"
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e4, 1e8])
+def test_one_program_finishes_what_the_passes_leave(spread, kernels, device):
+    scores = torch.randn(2, LARGE, device=device) * spread
+    mask, _ = soft_topk(scores, 300, 0.01)
+    assert budget_error(mask, 300) <= 1e-5
+    assert_close("mask", mask, oracle(scores, 300, 0.01), torch.float32)
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 9), (3, SMALL, 2), (LARGE, 30, 2 * LARGE)], ids=["few", "small", "large"])
+@pytest.mark.parametrize("costed", [False, True])
+def test_groups_of_different_sizes_are_groups_of_their_own(sizes, costed, device):
+    scores = torch.randn(sum(sizes), device=device, requires_grad=True)
+    cost = torch.randint(1, 9, (len(scores),), device=device).float() if costed else None
+    costs = [None] * len(sizes) if cost is None else cost.split(sizes)
+    keep = torch.tensor([0.4 * (n if c is None else c.sum()) for n, c in zip(sizes, costs, strict=True)], device=device)
+    start = torch.randn(len(sizes), device=device).double()
+    mask, threshold = soft_topk(scores, keep, torch.tensor(0.2, device=device), cost, start, sizes=sizes)
+    dmask, dthreshold = torch.randn_like(mask), torch.randn_like(threshold)
+    (dscores,) = torch.autograd.grad((mask, threshold), scores, (dmask, dthreshold), retain_graph=True)
+    (without,) = torch.autograd.grad(mask, scores, dmask)
+    assert not torch.equal(without, dscores)
+    vectors = (t.split(sizes) for t in (scores, mask, dmask, dscores))
+    parts = zip(*vectors, costs, keep, threshold, dthreshold, strict=True)
+    for s, m, dm, ds, c, k, t, dt in parts:
+        leaf = s.detach().requires_grad_()
+        alone, at = soft_topk(leaf, k.item(), 0.2, c)
+        assert_close("mask", m, alone, torch.float32)
+        torch.testing.assert_close(t, at, rtol=1e-5, atol=1e-5)
+        assert_close("dscores", ds, torch.autograd.grad((alone, at), leaf, (dm, dt))[0], torch.float32)
+
+
+def test_keep_and_temperature_are_read_from_tensors(device):
+    scores = torch.randn(3, 7, device=device)
+    keep, temperature = (torch.tensor(value, device=device, dtype=torch.float64) for value in (2.0, 0.3))
+    for _ in range(2):
+        assert torch.equal(
+            soft_topk(scores, keep, temperature)[0], soft_topk(scores, keep.item(), temperature.item())[0]
+        )
+        keep += 1
+        temperature /= 2
+    each = torch.tensor([1.0, 2.0, 6.0], device=device)
+    mask, _ = soft_topk(scores, each, temperature)
+    torch.testing.assert_close(mask.sum(1), each, rtol=1e-5, atol=0)
 
 
 def test_launch_settings_of_a_gpu(kernels, device, monkeypatch):
@@ -323,7 +379,10 @@ def test_soft_mask_is_differentiable_and_pins():
 def test_opcheck(costed, dtype, device):
     scores = torch.randn(3, 5, device=device, dtype=dtype, requires_grad=True)
     cost = torch.rand(3, 5, device=device, dtype=dtype) + 0.5 if costed else None
-    opcheck(_soft_topk, (scores, 2.0, 0.3, cost, None))
+    keep, temperature = torch.tensor([2.0]).double().to(device), torch.tensor(0.3).double().to(device)
+    opcheck(_soft_topk, (scores, keep, temperature, cost, None, []))
+    cost = None if cost is None else cost.flatten()
+    opcheck(_soft_topk, (scores.detach().flatten().requires_grad_(), keep.expand(2), temperature, cost, None, [9, 6]))
 
 
 def test_compiles(device):
@@ -346,6 +405,9 @@ def test_compiles(device):
         ({"keep": 5}, r"keep must be between 0 and the total cost of 4 scores, got 5"),
         ({"keep": -1, "cost": torch.ones(4)}, r"keep must be .* got -1"),
         ({"keep": NAN}, r"keep must be .* got nan"),
+        ({"keep": torch.ones(2)}, r"keep must be one value or \(3,\), one per group, got \(2,\)"),
+        ({"sizes": [2, 2]}, r"sizes must be at least 1 and add up to a row of scores, got \[2, 2\] of \(3, 4\)"),
+        ({"scores": torch.ones(4), "sizes": [4, 0]}, r"sizes must be at least 1 .* got \[4, 0\] of \(4,\)"),
         ({"temperature": 0.0}, r"temperature must be above 0, got 0.0"),
         ({"cost": torch.ones(3)}, r"cost must be \(4,\) or \(3, 4\) like scores, got \(3,\)"),
         ({"start": torch.ones(3, 4)}, r"start must be \(3,\), one per group, got \(3, 4\)"),

@@ -1,0 +1,127 @@
+"""``bench accuracy``: fair runs, right intervals, a page from the rows alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench import accuracy
+from bench.__main__ import main
+from bench.accuracy import cells, page, record, trial
+from bench.accuracy.compare import Comparison, outcome
+from bench.accuracy.paired import holm, interval, paired, t_below, t_quantile
+from smart_train import PRUNERS
+from smart_train.data import Data
+
+ROW = record.Run(
+    **{"cell": "vit-2:4", "pruner": "smart", "seed": 0, "passes": 234, "prepared": 0, "dense": 80.0, "accuracy": 70.0},
+    **{"kept": 9, "asked": 9, "step_ms": 3.0, "dense_step_ms": 2.0, "device": "CPU", "threads": 1, "load": 1.0},
+    **{"torch": "2", "triton": "3", "python": "3.11", "commit": "abc", "date": "2026-01-01", "command": "python"},
+)
+
+
+@pytest.mark.parametrize(
+    "freedom, t975, t995", [(1, 12.7062, 63.6567), (2, 4.3027, 9.9248), (4, 2.7764, 4.6041), (9, 2.2622, 3.2498)]
+)
+def test_quantiles_of_t(freedom, t975, t995):
+    """From printed tables."""
+    assert t_quantile(0.975, freedom) == pytest.approx(t975, abs=1e-4)
+    assert t_quantile(0.995, freedom) == pytest.approx(t995, abs=1e-3)
+    assert t_below(0, freedom) == 0.5
+
+
+def test_paired_differences():
+    found = paired({0: 3.0, 1: 5.0, 2: 4.0, 7: 0.0}, {0: 1.0, 1: 2.0, 2: 3.0, 9: 0.0})
+    assert (found.mean, found.pairs) == (2, 3)
+    assert found.half == interval([2, 3, 1]) == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    assert found.p == pytest.approx(0.0742, abs=1e-3)  # t = 3.4641 at 2 degrees of freedom
+    assert paired({0: 1.0}, {1: 1.0}) is None
+    assert outcome(paired({0: 9.0}, {0: 1.0})) == "one pair" and outcome(None) == "not run"
+    assert outcome(found) == "tied" and outcome(replace(found, mean=-9.0)) == "behind"
+
+
+def test_holm_stops_at_the_first_that_fails():
+    assert holm([0.01, 0.04, 0.03]) == [True, False, False]
+    assert holm([0.001, 0.012, 0.04]) == [True, True, True]
+
+
+def test_every_method_has_runs_for_every_pattern_that_it_takes():
+    tasks = accuracy.wanted(cells.CORE, cells.METHODS, range(2))
+    assert {method for _, method, _ in tasks} == cells.METHODS.keys() >= PRUNERS.keys()
+    assert [seed for *_, seed in tasks] == sorted(seed for *_, seed in tasks)
+    assert ("vit-2:4", "catro", 0) not in tasks and ("cnn-channel-50", "catro", 1) in tasks
+    known = {record.key(cell, *cells.METHODS[method], seed): None for cell, method, seed in tasks[:-3]}
+    assert accuracy.left(tasks, known) == tasks[-3:]
+
+
+def test_cells_differ_in_nothing_but_pruner_and_options():
+    for cell in cells.CELLS.values():
+        recipes = [cell.recipe(3, method).to_dict() for method in cells.METHODS]
+        assert len({str({**recipe, "pruner": 0, "options": 0}) for recipe in recipes}) == 1
+    assert len(cells.CORE) in range(6, 9)
+
+
+def test_pictures_are_drawn_by_the_seed(monkeypatch):
+    images = torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4)
+    data = Data("few", (images, torch.arange(20)), (images[:3], torch.arange(3)), tuple("01"))
+    monkeypatch.setattr(trial, "_loaded", lambda name: data)
+    cell = cells.Cell("convnet", "channel", 0.5, train=5, shrink=2)
+    first, again, other = (trial.pictures(cell, seed) for seed in (0, 0, 1))
+    assert first.train[0].equal(again.train[0]) and not first.train[1].equal(other.train[1])
+    assert first.train[0].shape == (5, 1, 2, 2) and len(first.test[0]) == 3 and first.test[0].dtype == torch.uint8
+
+
+def test_a_run_counts_every_pass_and_is_not_repeated(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(trial, "SCRATCH", tmp_path / "scratch")
+    small = cells.Cell("convnet", "block:16x16", 0.9, "digits", 256, settings=accuracy.DRY)
+    monkeypatch.setitem(accuracy.CELLS, "vit-16x16-90", small)
+    out = tmp_path / "rows.jsonl"
+    command = [
+        "accuracy",
+        "--cells",
+        "vit-16x16-90",
+        "--seeds",
+        "1",
+        "--out",
+        str(out),
+        "--pruners",
+        "taylor",
+        "gradual-erk",
+    ]
+    assert main(command) == 0 and main([*command, "oneshot"]) == 0
+    assert "2 runs had a row, 1 done now, 0 left" in capsys.readouterr().out
+    rows = list(record.read([out]).values())
+    assert [row.method for row in rows] == ["taylor", "gradual-erk", "oneshot"]
+    assert [row.prepared for row in rows] == [4, 0, 0] and {row.passes for row in rows} == {14}
+    assert len({row.dense for row in rows}) == 1 and all(0 < row.kept <= row.asked for row in rows)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(trial, "SCRATCH", tmp_path / "scratch")
+    out = tmp_path / "rows.jsonl"
+    assert main(["accuracy", "--dry-run", "--pruners", "smart", "straight", "--out", str(out)]) == 0
+    assert not out.exists()
+
+
+def test_the_page_says_what_was_not_run():
+    runs = [replace(ROW, seed=seed, accuracy=70.0 + seed, z2=0.5) for seed in range(3)]
+    runs += [replace(ROW, pruner="oneshot", seed=seed, accuracy=68.0 + 1.1 * seed) for seed in range(3)]
+    runs += [replace(ROW, pruner="taylor", accuracy=75.0)]
+    text = page.text(runs)
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "+1.90 ± 0.25 (3)" in lines["one-shot magnitude"] and "1.50x" in lines["one-shot magnitude"]
+    assert "-5.00 (1)" in lines["one-shot Taylor"] and lines["DAIS"].count("not run") == 9
+    assert "–" in lines["CATRO"] and "**71.00** (3)" in lines["**SMART, %**"]
+    assert "ahead in 1, tied in 0, behind in 0 of 1 cells" in text
+    assert Comparison.of(runs).best("vit-2:4") == "oneshot"  # the only one on all seeds
+
+
+def test_the_committed_page_is_what_the_committed_rows_give(tmp_path):
+    """Run ``python -m bench report`` after the rows have changed."""
+    pytest.importorskip("matplotlib")
+    page.write(tmp_path)
+    committed = page.DOCS / "results-accuracy.md"
+    assert (tmp_path / "results-accuracy.md").read_text() == committed.read_text()
+    assert {path.name for path in (tmp_path / "accuracy").iterdir()} == {"matrix.png", "sparsity.png"}
