@@ -32,9 +32,7 @@ class Folded(nn.Identity):
 
     def forward(self, input):
         if isinstance(input, Tensor) and input.dim() != self.dims:  # what traces sees no tensor
-            raise ValueError(
-                f"the BatchNorm that was folded here takes {self.dims} dimensions, got {tuple(input.shape)}"
-            )
+            raise ValueError(f"the BatchNorm folded here takes {self.dims} dimensions, got {tuple(input.shape)}")
         return input
 
 
