@@ -49,12 +49,12 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
 def _train(stages: Stages, baseline: bool) -> tuple[dict[str, nn.Module], dict, Aim]:
     """Return the trained models by name, the pruner's last report, and what it pruned to."""
     method = stages.recipe.pruner
-    dense, aim = stages.dense()
-    pruned, last = stages.pruned(dense, aim)
+    dense = stages.dense()
+    pruned, last = stages.pruned(dense)
     models = {"dense": dense, method: pruned}
     if baseline and method != BASELINE:
-        models[BASELINE], _ = stages.baseline(dense, aim)
-    return models, last, aim
+        models[BASELINE], _ = stages.baseline(dense)
+    return models, last, stages.aim(dense)
 
 
 def evaluate_saved(out: Path) -> tuple[float, float]:

@@ -72,57 +72,57 @@ class Stages:
         """
         self.data.batch(0, self.recipe.batch, self.recipe.seed)
         model = self.model()
-        found = self._aim(model, None)
+        found = self._planned or aim.aim_of(self.recipe, model, self.example, None)
         self._training(model, self._course, pruner=self._pruner(self.recipe.pruner, model, found))
 
-    def dense(self) -> tuple[nn.Module, Aim]:
-        """Return the trained dense model that the pruned ones start from, and what it is to be pruned to.
-
-        That is what the recipe says, or the plan for its target, which is made once and kept in ``out``.
-        """
+    def dense(self) -> nn.Module:
+        """Return the trained dense model that the pruned ones start from."""
         checkpoint.seed(self.recipe.seed)
         model = self.model()
         self._fit("dense", self._training(model, Course(self.recipe.dense_steps)))
-        found = self._aim(model, self.data)
-        aim.keep(self._plan, found)
-        return model, found
+        return model
 
-    def pruned(self, dense: nn.Module, found: Aim) -> tuple[nn.Module, dict]:
+    def aim(self, dense: nn.Module) -> Aim:
+        """Return what ``dense`` is pruned to: what the recipe says, or a plan, made once and kept in ``out``."""
+        if self._planned:
+            return self._planned
+        found = aim.aim_of(self.recipe, dense, self.example, self.data)
+        aim.keep(self._plan, found)
+        return found
+
+    def pruned(self, dense: nn.Module) -> tuple[nn.Module, dict]:
         """Prune a copy of ``dense`` by the recipe's method.
 
         Returns:
             A plain model with exact zeros; and the pruner's last report, with the ``largest`` number of weights that a
             score stands for, how many batches the pruner has ``prepared`` itself with, and a plan's ``correction``.
         """
-        model = copy.deepcopy(dense)
-        return self._prune(self.recipe.pruner, model, self._pruner(self.recipe.pruner, model, found), dense, found)
+        return self._prune(self.recipe.pruner, dense)
 
-    def baseline(self, dense: nn.Module, found: Aim) -> tuple[nn.Module, dict]:
+    def baseline(self, dense: nn.Module) -> tuple[nn.Module, dict]:
         """Prune a copy of ``dense`` at once by magnitude and finetune it for as many steps as ``pruned`` trains.
 
         The budget rule, the learning rates and the data order are those of ``pruned``.
         """
-        model = copy.deepcopy(dense)
-        return self._prune(BASELINE, model, self._pruner(BASELINE, model, found), dense, found)
+        return self._prune(BASELINE, dense)
 
     @property
     def _plan(self) -> Path:
         return self.out / "plan.json"
 
-    def _aim(self, model: nn.Module, data: Data | None) -> Aim:
-        """Return what an earlier process has planned, or else what follows from the recipe; see ``aim_of``."""
-        if self.resume and self._plan.exists():
-            return aim.read(self._plan)
-        return aim.aim_of(self.recipe, model, self.example, data)
+    @property
+    def _planned(self) -> Aim | None:
+        return aim.read(self._plan) if self.recipe.target and self._plan.exists() else None
 
     @property
     def _course(self) -> Course:
         recipe = self.recipe
         return Course(recipe.pruned_steps, flat=recipe.search_steps, seen=recipe.dense_steps, lr=recipe.lr_pruned)
 
-    def _prune(
-        self, name: str, model: nn.Module, pruner: Pruner, dense: nn.Module, found: Aim
-    ) -> tuple[nn.Module, dict]:
+    def _prune(self, name: str, dense: nn.Module) -> tuple[nn.Module, dict]:
+        found = self.aim(dense)
+        model = copy.deepcopy(dense)
+        pruner = self._pruner(name, model, found)
         training = self._training(model, self._course, pruner=pruner, teacher=self._teacher(dense))
         note = self.out / "training" / name / "correction.json"
         training.on_hard = found.corrector(self.example, note)
