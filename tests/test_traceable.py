@@ -19,7 +19,7 @@ ROOMS = ("ops", "formats", "nn", "shapes", "reference")
 RUN = {"forward", "linear", "conv2d"}  # methods that a compiler enters
 NODES = {"define", "Planned"}  # decorators of what it does not enter
 EAGER = {"prepared", "runs", "_packed"}  # methods of formats that are called once ``eager_inference`` has said yes
-CONSTANT = "assume_constant_result"  # or calls, and takes the result for granted
+CONSTANT = "_dynamo_marked_constant"  # set to True on what it calls, and takes the result for granted
 UNTRACEABLE = {  # each tried in torch 2.11.0: torch.compile(fullgraph=True) of a function that calls it raises
     "is_autocast_available", "get_float32_matmul_precision", "is_inference_mode_enabled", "_len_torch_dispatch_stack",
     "data_ptr", "is_inference", "_is_zerotensor", "get_device_capability", "is_available", "_is_avx512_supported",
@@ -103,6 +103,13 @@ def decorated(tree: ast.FunctionDef, names: set[str]) -> bool:
     return any(names & named(each) for decorator in tree.decorator_list for each in ast.walk(decorator))
 
 
+def constant(function: Function) -> bool:
+    """Whether a compiler calls it and takes the result for granted: a line below it says so."""
+    marked = (each for node in function.module.tree.body if isinstance(node, ast.Assign) for each in node.targets)
+    marked = (each for each in marked if isinstance(each, ast.Attribute) and each.attr == CONSTANT)
+    return function.tree.name in {name for each in marked for name in named(each.value)}
+
+
 def named(node: ast.AST) -> set[str]:
     return {node.id} if isinstance(node, ast.Name) else {node.attr} if isinstance(node, ast.Attribute) else set()
 
@@ -173,7 +180,7 @@ def reached() -> dict[Function, str]:
     found, todo = {}, [(root, "") for root in roots()]
     while todo:
         function, caller = todo.pop()
-        if function in found or function.tree.name in EAGER or decorated(function.tree, NODES | {CONSTANT}):
+        if function in found or function.tree.name in EAGER or decorated(function.tree, NODES) or constant(function):
             continue
         found[function] = caller
         where = f"{function.file.relative_to(ROOT)}: {function.tree.name}"

@@ -65,7 +65,9 @@ class Findings:
         return {"looked": self.looked, "looks": self.masks, "last_gap": self.last_gap, **self.signal.state_dict()}
 
     def load_state_dict(self, taken: dict[str, Any]) -> None:
-        """Go on where ``state_dict()`` was taken."""
+        """Go on where ``state_dict()`` was taken; states of version 0.1.0 have nothing of a search."""
+        if "looked" not in taken:
+            return
         self.looked = taken["looked"]
         self.masks = taken["looks"]
         self.last_gap = taken["last_gap"]

@@ -42,4 +42,4 @@ class PreparedPruner(Pruner):
 
     def load_state_dict(self, taken):
         super().load_state_dict(taken)
-        self.prepared = taken["prepared"]
+        self.prepared = taken.get("prepared", False)  # states of version 0.1.0 have none

@@ -88,7 +88,7 @@ class StartingPruner(PreparedPruner):
 
     def load_state_dict(self, taken):
         super().load_state_dict(taken)
-        self.init = taken["init"]
+        self.init = taken.get("init", "magnitude")  # states of version 0.1.0 have none
 
     def start(self):
         self.ones = {}

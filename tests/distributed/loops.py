@@ -11,9 +11,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from smart_kernels import NM, Block, mask_, slim_
+from smart_kernels import NM, Block, Channel, mask_, slim_
 from smart_train import PRUNERS, SmartPruner
 from tests.train.small_models import make_mlp
+from tests.train.test_pruners import CHANNELS
 
 DENSE, SEARCH, FINETUNE = 2, 5, 3
 STEPS = DENSE + SEARCH + FINETUNE
@@ -187,12 +188,13 @@ def methods():
     found = {}
     for name, method in PRUNERS.items():
         torch.manual_seed(dist.get_rank())
-        pruner = method(make_mlp(), Block(4, 4), 0.5, search_steps=SEARCH, dense_steps=DENSE)
+        pattern = Channel() if name in CHANNELS else Block(4, 4)
+        pruner = method(make_mlp(), pattern, 0.5, search_steps=SEARCH, dense_steps=DENSE)
         run = DistributedDataParallel(pruner.model)
         optimizer = make_optimizer(pruner)
         parts = list(zip(*batches(torch.float32), strict=True))
-        seen = [(x[0], target[0]) for x, target in parts[: pruner.prepare_batches]]
-        pruner.prepare(seen, lambda x, target, run=run: (run(x) - target).square().mean())
+        seen = [(x[0], target[0], torch.arange(len(x[0])) % 2) for x, target in parts[: pruner.prepare_batches]]
+        pruner.prepare(seen, lambda x, target, classes, run=run: (run(x) - target).square().mean())
         masks = [advance(run, pruner, optimizer, each) for each in parts]
         found |= {f"{name} {step}": masks[step] for step in (DENSE + SEARCH - 1, -1)}
     return found

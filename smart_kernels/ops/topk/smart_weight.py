@@ -147,6 +147,8 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dy, dthreshold):
+    if dy is None:
+        return (None,) * 7
     dweight, dscores = _smart_weight_backward(dy, *ctx.saved, *ctx.settings)
     needs = ctx.needs_input_grad
     return dweight if needs[0] else None, dscores if needs[1] else None, *[None] * 5

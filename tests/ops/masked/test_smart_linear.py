@@ -168,7 +168,7 @@ def test_opcheck(device):
     ops, settings = torch.ops.smart_kernels, (8, 16, 2, 2, 0.0, False)
     torch.library.opcheck(ops.smart_linear.default, (x, weight, scores, threshold, temperature, bias, *settings))
     dense = [t.detach() for t in (dy, x, weight, scores, threshold, temperature)]
-    torch.library.opcheck(ops.smart_linear_backward.default, (*dense, *settings, True, True))
+    torch.library.opcheck(ops.smart_linear_backward.default, (*dense, *settings, True, True, None))
 
 
 def test_compiles(device):
