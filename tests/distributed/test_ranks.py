@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from smart_kernels import NM, Channel
+from smart_train import PRUNERS
 
 from . import loops
 from .processes import run
@@ -71,7 +72,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path):
 
 def test_every_method_has_the_same_masks_in_all_processes(tmp_path):
     first, second = run(tmp_path, 2, loops.methods)
-    assert len(first) == 8
+    assert len(first) == 2 * len(PRUNERS)
     for name, masks in first.items():
         assert all(mask.equal(second[name][layer]) for layer, mask in masks.items()), name
 

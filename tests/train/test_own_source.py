@@ -32,9 +32,7 @@ def test_it_loads_by_name():
     found = data.load("stripes:64")
     assert found.classes == ("across", "down") and found.size == 8 and len(found.train[1]) == 32
     for wrong in ("stripes", "stripes:", "digits:3", "digits:", "stripe:64"):
-        with pytest.raises(
-            ValueError, match="stripes:COUNT, PATH or package.module:function, got"
-        ):
+        with pytest.raises(ValueError, match=r"stripes:COUNT, PATH or package\.module:function, got"):
             data.load(wrong)
 
 
