@@ -18,9 +18,9 @@ from smart_kernels.kernels.common.tuning import KEY, autotune, worth_trying_grad
 from .live_blocks import block_span, element_tiles, is_live, load_mask
 
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2, maxnreg=255),
     triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3, maxnreg=168),
+    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3, maxnreg=255),
     triton.Config({"BLOCK_M": 64}, num_warps=8, num_stages=3),
 ]
 

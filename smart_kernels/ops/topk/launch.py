@@ -21,7 +21,7 @@ from smart_kernels.ops.common.plan import Planned
 from smart_kernels.reference.topk.soft_topk import UNDERFLOW
 
 SMALL = 4096  # the largest group that one program solves in registers
-TILE = 8192  # scores times candidates at a time in a program of a large group; half beside partials of others
+TILE = 4096  # scores times candidates at a time in a program of a large group; half beside partials of 16
 PROGRAMS = 256  # most per large group: each adds up the partials of all
 CANDIDATES = (4, 4, 16)  # thresholds tried per pass before one program finishes
 BACKWARD = 2048  # scores at a time in a program of the backward
@@ -82,7 +82,7 @@ def _small(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callabl
 
 
 def _large(scores, keep, cost, start, G: int, n: int, bounds: object) -> Callable:
-    programs = min(triton.cdiv(n, TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G))
+    programs = min(triton.cdiv(n, 2 * TILE // max(CANDIDATES)), PROGRAMS, triton.cdiv(8 * PROGRAMS, G))
     span, *passes, finish = _solving(keep, cost, start, G, n, bounds, programs)
     settings = {"BLOCK": TILE, "num_warps": 8}
     masks = Launch(soft_topk_mask_kernel, (G, programs), TENSOR, TENSOR, bounds, TENSOR, TENSOR, n, **settings)
@@ -104,30 +104,19 @@ def _solving(keep, cost, start, G: int, n: int, bounds: object, programs: int) -
     """Return the launches up to the threshold: range, passes, finish."""
     grid, block_p = (G, programs), triton.next_power_of_2(programs)
     target, strides = (TENSOR, TENSOR, TENSOR, slot(cost)), (_keep_stride(keep), _row_stride(cost))
-    found = [
-        Launch(
-            soft_topk_range_kernel,
-            grid,
-            TENSOR,
-            slot(cost),
-            bounds,
-            TENSOR,
-            n,
-            strides[1],
-            BLOCK=TILE // 2,
-            num_warps=8,
-        )
-    ]
+    found = [Launch(
+        soft_topk_range_kernel, grid, TENSOR, slot(cost), bounds, TENSOR, n, strides[1], BLOCK=TILE, num_warps=8,
+    )]  # fmt: skip
     for turn, (before, now) in enumerate(itertools.pairwise((0, *CANDIDATES))):
         found.append(Launch(
             soft_topk_pass_kernel, grid, *target, slot(start), bounds, TENSOR, TENSOR,
             G, n, *strides, turn,
-            BEFORE=before, CANDIDATES=now, BLOCK=TILE // (2 * now), BLOCK_P=block_p, num_warps=8,
+            BEFORE=before, CANDIDATES=now, BLOCK=TILE // now, BLOCK_P=block_p, num_warps=8,
         ))  # fmt: skip
     found.append(Launch(
         soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
         G, n, programs, *strides, len(CANDIDATES),
-        BEFORE=CANDIDATES[-1], BLOCK=TILE // 2, BLOCK_P=block_p, num_warps=16,
+        BEFORE=CANDIDATES[-1], BLOCK=TILE // 2, BLOCK_P=block_p, num_warps=8,
     ))  # fmt: skip
     return found
 
@@ -144,7 +133,8 @@ def _small_config(G: int, n: int, bounded: bool) -> tuple[tuple[int], dict[str, 
     block_n = triton.next_power_of_2(n)
     block_g = max(1, 1024 // block_n)
     full = n == block_n and not bounded
-    config = {"FULL": full, "BLOCK_G": block_g, "BLOCK_N": block_n, "num_warps": 4 if block_n <= 2048 else 8}
+    warps = 4 if block_n <= 2048 else 16 if bounded else 8  # the scores of a group in a row of others come one by one
+    config = {"FULL": full, "BLOCK_G": block_g, "BLOCK_N": block_n, "num_warps": warps}
     return (triton.cdiv(G, block_g),), config
 
 
