@@ -9,7 +9,7 @@ from smart_kernels import Masked, Pattern, WeightShape, mask_, parse
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What the layers that share a weight are to become.
+    """Describe what the layers that share a weight are to become.
 
     Attributes:
         names: of these layers.
@@ -40,7 +40,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What each prunable layer of a model is to become, and what that is predicted to be worth.
+    """Describe what each prunable layer of a model is to become, and what that is predicted to be worth.
 
     Give it to a pruner in place of a pattern and a sparsity; ``print`` says why each layer got what it got.
 

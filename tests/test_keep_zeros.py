@@ -49,7 +49,7 @@ def test_the_optimizer_of_the_search_goes_on(pattern):
 
 
 def test_without_it_the_zeros_are_lost():
-    """What the verb is for: momentum moves a pruned weight although its gradient was 0 all along."""
+    """Momentum moves a pruned weight although its gradient was 0 all along, which is what the verb is for."""
     layer = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
     layer(torch.randn(4, 64)).sum().backward()

@@ -25,7 +25,7 @@ PATTERNS = (Block(16, 16, "all"), Block(32, 32, "all"))
 
 
 def seconds(module):
-    """What a model or a layer takes on the imagined clock."""
+    """Return what a model or a layer takes on the imagined clock."""
     if isinstance(module, Sparse) and not module.format.dense:
         whole = module.format.shape[0] * module.format.shape[1]
         return 1e-6 * (FIXED * whole + EACH * module.format.values.count_nonzero().item())

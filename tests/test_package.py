@@ -1,4 +1,4 @@
-"""What is installed: its names, what importing it costs, and the files that go to an index."""
+"""Check what is installed: its names, what importing it costs, and the files that go to an index."""
 
 import os
 import re

@@ -40,7 +40,7 @@ class Function:
 
 
 class Module:
-    """What the names of a file stand for: functions, or modules of the package."""
+    """Know what the names of a file stand for: functions, or modules of the package."""
 
     def __init__(self, file: Path):
         self.file, self.tree = file, ast.parse(file.read_text())
@@ -78,7 +78,7 @@ def module(file: Path) -> Module:
 
 
 def member(base: Path, name: str) -> "Module | Function | None":
-    """What ``from base import name`` gives; names of a face are followed to where they are made."""
+    """Return what ``from base import name`` gives; names of a face are followed to where they are made."""
     if (base / f"{name}.py").exists():
         return module(base / f"{name}.py")
     file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")

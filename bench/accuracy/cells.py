@@ -1,4 +1,4 @@
-"""What is compared where: a cell is a model, a pattern and a budget; written down before anything was measured."""
+"""Define the cells: a model, a pattern and a budget each, written down before anything was measured."""
 
 from dataclasses import dataclass, field
 from typing import Any

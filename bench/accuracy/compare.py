@@ -1,4 +1,4 @@
-"""What the rows say: SMART minus every other method, cell by cell."""
+"""Compare the rows: SMART minus every other method, cell by cell."""
 
 import math
 from collections import defaultdict

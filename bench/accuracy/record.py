@@ -14,7 +14,7 @@ FOLDER = rows.RESULTS / "accuracy"
 
 @dataclass(frozen=True)
 class Run:
-    """What one method made of one dense model.
+    """Record what one method made of one dense model.
 
     Attributes:
         cell, pruner, options, seed: what was run; see ``cells.CELLS``.
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def key(self) -> tuple:
-        """What makes it the same run."""
+        """Return what makes it the same run."""
         return key(self.cell, self.pruner, self.options, self.seed)
 
     @property

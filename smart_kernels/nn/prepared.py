@@ -80,7 +80,7 @@ class LayerBlocks:
 
 
 class Prepared:
-    """What the linear layers of a model read while they are pruned, made in a few launches, on a GPU.
+    """Make what the linear layers of a model read while they are pruned, in a few launches, on a GPU.
 
     A layer uses it while it is of its weight and mask, and does the same work by itself otherwise, as one that cannot
     be prepared: see ``_suits``.

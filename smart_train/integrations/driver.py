@@ -1,4 +1,4 @@
-"""What a callback does with a pruner, whoever's loop it is called from."""
+"""Drive a pruner from a callback, whoever's loop it is called from."""
 
 import math
 from typing import Any

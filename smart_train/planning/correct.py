@@ -16,7 +16,7 @@ PATIENCE = 0.1  # seconds to go on measuring a layer whose times have not settle
 
 @dataclass(frozen=True)
 class Correction:
-    """What was measured after the search, and what followed.
+    """Tell what was measured after the search, and what followed.
 
     Attributes:
         goal_ms, predicted_ms, measured_ms: asked for, as planned, and measured with the masks that the search left.

@@ -1,4 +1,4 @@
-"""What pruning a layer is predicted to cost the loss, by pattern and density."""
+"""Predict what pruning a layer costs the loss, by pattern and density."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What each layer may become: a pattern and a density, or dense, with what it costs and what it loses."""
+"""List what each layer may become: a pattern and a density, or dense, with what it costs and what it loses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ GRID = (
 
 @dataclass(frozen=True)
 class Option:
-    """What a layer may become.
+    """Describe one thing that a layer may become.
 
     Attributes:
         pattern: None for dense.

@@ -1,4 +1,4 @@
-"""What a plan can be asked for: a limit on something that adds up over the layers."""
+"""Define what a plan can be asked for: a limit on something that adds up over the layers."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

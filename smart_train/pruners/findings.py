@@ -1,4 +1,4 @@
-"""What a search has to say about itself: does it learn, does it still change its mind, what did hardening cost."""
+"""Find out about a search: does it learn, does it still change its mind, what did hardening cost."""
 
 from collections.abc import Sequence
 from typing import Any

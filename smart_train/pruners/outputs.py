@@ -1,4 +1,4 @@
-"""What layers put out while a model runs."""
+"""Watch what layers put out while a model runs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

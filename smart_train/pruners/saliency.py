@@ -1,4 +1,4 @@
-"""What the loss says of each tile: gathered from batches shown beforehand, or in the last steps of dense training."""
+"""Gather what the loss says of each tile: from batches shown beforehand, or in the last steps of dense training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a run prunes to: one pattern and sparsity for all layers, or the plan for a target."""
+"""Find what a run prunes to: one pattern and sparsity for all layers, or the plan for a target."""
 
 import json
 import sys

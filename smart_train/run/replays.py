@@ -43,7 +43,7 @@ class CudaGraphs:
 
 
 class Stepped(Protocol):
-    """What a training has to be; see ``Training``."""
+    """Say what a training has to be; see ``Training``."""
 
     pruner: Pruner | None
     optimizers: list[Optimizer]

@@ -1,4 +1,4 @@
-"""What other tools have pruned goes straight to compress_, and trains on with its zeros."""
+"""A model that other tools have pruned goes straight to compress_, and trains on with its zeros."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""What is mutated, and the tests that have to notice."""
+"""List what is mutated, and the tests that have to notice."""
 
 from dataclasses import dataclass
 from pathlib import Path

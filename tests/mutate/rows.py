@@ -1,4 +1,4 @@
-"""What became of the mutants, and the part of ``docs/reliability.md`` about them."""
+"""Record what became of the mutants, and write the part of ``docs/reliability.md`` about them."""
 
 import json
 from collections import Counter

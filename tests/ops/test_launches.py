@@ -60,7 +60,7 @@ def moved(call: partial, wanted: list, dice: random.Random) -> tuple:
 
 
 def ready(case, pass_, dice):
-    """What runs the pass of a case, its inputs relaid."""
+    """Return what runs the pass of a case, its inputs relaid."""
     call, wanted = case.make()
     if isinstance(call, partial):
         call, wanted = moved(call, wanted, dice)
@@ -134,5 +134,5 @@ def by_triton():
 
 
 def vars_of(call) -> list:
-    """What a call was made of."""
+    """List what a call was made of."""
     return [call.args, call.keywords] if isinstance(call, partial) else []

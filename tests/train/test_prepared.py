@@ -1,4 +1,4 @@
-"""What follows from the masks is made once per step, for all layers, and the products only read it."""
+"""Once per step all that follows from the masks is made, for all layers, and the products only read it."""
 
 import copy
 

@@ -21,7 +21,7 @@ SEED = 0  # of the masks: a problem has the same zeros in each process
 
 @dataclass(frozen=True)
 class Entry:
-    """What was measured of a problem in a pattern.
+    """Hold what was measured of a problem in a pattern.
 
     Attributes:
         density: fraction of the weights that the mask left.

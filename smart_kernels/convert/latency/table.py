@@ -1,4 +1,4 @@
-"""What was measured: a curve of time over density for each layer and pattern."""
+"""Hold what was measured: a curve of time over density for each layer and pattern."""
 
 from bisect import bisect_left
 from collections.abc import Iterable

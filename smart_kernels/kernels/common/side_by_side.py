@@ -54,7 +54,7 @@ class Compiler:
 
 
 class Here(threading.local):
-    """What takes the launches of this thread."""
+    """Return what takes the launches of this thread."""
 
     compiler: Compiler | None = None
 

@@ -40,7 +40,7 @@ class Tuned(Autotuner):
 
     @property
     def cache(self) -> dict:
-        """What was found on GPUs of the current kind: a configuration for each key."""
+        """Return what was found on GPUs of the current kind: a configuration for each key."""
         return self._found.setdefault(driver.active.get_current_target(), {})
 
     @cache.setter

@@ -1,4 +1,4 @@
-"""What follows from the masks of many layers: live blocks listed and packed, in two launches for layers cut alike."""
+"""List and pack the live blocks of many layers, in two launches for layers cut alike."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
