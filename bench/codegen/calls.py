@@ -1,4 +1,7 @@
-"""Public calls for the census, forward and backward, on tensors of which only shapes and dtypes matter."""
+"""Public calls for the census, forward and backward, on tensors of which only shapes and dtypes matter.
+
+Convolutions are in ``convs``.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,12 +9,8 @@ from collections.abc import Callable
 import torch
 
 from smart_kernels.ops import (
-    block_sparse_conv1d,
-    block_sparse_conv2d,
     block_sparse_linear,
-    masked_conv2d,
     masked_linear,
-    semi_structured_conv2d,
     semi_structured_linear,
     semi_structured_prune,
     smart_linear,
@@ -30,7 +29,7 @@ def _linear(M: int, N: int, K: int, dtype: str) -> tuple[torch.Tensor, torch.Ten
     return x, torch.empty(N, K, dtype=DTYPES[dtype], requires_grad=True)
 
 
-def _indices(rows: int, cols: int, nnz: int) -> tuple[torch.Tensor, torch.Tensor]:
+def indices(rows: int, cols: int, nnz: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return crow_indices and col_indices of ``nnz`` blocks, spread evenly over the rows."""
     return torch.linspace(0, nnz, rows + 1).int(), (torch.arange(nnz) % cols).int()
 
@@ -77,7 +76,7 @@ def blocks(
     rows = -(-N // block[0])
     cols = -(-K // block[1])
     nnz = rows * cols // 4
-    crow, col = _indices(rows, cols, nnz)
+    crow, col = indices(rows, cols, nnz)
     values = torch.empty(nnz, *block, dtype=DTYPES[dtype], requires_grad=True)
     x = torch.empty(M, K, dtype=DTYPES[dtype], requires_grad=True)
     index = block_index(crow, col, cols)
@@ -105,7 +104,7 @@ def inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dtyp
     rows = -(-N // block[0])
     cols = -(-K // block[1])
     nnz = rows * cols // 10
-    crow, col = _indices(rows, cols, nnz)
+    crow, col = indices(rows, cols, nnz)
     x = torch.empty(M, K, dtype=DTYPES[dtype])
     values = torch.empty(nnz, *block, dtype=DTYPES[dtype])
     block_sparse_linear(x, values, crow, col, out_features=N)
@@ -116,7 +115,7 @@ def fp8(block: tuple[int, int], per_block: bool, M: int = 4096, N: int = 4096, K
     rows = N // block[0]
     cols = K // block[1]
     nnz = rows * cols // 10
-    crow, col = _indices(rows, cols, nnz)
+    crow, col = indices(rows, cols, nnz)
     x, values = (torch.empty(shape, dtype=torch.float8_e4m3fn) for shape in ((M, K), (nnz, *block)))
     block_sparse_linear(x, values, crow, col, out_features=N, scale=torch.ones((nnz,) if per_block else ()))
 
@@ -130,20 +129,6 @@ def semi(M: int, group: tuple[int, int] = (2, 4), dtype: str = "bf16", **flags) 
     indices = torch.zeros(N, K // m * n * (m - 1).bit_length() // 8, dtype=torch.uint8)
     y = semi_structured_linear(x.requires_grad_(), values, indices, n=n, m=m, **flags)
     y.backward(torch.empty_like(y))
-
-
-def semi_conv(
-    group: tuple[int, int] = (2, 4), channels: int = 256, padding: int = 1, stride: int = 1, dtype: str = "bf16"
-) -> None:
-    """Call semi_structured_conv2d, plain and with everything that may follow it."""
-    n, m = group
-    stored = 9 * channels // m * n
-    x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype])
-    values = torch.empty(256, stored, dtype=DTYPES[dtype])
-    indices = torch.zeros(256, stored * (m - 1).bit_length() // 8, dtype=torch.uint8)
-    settings = {"kernel_size": 3, "padding": padding, "stride": stride, "n": n, "m": m}
-    y = semi_structured_conv2d(x, values, indices, **settings)
-    semi_structured_conv2d(x, values, indices, values.new_empty(256), **settings, activation="relu", residual=y)
 
 
 def prune(dtype: str, scored: bool = False) -> None:
@@ -166,43 +151,6 @@ def soft_weight(m: int, hard: bool = False) -> None:
     weight = torch.empty(1024, 1024, requires_grad=True)
     scores = torch.zeros(1024, 1024, requires_grad=True)
     y = smart_weight(weight, scores, 2, m, 0.1, eps=1e-3, hard=hard)
-    y.backward(torch.empty_like(y))
-
-
-def conv(tile: tuple[int, int], padding: int = 1, stride: int = 1, channels: int = 256, dtype: str = "bf16") -> None:
-    """Call block_sparse_conv2d to train, and to infer with everything that may follow it."""
-    rows = channels // tile[0]
-    cols = 9 * channels // tile[1]
-    nnz = rows * cols // 4
-    crow, col = _indices(rows, cols, nnz)
-    values = torch.empty(nnz, *tile, dtype=DTYPES[dtype], requires_grad=True)
-    x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype], requires_grad=True)
-    geometry = {"kernel_size": 3, "stride": stride, "padding": padding, "out_channels": channels}
-    y = block_sparse_conv2d(x, values, crow, col, **geometry)
-    y.backward(torch.empty_like(y))
-    bias = values.new_empty(channels)
-    with torch.no_grad():
-        block_sparse_conv2d(x, values, crow, col, bias, **geometry, activation="relu", residual=y)
-
-
-def conv1d(tile: tuple[int, int], channels: int = 64) -> None:
-    """Convolve images of height 1, a size that is compiled in."""
-    rows = channels // tile[0]
-    cols = 3 * channels // tile[1]
-    crow = (torch.arange(rows + 1) * cols).int()
-    col = torch.arange(rows * cols).remainder(cols).int()
-    x = torch.empty(32, channels, 512, dtype=torch.bfloat16, requires_grad=True)
-    values = torch.empty(rows * cols, *tile, dtype=torch.bfloat16, requires_grad=True)
-    y = block_sparse_conv1d(x, values, crow, col, kernel_size=3, padding=1, out_channels=channels)
-    y.backward(torch.empty_like(y))
-
-
-def masked_conv(tile: tuple[int, int], channels: int = 256, dtype: str = "bf16") -> None:
-    """Call masked_conv2d."""
-    x = torch.empty(32, channels, 28, 28, dtype=DTYPES[dtype], requires_grad=True)
-    weight = torch.empty(channels, channels, 3, 3, dtype=DTYPES[dtype], requires_grad=True)
-    mask = torch.zeros(channels // tile[0], 9 * channels // tile[1], requires_grad=True)
-    y = masked_conv2d(x, weight, mask, tile=tile, padding=1)
     y.backward(torch.empty_like(y))
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from . import calls, sparse
+from . import calls, convs, sparse
 
 CASES: dict[str, Callable[[], None]] = {
     "soft_topk 262144x4": partial(calls.topk, 262144, 4),
@@ -54,19 +54,19 @@ CASES: dict[str, Callable[[], None]] = {
     "sparse_tensor gather rows bf16": partial(calls.gather, "wgmma_ss"),
     "smart_weight 2:4": partial(calls.soft_weight, 4),
     "smart_weight 2:8 hard": partial(calls.soft_weight, 8, hard=True),
-    "block_sparse_conv2d 128x64 bf16": partial(calls.conv, (128, 64)),
-    "block_sparse_conv2d 128x64 interior bf16": partial(calls.conv, (128, 64), padding=0),
-    "block_sparse_conv2d 128x128 bf16": partial(calls.conv, (128, 128)),
-    "block_sparse_conv2d 64x64 stride 2 bf16": partial(calls.conv, (64, 64), stride=2),
-    "block_sparse_conv2d 32x32 bf16": partial(calls.conv, (32, 32)),
-    "block_sparse_conv1d 32x32 bf16": partial(calls.conv1d, (32, 32)),
-    "semi_structured_conv2d 2:4 bf16": calls.semi_conv,
-    "semi_structured_conv2d 2:4 interior stride 2 fp16": partial(calls.semi_conv, padding=0, stride=2, dtype="fp16"),
-    "semi_structured_conv2d 4:8 bf16": partial(calls.semi_conv, (4, 8)),
-    "semi_structured_conv2d 2:4 40 channels bf16": partial(calls.semi_conv, channels=40),
-    "semi_structured_conv2d 2:4 fp32": partial(calls.semi_conv, dtype="fp32"),
-    "semi_structured_conv2d 2:4 fp32 as tf32": partial(calls.tf32, partial(calls.semi_conv, dtype="fp32")),
-    "masked_conv2d 128x64 bf16": partial(calls.masked_conv, (128, 64)),
-    "masked_conv2d 32x32 bf16": partial(calls.masked_conv, (32, 32)),
+    "block_sparse_conv2d 128x64 bf16": partial(convs.conv, (128, 64)),
+    "block_sparse_conv2d 128x64 interior bf16": partial(convs.conv, (128, 64), padding=0),
+    "block_sparse_conv2d 128x128 bf16": partial(convs.conv, (128, 128)),
+    "block_sparse_conv2d 64x64 stride 2 bf16": partial(convs.conv, (64, 64), stride=2),
+    "block_sparse_conv2d 32x32 bf16": partial(convs.conv, (32, 32)),
+    "block_sparse_conv1d 32x32 bf16": partial(convs.conv1d, (32, 32)),
+    "semi_structured_conv2d 2:4 bf16": convs.semi_conv,
+    "semi_structured_conv2d 2:4 interior stride 2 fp16": partial(convs.semi_conv, padding=0, stride=2, dtype="fp16"),
+    "semi_structured_conv2d 4:8 bf16": partial(convs.semi_conv, (4, 8)),
+    "semi_structured_conv2d 2:4 40 channels bf16": partial(convs.semi_conv, channels=40),
+    "semi_structured_conv2d 2:4 fp32": partial(convs.semi_conv, dtype="fp32"),
+    "semi_structured_conv2d 2:4 fp32 as tf32": partial(calls.tf32, partial(convs.semi_conv, dtype="fp32")),
+    "masked_conv2d 128x64 bf16": partial(convs.masked_conv, (128, 64)),
+    "masked_conv2d 32x32 bf16": partial(convs.masked_conv, (32, 32)),
 }
 CASES |= sparse.CASES

@@ -11,7 +11,7 @@ from smart_kernels.ops.common.conv_matmul import transposed
 from smart_kernels.ops.common.launch import NOTHING, Nothing, given
 from smart_kernels.shapes import Conv
 
-from . import kernel_blocks
+from . import kernel_blocks, kernel_rows
 
 Lists = tuple[Tensor, Tensor, Tensor, Tensor | Nothing]  # start, end, cols, slots
 
@@ -51,8 +51,8 @@ class ConvBlocks:
         if index is not NOTHING:
             start, end, cols, slots, *_ = index.split_with_sizes(self.sizes)
             return start, end, cols, slots if self.cut else NOTHING
-        start, end = kernel_blocks.bounds(crow_indices, self.nnz, self.n, self.k)
-        return start, end, kernel_blocks.columns(col_indices, self.n, self.k), given(self._slots(col_indices))
+        start, end = kernel_rows.bounds(crow_indices, self.nnz, self.n, self.k)
+        return start, end, kernel_rows.columns(col_indices, self.n, self.k), given(self._slots(col_indices))
 
     def backward(self, crow_indices: Tensor, col_indices: Tensor, index: Tensor | Nothing) -> Lists:
         """Return the rows (phase, channel block) of the transposed convolution; slots likewise."""
@@ -68,7 +68,7 @@ class ConvBlocks:
         if index is not NOTHING:
             parts = index.split_with_sizes(self.sizes)
             return parts[8], parts[2]
-        places = kernel_blocks.places(crow_indices, col_indices, self.n, self.k)
+        places = kernel_rows.places(crow_indices, col_indices, self.n, self.k)
         return places.rows, places.cols
 
     def pack(self, crow_indices: Tensor, col_indices: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from smart_kernels.ops.common.plan import Planned
 from smart_kernels.ops.common.walk import Walk
 from smart_kernels.shapes import Conv
 
-from . import kernel_blocks
+from . import kernel_blocks, kernel_rows
 from .conv_blocks import ConvBlocks
 
 
@@ -24,7 +24,7 @@ def convolution(
     n, k = blocks.n, blocks.k
     windows = kernel_blocks.plan_windows(values, n, k)
     size = conv.output_size(*x.shape[1:3])
-    lists = kernel_blocks.stand_ins(0, 0, 0, 0) if blocks.cut else (*kernel_blocks.stand_ins(0, 0, 0), NOTHING)
+    lists = kernel_rows.stand_ins(0, 0, 0, 0) if blocks.cut else (*kernel_rows.stand_ins(0, 0, 0), NOTHING)
     whole = Convolution(n, k, Walk.forward(conv), size, activation, precision)
     convolve = plan_conv(x, windows(values), *lists, bias, residual, whole)
 
@@ -44,7 +44,7 @@ def convolution_dx(
     blocks = ConvBlocks.of(len(values), values.shape[1:], (dy.shape[3], channels), conv)
     n, k = blocks.n, blocks.k
     windows = kernel_blocks.plan_windows(values, n, k)
-    lists = kernel_blocks.stand_ins(0, 0, 0, 0)
+    lists = kernel_rows.stand_ins(0, 0, 0, 0)
     whole = Convolution(k, n, Walk.transposed(conv), (height, width), None, precision)
     convolve = plan_conv(dy, windows(values).mT, *lists, bias, NOTHING, whole)
 

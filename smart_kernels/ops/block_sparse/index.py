@@ -5,7 +5,7 @@ from torch import Tensor
 
 from smart_kernels.shapes import Conv, pair
 
-from . import kernel_blocks
+from . import kernel_rows
 from .conv_blocks import ConvBlocks
 
 Size = int | tuple[int, int]
@@ -32,7 +32,7 @@ def check_indices(crow_indices: Tensor, col_indices: Tensor, grid: tuple[int, in
         raise ValueError(f"crow_indices must rise from 0 to nnz for {nnz} blocks, got {crow.tolist()}")
     if nnz and not 0 <= col.min() <= col.max() < cols:
         raise ValueError(f"col_indices must be in 0..{cols - 1} for {cols} block columns, got {col.min()}..{col.max()}")
-    place = kernel_blocks.block_rows(crow, nnz) * cols + col
+    place = kernel_rows.block_rows(crow, nnz) * cols + col
     if (place.diff() <= 0).any():
         raise ValueError(f"col_indices must rise inside each row, got {col.tolist()} for crow_indices {crow.tolist()}")
 
@@ -51,7 +51,7 @@ def block_index(crow_indices: Tensor, col_indices: Tensor, cols: int) -> Tensor:
     Returns:
         (rows + 2 * cols + 2 * nnz,) int32.
     """
-    return kernel_blocks.index(crow_indices, col_indices, cols)
+    return kernel_rows.index(crow_indices, col_indices, cols)
 
 
 def conv_index(

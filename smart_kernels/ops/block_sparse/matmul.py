@@ -9,7 +9,7 @@ from smart_kernels.ops.common.block_matmul import Product, needs_fp8, plan_grad,
 from smart_kernels.ops.common.launch import NOTHING
 from smart_kernels.ops.common.plan import Planned
 
-from . import kernel_blocks
+from . import kernel_blocks, kernel_rows
 from .tile_matmul import TileProduct, plan_tiles, takes_tiles
 
 Settings = tuple[int, str | None, torch.dtype | None, bool, str]  # rows of W, activation, dtype, aligned, precision
@@ -34,7 +34,7 @@ def _tiles(tensors: tuple, settings: Settings) -> Callable:
     rows, activation, dtype, _, precision = settings
     tiles = TileProduct(rows, activation, dtype, precision)
     stored = len(crow) - 1
-    lists = kernel_blocks.stand_ins(stored, stored, len(col))
+    lists = kernel_rows.stand_ins(stored, stored, len(col))
     multiply = plan_tiles(x, values, *lists, NOTHING, bias, residual, tiles)
 
     def run(x, values, crow, col, bias, index, residual, scale):
@@ -48,7 +48,7 @@ def _blocks(tensors: tuple, settings: Settings) -> Callable:
     rows, activation, dtype, aligned, precision = settings
     n, k = kernel_blocks.forward_axes(values.shape[1:], (rows, x.shape[1]), x.element_size())
     cut = kernel_blocks.plan_cut(values, n, k)
-    lists = kernel_blocks.plan_rows(len(crow) - 1, n, k)
+    lists = kernel_rows.plan_rows(len(crow) - 1, n, k)
     if scale is not NOTHING:
         needs_fp8()
 
@@ -58,7 +58,7 @@ def _blocks(tensors: tuple, settings: Settings) -> Callable:
         return scale if scale is NOTHING else kernel_blocks.cut_scale(scale, nnz, n, k)
 
     blocks = Product(n, k, aligned, activation, dtype, precision)
-    listed = kernel_blocks.stand_ins(0, 0, 0)
+    listed = kernel_rows.stand_ins(0, 0, 0)
     multiply = plan_matmul(x, cut(values), *listed, NOTHING, index, scales(scale), bias, residual, blocks)
 
     def run(x, values, crow, col, bias, index, residual, scale):
@@ -70,7 +70,7 @@ def _blocks(tensors: tuple, settings: Settings) -> Callable:
 
 def _stored_rows(crow_indices: Tensor, col_indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return start, end and columns of each stored row."""
-    return *kernel_blocks.ends(crow_indices.int()), col_indices.int()
+    return *kernel_rows.ends(crow_indices.int()), col_indices.int()
 
 
 @Planned
@@ -79,15 +79,15 @@ def product_dx(
 ) -> Callable:
     """Plan ``dy @ W``, (M, in_features); ``aligned`` if dy and values are."""
     cols, nnz = -(-in_features // values.shape[2]), len(values)
-    columns = kernel_blocks.plan_columns(crow_indices, col_indices, cols, index)
-    listed = kernel_blocks.stand_ins(cols, cols, nnz, nnz)
+    columns = kernel_rows.plan_columns(crow_indices, col_indices, cols, index)
+    listed = kernel_rows.stand_ins(cols, cols, nnz, nnz)
     nothing = (NOTHING, NOTHING)  # neither bias nor residual
     if takes_tiles(dy.shape[0], values.shape[1], dy.dtype):
         multiply = plan_tiles(dy, values.mT, *listed, *nothing, TileProduct(in_features, None, None, precision))
         return lambda dy, values, *indices: multiply(dy, values.mT, *columns(*indices), *nothing)
     n, k = kernel_blocks.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
     cut = kernel_blocks.plan_cut(values.mT, k, n)
-    spread = kernel_blocks.plan_transposed_rows(n, k)
+    spread = kernel_rows.plan_transposed_rows(n, k)
     others = (NOTHING, NOTHING, *nothing)  # no order, no scale
     blocks = Product(k, n, aligned, None, None, precision)
     multiply = plan_matmul(dy, cut(values.mT), *listed, *others, blocks)
@@ -102,7 +102,7 @@ def product_dvalues(dy, x, crow_indices, col_indices, bn: int, bk: int, precisio
     join = kernel_blocks.plan_join(n, k)
 
     def run(dy, x, crow, col):
-        places = kernel_blocks.places(crow, col, n, k)
+        places = kernel_rows.places(crow, col, n, k)
         return join(grad(dy, x, places.rows, places.cols))
 
     return run

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
 from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_matmul_kernel
-from smart_kernels.ops.block_sparse import kernel_blocks
+from smart_kernels.ops.block_sparse import kernel_blocks, kernel_rows
 from smart_kernels.ops.block_sparse.index import block_index, check_indices
 from smart_kernels.ops.block_sparse.linear import _block_sparse_linear, block_sparse_linear
 from smart_kernels.ops.common import block_matmul as _matmul
@@ -224,7 +224,7 @@ def test_index_starts_long_rows_first():
     _, values, crow, col, _ = make(1, 100, 200, (16, 16))
     order, _, _, rows, slots = block_index(crow, col, 13).split([7, 13, 13, len(values), len(values)])
     assert (crow.diff()[order.long()].diff() <= 0).all() and sorted(order.tolist()) == list(range(7))
-    assert torch.equal(rows, kernel_blocks.block_rows(crow, len(values))[slots.long()])
+    assert torch.equal(rows, kernel_rows.block_rows(crow, len(values))[slots.long()])
     assert (col[slots.long()].diff() >= 0).all()
 
 
@@ -299,9 +299,9 @@ def test_index_lists_need_no_synchronisation(block):
         cols = -(-K // block[1])
         index = block_index(crow, col, cols)
         n, k = kernel_blocks.axes(block, (N, K))
-        columns = kernel_blocks.plan_columns(crow, col, cols, index)(crow, col, index)
-        row_start, _, _, slots = kernel_blocks.plan_transposed_rows(n, k)(*columns)
-        start, _, _, order = kernel_blocks.plan_rows(len(crow) - 1, n, k)(crow, col, index)
+        columns = kernel_rows.plan_columns(crow, col, cols, index)(crow, col, index)
+        row_start, _, _, slots = kernel_rows.plan_transposed_rows(n, k)(*columns)
+        start, _, _, order = kernel_rows.plan_rows(len(crow) - 1, n, k)(crow, col, index)
     assert len(index) == len(crow) - 1 + 2 * cols + 2 * len(values)
     assert row_start.shape == (k.blocks,) and slots.shape == (len(kernel_blocks.cut(values, n, k)),)
     assert order.shape == start.shape

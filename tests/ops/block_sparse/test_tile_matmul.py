@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from triton.runtime.interpreter import InterpreterBuilder
 
-from smart_kernels.ops.block_sparse import kernel_blocks
+from smart_kernels.ops.block_sparse import kernel_rows
 from smart_kernels.ops.block_sparse import tile_matmul as _tile_matmul
 from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS, TileProduct, plan_tiles, splits, takes_tiles
 from smart_kernels.ops.common.blocks import BlockRows
@@ -98,7 +98,7 @@ def test_transposed_weight_and_any_strides(M, block, device):
     N, K = 72, 80
     _, values, crow, col, _ = (t.detach() for t in make(1, N, K, block, device=device))
     dy = torch.randn(N, M, device=device).T
-    columns = BlockRows.transposed(kernel_blocks.block_rows(crow, len(values)), col, -(-K // block[1]))
+    columns = BlockRows.transposed(kernel_rows.block_rows(crow, len(values)), col, -(-K // block[1]))
     dx = tile_matmul(dy, values.mT, columns, K)
     assert_close("dx", dx, dy.double() @ dense(values, crow, col, N, K).double(), torch.float32)
 
