@@ -116,7 +116,7 @@ def _solving(keep, cost, start, G: int, n: int, bounds: object, programs: int) -
     found.append(Launch(
         soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
         G, n, programs, *strides, len(CANDIDATES),
-        BEFORE=CANDIDATES[-1], BLOCK=TILE // 2, BLOCK_P=block_p, num_warps=8,
+        BEFORE=CANDIDATES[-1], BLOCK=TILE, BLOCK_P=block_p, num_warps=8,
     ))  # fmt: skip
     return found
 
