@@ -113,10 +113,11 @@ def _solving(keep, cost, start, G: int, n: int, bounds: object, programs: int) -
             G, n, *strides, turn,
             BEFORE=before, CANDIDATES=now, BLOCK=TILE // now, BLOCK_P=block_p, num_warps=8,
         ))  # fmt: skip
+    tile = TILE // (4 if bounds is TENSOR else 2)  # groups in a row of others are not aligned: more registers
     found.append(Launch(
         soft_topk_finish_kernel, (G,), *target, bounds, TENSOR, TENSOR, TENSOR,
         G, n, programs, *strides, len(CANDIDATES),
-        BEFORE=CANDIDATES[-1], BLOCK=TILE, BLOCK_P=block_p, num_warps=8,
+        BEFORE=CANDIDATES[-1], BLOCK=tile, BLOCK_P=block_p, num_warps=8,
     ))  # fmt: skip
     return found
 
