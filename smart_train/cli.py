@@ -150,7 +150,7 @@ def _prune(options: argparse.Namespace) -> int:
     if options.option:
         settings["options"] = _options(options.option)
     settings["target"] = _target(options)
-    if options.graph != "off" and device() == "cpu":
+    if options.graph == "on" and device() == "cpu":
         print("without a GPU, training steps do not come from CUDA graphs", file=sys.stderr)
     how = {"resume": options.resume, "baseline": options.baseline, "graph": options.graph}
     report = prune(Recipe.for_model(**settings), options.out, **how)

@@ -12,7 +12,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+
+from smart_train.checks import check_number
 
 
 def cosine(u: float, start: float, end: float) -> float:
@@ -69,12 +70,8 @@ class Lengths:
     dense_steps: int = 0
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if not isinstance(value, Integral):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-        if self.search_steps < 1 or self.dense_steps < 0:
-            got = f"{self.search_steps} and {self.dense_steps}"
-            raise ValueError(f"search_steps must be at least 1 and dense_steps at least 0, got {got}")
+        check_number("search_steps", self.search_steps, least=1, whole=True)
+        check_number("dense_steps", self.dense_steps, least=0, whole=True)
 
     def progress(self, step: int) -> float:
         """Return that of the search: 0 at its first step (``dense_steps``, steps counted from 0), 1 at its last."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
 
 from smart_kernels import NM
+from smart_train.checks import check_number
 from smart_train.plans import Plan
 
 from .local import LocalPool
@@ -32,8 +32,8 @@ class Budget:
 
     def __post_init__(self):
         for name in ("sparsity", "eps"):
-            if not isinstance(value := getattr(self, name), Real | None):
-                raise TypeError(f"{name} must be a number, got {value!r}")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             percent = f"; {self.sparsity:g} % is {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
             raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity}{percent}")

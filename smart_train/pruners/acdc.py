@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.checks import check_number
 from smart_train.plans import Plan
 
 from .base import Pruner
@@ -41,8 +42,7 @@ class ACDCPruner(Pruner):
         phases: int = 3,
         **common: Any,
     ):
-        if phases < 1:
-            raise ValueError(f"phases must be at least 1, got {phases}")
+        check_number("phases", phases, least=1, whole=True)
         self.phases = phases
         super().__init__(model, pattern, sparsity, **common)
 

@@ -1,12 +1,7 @@
 """Channels by what their activations mean to the loss of the task."""
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
-
-from smart_kernels import Pattern
-from smart_train.plans import Plan
+from torch import Tensor
 
 from .outputs import by_path, channels_last, check_channels, kept_buffers, watched
 from .prepared import PreparedPruner
@@ -26,21 +21,6 @@ class ActivationPruner(PreparedPruner):
     """
 
     title = "activation saliency"
-    options = ("prepare_batches",)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        pattern: Pattern | Plan | None = None,
-        sparsity: float | None = None,
-        *,
-        prepare_batches: int = 4,
-        **common: Any,
-    ):
-        if prepare_batches < 1:
-            raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
-        self.prepare_batches = prepare_batches
-        super().__init__(model, pattern, sparsity, **common)
 
     def check(self, masked):
         check_channels(self.title, masked)

@@ -1,13 +1,9 @@
 """Channels that tell the classes apart."""
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from smart_kernels import Pattern
 from smart_train.masks import spread_, uniform
-from smart_train.plans import Plan
 
 from .outputs import by_path, channels_last, check_channels, kept_buffers, watched
 from .prepared import PreparedPruner
@@ -28,21 +24,6 @@ class CATROPruner(PreparedPruner):
     """
 
     title = "CATRO"
-    options = ("prepare_batches",)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        pattern: Pattern | Plan | None = None,
-        sparsity: float | None = None,
-        *,
-        prepare_batches: int = 4,
-        **common: Any,
-    ):
-        if prepare_batches < 1:
-            raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
-        self.prepare_batches = prepare_batches
-        super().__init__(model, pattern, sparsity, **common)
 
     def check(self, masked):
         check_channels(self.title, masked)

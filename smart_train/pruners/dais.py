@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.checks import check_number
 from smart_train.plans import Plan
 
 from .chained import ChainedPruner
@@ -41,8 +42,8 @@ class DAISPruner(ChainedPruner):
         every: int = 3,
         **common: Any,
     ):
-        if strength < 0 or every < 2:
-            raise ValueError(f"strength must be at least 0 and every at least 2, got {strength} and {every}")
+        check_number("strength", strength, least=0)
+        check_number("every", every, least=2, whole=True)
         self.strength = strength
         self.every = every
         super().__init__(model, pattern, sparsity, **common)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import Pattern
+from smart_train.checks import check_number
 from smart_train.plans import Plan
 
 from .chained import ChainedPruner
@@ -44,8 +45,8 @@ class DHPPruner(ChainedPruner):
         shrinkage: float | None = None,
         **common: Any,
     ):
-        if shrinkage is not None and shrinkage < 0:
-            raise ValueError(f"shrinkage must be at least 0, got {shrinkage}")
+        if shrinkage is not None:
+            check_number("shrinkage", shrinkage, least=0)
         super().__init__(model, pattern, sparsity, **common)
         self.first = [torch.ones_like(scores) for scores in self.masked.scores()]
         sparsity = sum(pool.asked for pool in self.pools) / sum(pool.weights for pool in self.pools)

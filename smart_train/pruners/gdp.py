@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.checks import check_number
 from smart_train.plans import Plan
 from smart_train.schedule import exponential
 
@@ -44,8 +45,7 @@ class GDPPruner(ChainedPruner):
         strength: float = 1.0,
         **common: Any,
     ):
-        if strength < 0:
-            raise ValueError(f"strength must be at least 0, got {strength}")
+        check_number("strength", strength, least=0)
         self.strength = strength
         super().__init__(model, pattern, sparsity, **common)
 

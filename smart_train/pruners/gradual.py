@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.checks import check_number
 from smart_train.masks import erk, spread_, uniform
 from smart_train.plans import Plan
 
@@ -44,8 +45,7 @@ class GradualPruner(Pruner):
         spread: str = "scores",
         **common: Any,
     ):
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
+        check_number("every", every, least=1, whole=True)
         if spread not in SPREADS:
             raise ValueError(f"spread must be one of {', '.join(SPREADS)}, got {spread!r}")
         self.every = every

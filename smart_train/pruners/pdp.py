@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from smart_kernels import Masked, Pattern
 from smart_kernels.nn import own_weights
+from smart_train.checks import check_number
 from smart_train.masks import Masks, Pool, per_weight, tile_means
 from smart_train.plans import Plan
 from smart_train.schedule import cubic
@@ -41,8 +42,7 @@ class PDPPruner(Pruner):
         softness: float = 0.1,
         **common: Any,
     ):
-        if softness <= 0:
-            raise ValueError(f"softness must be > 0, got {softness}")
+        check_number("softness", softness, above=0)
         self.softness = softness
         super().__init__(model, pattern, sparsity, **common)
 

@@ -3,11 +3,9 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from smart_kernels import Pattern
 from smart_train.masks import Masks
-from smart_train.plans import Plan
 
 from .outputs import kept_buffers
 from .prepared import PreparedPruner
@@ -31,21 +29,7 @@ class RLPruner(PreparedPruner):
     """
 
     title = "RL-Pruner"
-    options = ("prepare_batches",)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        pattern: Pattern | Plan | None = None,
-        sparsity: float | None = None,
-        *,
-        prepare_batches: int = 8,
-        **common: Any,
-    ):
-        if prepare_batches < 1:
-            raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
-        self.prepare_batches = prepare_batches
-        super().__init__(model, pattern, sparsity, **common)
+    usual_batches = 8
 
     def check(self, masked):
         local = [name for name, layer in masked.layers.items() if layer.pattern.local]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from smart_kernels import Pattern
+from smart_train.checks import check_number
 from smart_train.masks import per_weight
 from smart_train.plans import Plan
 
@@ -40,8 +41,7 @@ class SRSTEPruner(Pruner):
         decay: float = 2e-4,
         **common: Any,
     ):
-        if decay < 0:
-            raise ValueError(f"decay must be at least 0, got {decay}")
+        check_number("decay", decay, least=0)
         self.decay = decay
         super().__init__(model, pattern, sparsity, **common)
 

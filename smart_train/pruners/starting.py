@@ -42,9 +42,7 @@ class StartingPruner(PreparedPruner):
     ):
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
-        if prepare_batches < 1:
-            raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
-        super().__init__(model, pattern, sparsity, **common)
+        super().__init__(model, pattern, sparsity, prepare_batches=prepare_batches, **common)
         self.ones: Masks = {}  # of the dense step that gathers
         self.demanded = init == "saliency"
         wanted = self.demanded or (init == "auto" and layers_differ(self.masked))

@@ -1,12 +1,5 @@
 """Pruning at once, by what the loss says of each tile."""
 
-from typing import Any
-
-from torch import nn
-
-from smart_kernels import Pattern
-from smart_train.plans import Plan
-
 from .prepared import PreparedPruner
 from .saliency import saliency
 
@@ -27,21 +20,6 @@ class TaylorPruner(PreparedPruner):
     """
 
     title = "one-shot Taylor"
-    options = ("prepare_batches",)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        pattern: Pattern | Plan | None = None,
-        sparsity: float | None = None,
-        *,
-        prepare_batches: int = 4,
-        **common: Any,
-    ):
-        if prepare_batches < 1:
-            raise ValueError(f"prepare_batches must be at least 1, got {prepare_batches}")
-        self.prepare_batches = prepare_batches
-        super().__init__(model, pattern, sparsity, **common)
 
     def measure(self, batches, loss):
         return saliency(self.masked, batches, loss)

@@ -46,8 +46,8 @@ def test_the_report_is_complete(run):
     assert Recipe(**report["recipe"]).to_dict() | {"temperature": [0.2, 1e-3]} == report["recipe"]
 
 
-@pytest.mark.parametrize("graph, said", [("auto", True), ("on", True), ("off", False)])
-def test_without_a_gpu_it_says_that_there_are_no_graphs(graph, said, run, capsys):
+@pytest.mark.parametrize("graph, said", [("auto", False), ("on", True), ("off", False)])
+def test_without_a_gpu_it_says_that_there_are_no_graphs_to_who_wants_them(graph, said, run, capsys):
     assert main(["prune", *TINY, "--graph", graph, "--out", str(run)]) == 2  # the directory is taken
     assert ("do not come from CUDA graphs" in capsys.readouterr().err) == said
 
@@ -121,6 +121,7 @@ def test_a_finished_run_resumes_to_the_same_accuracy(run):
         (["--pattern", "nm:2:4", "--sparsity", "0.75"], "sparsity must be 0.5 for nm:2:4, got 0.75"),
         (["--sparsity", "0.9999"], "the budget must hold a tile of each"),
         (["--batch", "5000"], "batch must be at most the 898 training images"),
+        (["--pruner", "gdp", "--option", "strength=abc"], "strength must be a number, got 'abc'"),
         (["--data", "cifar"], "data must be digits, fashion, folder:PATH"),
         (["--data", "folder:nowhere"], "must be a directory"),
         (["--data", "fashion", "--data-dir", "nowhere"], "apt-get install dataset-fashion-mnist"),

@@ -284,6 +284,23 @@ def test_taylor_leaves_batchnorms_gates_and_gradients_as_they_were():
     assert all(layer.scores.gt(0).any() for layer in pruner.layers.values())
 
 
+OWN_NUMBERS = [
+    *[("acdc", "phases"), ("dais", "strength"), ("dais", "every"), ("dhp", "shrinkage"), ("gdp", "strength")],
+    *[("gradual", "every"), ("pdp", "softness"), ("srste", "decay"), ("taylor", "prepare_batches")],
+    *[("smart", "prepare_batches"), ("catro", "prepare_batches"), ("rl", "prepare_batches")],
+]
+
+
+@pytest.mark.parametrize("name, option", OWN_NUMBERS)
+@pytest.mark.parametrize("value", ["abc", True, float("nan"), -1])
+def test_what_is_no_number_is_said(name, option, value):
+    model = make_mlp()
+    pattern = Channel() if name in CHANNELS else Block(4, 4)
+    with pytest.raises(ValueError, match=rf"^{option} must be (a (whole )?number|at least|above).*, got '?{value}'?$"):
+        PRUNERS[name](model, pattern, 0.5, search_steps=1, **{option: value})
+    assert not masked_layers(model)
+
+
 def test_taylor_wants_batches_first():
     _, pruner, _ = make("taylor", Block(4, 4), 0.5)
     with pytest.raises(ValueError, match=r"prepare\(batches, loss\) must come before the first step"):
