@@ -143,7 +143,7 @@ def budget(row: dict) -> int | None:
         count = spread.instructions(tile, copies(row), row["tensor_core"], synchronous)
         return math.floor(MARGIN * (count + convolution(row)))
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
-    label = f"{LABEL[dtype(row)]}{kind(row)}"
+    label = f"{LABEL[dtype(row)]}{'left ' if 'W_LEFT=True' in row['config'] else ''}{kind(row)}"
     measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
     if measured and row["target"] == "sm_90":
         *counts, stages = measured

@@ -36,6 +36,13 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 32x32 bf16": partial(calls.blocks, (32, 32)),
     "block_sparse_linear 128x8 bf16": partial(calls.inference, (128, 8), 4096),
     "block_sparse_linear 128x16 bf16": partial(calls.inference, (128, 16), 4096),
+    "block_sparse_linear 128x16 fp32 as tf32": partial(
+        calls.tf32, partial(calls.inference, (128, 16), 4096, dtype="fp32")
+    ),
+    "block_sparse_linear 128x32 fp16 gelu": partial(calls.inference, (128, 32), 4096, dtype="fp16", activation="gelu"),
+    "block_sparse_linear 64x16 bf16": partial(calls.blocks, (64, 16), activation="gelu"),
+    "block_sparse_linear 256x16 bf16": partial(calls.inference, (256, 16), 4096),
+    "block_sparse_linear 128x128 bf16 bias gelu": partial(calls.inference, (128, 128), 4096, activation="gelu"),
     "block_sparse_linear 128x128 fp8": partial(calls.fp8, (128, 128), per_block=False),
     "block_sparse_linear 64x64 fp8 per block": partial(calls.fp8, (64, 64), per_block=True),
     "block_sparse_linear 24x40 bf16": partial(calls.inference, (24, 40), 4096),
