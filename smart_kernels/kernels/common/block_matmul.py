@@ -9,17 +9,16 @@
 
 A program walks the list of one block row, so cost follows the number of blocks; the next index is loaded one step
 ahead, which keeps it out of the load pipeline. Along N and K, block i starts at (i // PARTS) * STRIDE +
-(i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks.
+(i % PARTS) * BLOCK: tiles of any size STRIDE are cut into PARTS blocks. W_LEFT: the sums are y.T = W x.T.
 """
 
 import triton
 import triton.language as tl
 
-from .blocks import block_limit, block_start
-from .epilogue import finish, load_residual
-from .tuning import KEY, autotune, fitting, wgmma, worth_trying_grad
+from .blocks import add_product, block_limit, block_start
+from .epilogue import along_m, along_n, finish, load_residual
+from .tuning import KEY, autotune, fitting, sums_beside, w_left, wgmma, worth_trying_grad
 
-TMA_ROWS = 128  # of x, in what one descriptor copies
 EXACT = triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2, maxnreg=128)  # fp32, no tensor cores
 CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=2),
@@ -30,8 +29,12 @@ CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 256, "TMA": False}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=8, num_stages=4),
+    triton.Config({"BLOCK_M": 128, "TMA": True}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "TMA": True}, num_warps=8, num_stages=4),
+    triton.Config({"BLOCK_M": 256, "TMA": True, "W_LEFT": True}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 256, "TMA": True, "W_LEFT": True}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 256, "TMA": False, "W_LEFT": True}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 256, "TMA": False, "W_LEFT": True}, num_warps=4, num_stages=4),
     EXACT,
 ]
 GRAD_CONFIGS = [
@@ -44,15 +47,17 @@ GRAD_CONFIGS = [
 
 
 def worth_trying(configs, args, **kwargs):
-    """Keep what the device holds and what is for this precision; copies by descriptor only where there is one.
+    """Keep what the device holds and what is for this precision; copies by descriptor only of as many rows as it has.
 
-    The addresses of a residual take the place of half of the sums, and so do those of a step that is scaled.
+    The addresses of a step that is scaled take the place of half of the sums.
     """
     scaled = args["scale_ptr"] is not None
     exact = args["x_ptr"].element_size() == 4 and kwargs["PRECISION"] == "ieee"
-    found = [c for c in configs if c.kwargs["TMA"] <= kwargs["TMA_FITS"] and (exact or c is not EXACT)]
+    copied = [c for c in configs if not c.kwargs["TMA"] or c.kwargs["BLOCK_M"] == kwargs["TMA_ROWS"]]
+    found = [c for c in copied if exact or c is not EXACT]
     found = fit_for_fp8(found) if scaled else found
-    found = fitting(found, args, kwargs, sums=128 >> (args["residual_ptr"] is not None) + scaled)
+    found = fitting(found, args, kwargs, sums=sums_beside(args, kwargs) >> scaled)
+    found = w_left(found, args, kwargs)
     if kwargs["STRIDE_WK"] == 1 or kwargs["BLOCK_K"] <= 64 or wgmma():
         return found
     # W is transposed on its way: 128 rows of four warps have no registers for a step as deep as this
@@ -70,7 +75,7 @@ def fit_for_fp8(configs):
     return [c for c in configs if (c.kwargs["BLOCK_M"], c.num_warps) != (128, 4)]
 
 
-@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_FITS"], worth_trying)
+@autotune(CONFIGS, [*KEY, "STRIDE_WK", "EVEN_K", "TMA_ROWS", "ACTIVATION"], worth_trying)
 @triton.jit
 def block_matmul_kernel(
     # tensors; slots, order, scale, bias and residual may be None
@@ -83,11 +88,12 @@ def block_matmul_kernel(
     stride_xm, stride_xk, stride_scale, stride_rm, stride_rn, stride_ym,
     # scalars; M_CLASS is M rounded, for the choice of the config
     M_CLASS, blocks_n,
-    # compile-time; W's strides are, so that its addresses differ by constants
+    # compile-time; W's strides are, so that its addresses differ by constants; TMA_ROWS are copied by one descriptor
     STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
-    EVEN_K: tl.constexpr, TMA_FITS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr, TMA_ROWS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr,
+    W_LEFT: tl.constexpr = False,
 ):
     # eight blocks of M side by side share the blocks of W in L2
     pid = tl.program_id(0)
@@ -105,11 +111,12 @@ def block_matmul_kernel(
 
     offs_yn = block_start(pid_n, STRIDE_N, PARTS_N, BLOCK_N) + offs_n
     in_n = offs_yn < block_limit(pid_n, N, STRIDE_N, PARTS_N)
-    inside = (offs_m < M)[:, None] & in_n[None, :]
+    M_AXIS: tl.constexpr = 1 if W_LEFT else 0  # of the sums
+    inside = along_m(offs_m < M, M_AXIS) & along_n(in_n, M_AXIS)
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if W_LEFT else (BLOCK_M, BLOCK_N), tl.float32)
     if residual_ptr is not None:  # the sums start from it: added at the end it would need registers beside them
-        acc = load_residual(residual_ptr, offs_m.to(tl.int64), offs_yn, inside, stride_rm, stride_rn, 0)
+        acc = load_residual(residual_ptr, offs_m.to(tl.int64), offs_yn, inside, stride_rm, stride_rn, M_AXIS)
     if end > start:  # a loop that may not run would serialize wgmma
         col = tl.load(cols_ptr + start)
         slot = start if slots_ptr is None else tl.load(slots_ptr + start)
@@ -118,7 +125,7 @@ def block_matmul_kernel(
             next_col = tl.load(cols_ptr + ahead)
             next_slot = ahead if slots_ptr is None else tl.load(slots_ptr + ahead)
             k0 = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
-            if TMA and TMA_FITS:
+            if TMA and TMA_ROWS == BLOCK_M:
                 x = x_tma.load([pid_m * BLOCK_M, k0])
                 w = w_tma.load([slot * BLOCK_N, 0]).T
             else:
@@ -130,12 +137,12 @@ def block_matmul_kernel(
                     x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_p + slot.to(tl.int64) * STRIDE_WS)                  # (BLOCK_K, BLOCK_N)
             if scale_ptr is None:
-                acc = tl.dot(x, w, acc, input_precision=PRECISION)
+                acc = add_product(acc, x, w, W_LEFT, PRECISION)
             else:  # wgmma keeps few bits of a sum of fp8: fp32 takes over after each step
                 acc += tl.dot(x, w) * tl.load(scale_ptr + slot * stride_scale)
             col, slot = next_col, next_slot
 
-    finish(acc, bias_ptr, None, y_ptr, offs_m.to(tl.int64), offs_yn, in_n, inside, 0, 0, stride_ym, ACTIVATION, 0)
+    finish(acc, bias_ptr, None, y_ptr, offs_m.to(tl.int64), offs_yn, in_n, inside, 0, 0, stride_ym, ACTIVATION, M_AXIS)
 
 
 @autotune(GRAD_CONFIGS, [*KEY, "EVEN"], worth_trying_grad)
