@@ -62,7 +62,7 @@ def problems():
             for residual, tma in itertools.product((False, True), repeat=2):
                 x = torch.empty(0, dtype=dtype)
                 args = {"x_ptr": x, "M": M, "M_CLASS": M, "N_PACKED": 384, "residual_ptr": x if residual else None}
-                args |= {"scale_ptr": None}
+                args |= {"scale_ptr": None, "longest": 16}
                 kwargs = {
                     "BLOCK_N": n,
                     "BLOCK_K": k,
@@ -70,7 +70,15 @@ def problems():
                     "TMA_ROWS": 128 * tma,
                     "BLOCK_M": min(M, 64),
                 }
-                kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True, "SPLIT": False}
+                kwargs |= {
+                    "WHOLE_COPIES": tma,
+                    "EVEN_K": True,
+                    "TILES_N": 1,
+                    "TILES_K": 1,
+                    "TYPE": "bf16",
+                    "W_SHARED": True,
+                    "SPLIT": False,
+                }
                 kwargs |= {"STRIDE_WK": n if residual else 1}
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
@@ -95,7 +103,7 @@ def test_at_most_three_are_tried_and_the_first_is_one_of_them(name, target, clai
 def staged(config, name, args, kwargs):
     """Bytes of the steps of a product that are under way while one is multiplied."""
     m, n, k = config.kwargs["BLOCK_M"], kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    size = (n + k) * m if "grad" in name else (m + n) * k
+    size = (n + max(k, config.kwargs.get("WIDTH", 0))) * m if "grad" in name else (m + n) * k
     return (config.num_stages - 1) * size * args["x_ptr"].element_size()
 
 

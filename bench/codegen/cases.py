@@ -28,6 +28,7 @@ CASES: dict[str, Callable[[], None]] = {
     "smart_linear 64x64 bf16": partial(calls.smart, (64, 64)),
     "smart_linear 1x1 bf16": partial(calls.smart, (1, 1)),
     "block_sparse_linear 64x64 bf16": partial(calls.blocks, (64, 64)),
+    "block_sparse_linear 64x64 ragged bf16": partial(calls.blocks, (64, 64), N=1008, K=1024),
     "block_sparse_linear 128x128 bf16": partial(calls.blocks, (128, 128), activation="gelu"),
     "block_sparse_linear 256x128 bf16": partial(calls.blocks, (256, 128), activation="silu", out_dtype=torch.float32),
     "block_sparse_linear 16x16 bf16": partial(calls.blocks, (16, 16)),

@@ -19,11 +19,11 @@ from smart_kernels.kernels.common.tuning import autotune, sums_beside, w_left
 from .steps import columns_of, in_step, listed, rows_of_tile
 
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 256}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "W_LEFT": False}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 64, "W_LEFT": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "W_LEFT": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "W_LEFT": False}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 256, "W_LEFT": False}, num_warps=8, num_stages=2),
     triton.Config({"BLOCK_M": 256, "W_LEFT": True}, num_warps=8, num_stages=3),
     triton.Config({"BLOCK_M": 256, "W_LEFT": True}, num_warps=4, num_stages=4),
 ]
@@ -54,7 +54,7 @@ def block_gather_kernel(
     TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
     GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, W_LEFT: tl.constexpr = False,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, W_LEFT: tl.constexpr,
 ):
     # eight blocks of M side by side share the blocks of W in L2
     pid = tl.program_id(0)

@@ -1,4 +1,4 @@
-"""y = x @ W.T, where only some (BLOCK_N, BLOCK_K) blocks of W exist, and the gradient of those blocks.
+"""y = x @ W.T, where only some (BLOCK_N, BLOCK_K) blocks of W exist.
 
               K                         row 0: cols 1, 3     start = [0, 2, 2]
         +---+---+---+---+               row 1: -             end   = [2, 2, 5]
@@ -17,32 +17,30 @@ import triton.language as tl
 
 from .blocks import add_product, block_limit, block_start
 from .epilogue import along_m, along_n, finish, load_residual
-from .tuning import KEY, autotune, fitting, sums_beside, w_left, wgmma, worth_trying_grad
+from .tuning import KEY, autotune, fitting, sums_beside, w_left, wgmma
 
-EXACT = triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=8, num_stages=2, maxnreg=128)  # fp32, no tensor cores
+
+def _config(rows: int, warps: int, stages: int, *, tma: bool = False, left: bool = False, **limit: int):
+    return triton.Config({"BLOCK_M": rows, "TMA": tma, "W_LEFT": left}, num_warps=warps, num_stages=stages, **limit)
+
+
+EXACT = _config(64, 8, 2, maxnreg=128)  # fp32, no tensor cores
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 16, "TMA": False}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 32, "TMA": False}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 64, "TMA": False}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=4, num_stages=3, maxnreg=255),
-    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 128, "TMA": False}, num_warps=8, num_stages=2),
-    triton.Config({"BLOCK_M": 256, "TMA": False}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 128, "TMA": True}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128, "TMA": True}, num_warps=8, num_stages=4),
-    triton.Config({"BLOCK_M": 256, "TMA": True, "W_LEFT": True}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 256, "TMA": True, "W_LEFT": True}, num_warps=8, num_stages=2),
-    triton.Config({"BLOCK_M": 256, "TMA": False, "W_LEFT": True}, num_warps=8, num_stages=2),
-    triton.Config({"BLOCK_M": 256, "TMA": False, "W_LEFT": True}, num_warps=4, num_stages=4),
+    _config(16, 4, 2),
+    _config(16, 4, 4),
+    _config(32, 4, 4),
+    _config(64, 4, 3),
+    _config(128, 4, 3, maxnreg=255),
+    _config(128, 8, 3),
+    _config(128, 8, 2),
+    _config(256, 8, 3),
+    _config(128, 4, 3, tma=True),
+    _config(128, 8, 4, tma=True),
+    _config(256, 8, 3, tma=True, left=True),
+    _config(256, 8, 2, tma=True, left=True),
+    _config(256, 8, 2, left=True),
+    _config(256, 4, 4, left=True),
     EXACT,
-]
-GRAD_CONFIGS = [
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 32}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
 ]
 
 
@@ -93,7 +91,7 @@ def block_matmul_kernel(
     STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
     EVEN_K: tl.constexpr, TMA_ROWS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr,
-    W_LEFT: tl.constexpr = False,
+    W_LEFT: tl.constexpr,
 ):
     # eight blocks of M side by side share the blocks of W in L2
     pid = tl.program_id(0)
@@ -143,56 +141,3 @@ def block_matmul_kernel(
             col, slot = next_col, next_slot
 
     finish(acc, bias_ptr, None, y_ptr, offs_m.to(tl.int64), offs_yn, in_n, inside, 0, 0, stride_ym, ACTIVATION, M_AXIS)
-
-
-@autotune(GRAD_CONFIGS, [*KEY, "EVEN"], worth_trying_grad)
-@triton.jit
-def block_grad_kernel(
-    # tensors
-    dy_ptr, x_ptr, rows_ptr, cols_ptr, dw_ptr,
-    # sizes
-    M, N, K,
-    # strides
-    stride_dym, stride_dyn, stride_xm, stride_xk,
-    # scalars; M_CLASS is M rounded, for the choice of the config
-    M_CLASS,
-    # compile-time
-    STRIDE_N: tl.constexpr, PARTS_N: tl.constexpr, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr,
-    EVEN: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):
-    block = tl.program_id(0).to(tl.int64)
-    row, col = tl.load(rows_ptr + block), tl.load(cols_ptr + block)
-
-    offs_m = tl.arange(0, BLOCK_M)
-    offs_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N) + tl.arange(0, BLOCK_N)
-    offs_k = block_start(col, STRIDE_K, PARTS_K, BLOCK_K) + tl.arange(0, BLOCK_K)
-    in_n = offs_n < block_limit(row, N, STRIDE_N, PARTS_N)
-    in_k = offs_k < block_limit(col, K, STRIDE_K, PARTS_K)
-    # columns beyond the edge hold garbage here and are replaced when stored
-    in_dy, in_x = (None, None) if EVEN else (in_n[:, None], in_k[None, :])
-    dy_p = dy_ptr + offs_n.to(tl.int64)[:, None] * stride_dyn
-    x_p = x_ptr + offs_k.to(tl.int64)[None, :] * stride_xk
-
-    acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    whole = M // BLOCK_M * BLOCK_M
-    if whole > 0:
-        dy_mp = dy_p + offs_m.to(tl.int64)[None, :] * stride_dym
-        x_mp = x_p + offs_m.to(tl.int64)[:, None] * stride_xm
-        for _ in range(0, whole, BLOCK_M):
-            dy = tl.load(dy_mp, mask=in_dy)                                   # (BLOCK_N, BLOCK_M)
-            x = tl.load(x_mp, mask=in_x)                                      # (BLOCK_M, BLOCK_K)
-            acc = tl.dot(dy, x, acc, input_precision=PRECISION)
-            dy_mp += tl.cast(BLOCK_M, tl.int64) * stride_dym
-            x_mp += tl.cast(BLOCK_M, tl.int64) * stride_xm
-    for m0 in tl.range(whole, M, 16, num_stages=1):  # what is left, in few registers
-        rows = m0 + tl.arange(0, 16)
-        in_m = rows < M
-        rows = rows.to(tl.int64)
-        dy = tl.load(dy_p + rows[None, :] * stride_dym, mask=in_m[None, :] & in_n[:, None], other=0.0)
-        x = tl.load(x_p + rows[:, None] * stride_xm, mask=in_m[:, None] & in_k[None, :], other=0.0)
-        acc = tl.dot(dy, x, acc, input_precision=PRECISION)
-
-    acc = tl.where(in_n[:, None] & in_k[None, :], acc, 0.0)
-    dw_p = dw_ptr + block * (BLOCK_N * BLOCK_K) + tl.arange(0, BLOCK_N)[:, None] * BLOCK_K
-    tl.store(dw_p + tl.arange(0, BLOCK_K)[None, :], acc.to(dw_ptr.dtype.element_ty))

@@ -31,7 +31,7 @@ WON = {
         {"BLOCK_M": 64},
         {"BLOCK_M": 32},
     ),
-    "block_grad_kernel": ({"BLOCK_M": 64}, {"BLOCK_M": 32}),
+    "block_grad_kernel": ({"WIDTH": 256}, {"BLOCK_M": 64}, {"BLOCK_M": 32}),
     "weight_grad_kernel": DEEP,
     "conv_grad_kernel": DEEP,
     "conv_matmul_kernel": ({"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 64}, {"BLOCK_M": 128, "num_stages": 2}),
@@ -116,7 +116,7 @@ def w_left(configs, args, kwargs):
     size = args["x_ptr"].element_size()
     exact = size == 4 and kwargs["PRECISION"] == "ieee"
     plain = kwargs["ACTIVATION"] in (None, "relu", "relu6")
-    left = [c for c in configs if c.kwargs.get("W_LEFT")]
+    left = [c for c in configs if c.kwargs["W_LEFT"]]
     fit = [c for c in left if 16 * c.num_warps == kwargs["BLOCK_N"] and (plain or c.kwargs.get("TMA"))]
     suits = fit if hopper() and not exact and size > 1 and args["M_CLASS"] > 256 else []
     return [c for c in configs if c not in left or c in suits[:1]]

@@ -10,7 +10,8 @@ from torch import Tensor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from smart_kernels.kernels.common.block_matmul import block_grad_kernel, block_matmul_kernel
+from smart_kernels.kernels.common.block_grad import block_grad_kernel
+from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
 from smart_kernels.kernels.common.tuning import hopper
 
 from .arguments import m_class, strides
@@ -124,7 +125,7 @@ def needs_fp8() -> None:
         raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
-def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
+def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, aligned: bool, precision: str) -> Callable:
     """Plan ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
 
     Args:
@@ -132,23 +133,31 @@ def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision
         count: L, the number of blocks.
         n, k: the axes of the weight (N, K).
         dtype: of the result.
+        aligned: whether dy and x lie at multiples of 16 bytes.
         precision: of ``tl.dot`` in fp32.
 
     Returns:
-        A function that takes dy, x and the (L,) int32 block row and column of each block, and returns their
-        (L, n.block, k.block) gradients, zero beyond the width of a block.
+        A function that takes dy, x and start, end and cols as in ``BlockRows``, and returns the (L, n.block, k.block)
+        gradients of the blocks, zero beyond the width of a block.
     """
     M = x.shape[0]
     new = torch.empty if M else torch.zeros
     grad = functools.partial(new, (count, n.block, k.block), dtype=dtype, device=x.device)
     if not M * count:
         return lambda *tensors: grad()
+    longest = min(count, k.blocks)
+    steps = (dy.stride(0), x.stride(0), n.stride, k.stride)
+    whole = aligned and dy.stride(1) == x.stride(1) == 1 and all(step % 16 == 0 for step in steps)
+
+    def programs(meta):
+        return (n.blocks * triton.cdiv(longest, max(1, meta["WIDTH"] // k.block)),)
+
     launch = Launch(
-        block_grad_kernel, (count,), TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
+        block_grad_kernel, programs, TENSOR, TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
         M, n.size, k.size,
         *dy.stride(), *x.stride(),
-        m_class(M),
-        **constants(n, k), EVEN=n.even and k.even, PRECISION=precision,
+        m_class(M), longest,
+        **constants(n, k), EVEN_N=n.even, EVEN_K=k.even, WHOLE_COPIES=whole, PRECISION=precision,
     )  # fmt: skip
 
     def run(*tensors):

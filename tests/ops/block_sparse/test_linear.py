@@ -11,6 +11,7 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
+from smart_kernels.kernels.common.block_grad import block_grad_kernel
 from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
 from smart_kernels.ops.block_sparse import kernel_blocks, kernel_rows
 from smart_kernels.ops.block_sparse.index import block_index, check_indices
@@ -131,7 +132,7 @@ def test_descriptors(M, block, taken, dtype, monkeypatch):
     copies, load = [], InterpreterBuilder.create_descriptor_load
     monkeypatch.setattr(InterpreterBuilder, "create_descriptor_load", lambda *a: copies.append(1) or load(*a))
     monkeypatch.setattr(_matmul, "hopper", lambda: True)
-    config = triton.Config({"BLOCK_M": 128, "TMA": True}, num_warps=4, num_stages=3)
+    config = triton.Config({"BLOCK_M": 128, "TMA": True, "W_LEFT": False}, num_warps=4, num_stages=3)
     monkeypatch.setattr(block_matmul_kernel, "configs", [config])
     check(make(M, 96, 128, block, dtype), dtype)
     assert bool(copies) == (taken and dtype.itemsize == 2)
@@ -157,6 +158,15 @@ def test_w_on_the_left(M, block, descriptors, dtype, monkeypatch):
     )
     sums = x.double() @ dense(values, crow, col, 200, 192).double().T
     assert_close("y", y, finish(sums, bias.double(), residual.double(), "gelu"), dtype)
+
+
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="on a GPU the tuner decides")
+@pytest.mark.parametrize("block", [(64, 16), (32, 32), (16, 16), (24, 40)], ids=str)
+def test_a_gradient_of_several_blocks(block, dtype, monkeypatch):
+    """Rows that the blocks of a program do not fill, an empty one, edges, rows of x that no step fills."""
+    config = triton.Config({"BLOCK_M": 16, "WIDTH": 64}, num_warps=4, num_stages=2)
+    monkeypatch.setattr(block_grad_kernel, "configs", [config])
+    check(make(37, 136, 200, block, dtype, density=0.6), dtype)
 
 
 def test_dead_columns_are_not_read(device):
