@@ -98,6 +98,11 @@ class Format(nn.Module, ABC):
         yield Candidate(cls.name, {})
 
     @classmethod
+    def remark(cls, zeros: Zeros) -> str:
+        """Say in a line what a report should hold about the candidates; nothing by default."""
+        return ""
+
+    @classmethod
     def lacking(cls, device: torch.device, dtype: torch.dtype, **options) -> str | None:
         """Say in a line why a device cannot run a variant which it would run if more were installed; else None."""
         return None
