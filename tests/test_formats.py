@@ -37,7 +37,6 @@ VARIANTS = [
     pytest.param(CSR, {}, id="csr"),
     pytest.param(BSR, {}, id="bsr"),
     pytest.param(BSR, {"union": 2}, id="bsr-union-2"),
-    pytest.param(BSR, {"union": 4, "sort": True}, id="bsr-union-4-sorted"),
     pytest.param(ELL, {"engine": "onednn", "buckets": 1}, id="ell-onednn-1"),
     pytest.param(ELL, {"engine": "onednn", "buckets": 3}, id="ell-onednn-3"),
     pytest.param(ELL, {"engine": "bmm", "buckets": 2}, id="ell-bmm-2"),
