@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels.ops.common import pixels
 from smart_kernels.shapes import Conv
 
 from .prepared import GEOMETRIES, Prepared, alike, eager_inference, state
-from .views import kernel, pixels
+from .views import kernel
 from .zeros import Zeros
 
 
@@ -113,7 +114,7 @@ class Format(nn.Module, ABC):
     def conv2d(self, x: Tensor, bias: Tensor | None, conv: Conv) -> Tensor:
         """Return the convolution: (B, C, H, W) -> (B, N, H', W')."""
         if conv.pointwise:
-            return self.linear(pixels(x, conv), bias).movedim(-1, -3)
+            return self.linear(pixels(x, conv.stride), bias).movedim(-1, -3)
         return F.conv2d(x, kernel(self.to_dense(), conv), bias, *conv[1:])
 
     def expect(self, conv: Conv) -> None:
