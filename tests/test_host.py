@@ -25,6 +25,7 @@ COSTS = {  # the call and its pass, of bench/host_cases.py: the most Python call
     ("block_sparse_conv1d", "fwd"): (120, 1),
     ("block_sparse_conv2d", "fwd"): (120, 1),
     ("block_sparse_conv2d, index", "fwd+bwd"): (300, 3),
+    ("block_sparse_conv_transpose2d", "fwd"): (120, 1),
     ("block_sparse_conv_transpose2d, index", "fwd"): (120, 1),
     ("block_sparse_conv_transpose2d, index", "fwd+bwd"): (300, 3),
     ("masked_linear", "fwd"): (120, 3),
