@@ -22,11 +22,11 @@ class Epilogue(NamedTuple):
     def __bool__(self) -> bool:
         return self.residual or self.activation is not None
 
-    def ends_with(self, epilogue: "Epilogue") -> bool:
-        """Return whether nothing of it is to come after ``epilogue``."""
-        return self == epilogue
+    def ends_with(self, activation: str | None, residual: bool) -> bool:
+        """Return whether nothing of it is to come after these."""
+        return self.activation == activation and self.residual == residual
 
-    def seen(self, layer, epilogue: "Epilogue") -> None:
+    def seen(self, layer, activation: str | None, residual: bool) -> None:
         """Take note of what a layer has computed: nothing here, see ``convert.compress.follow``."""
 
     def spoiled(self, layer) -> None:
@@ -96,7 +96,7 @@ def step_of(function: Callable, args: tuple, kwargs: dict) -> Step | None:
     if function in DROPOUTS and len(args) == 1 and kwargs.get("training") is False:
         return Step(args[0])
     in_place = function in ADDITIONS_IN_PLACE
-    tensors = len(args) == 2 and all(isinstance(each, Tensor) for each in args)
+    tensors = len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
     if not tensors or not (in_place or function in ADDITIONS) or kwargs not in ({}, {"alpha": 1}):
         return None
     return Step(args[0], others=(args,) if in_place else (args, args[::-1]), in_place=in_place)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .epilogue import Epilogue, Step, step_of
+from .epilogue import Step, step_of
 
 LOOKS = {"dim", "size", "numel", "ndimension", "__len__", "is_floating_point", "is_complex"}
 ATTRIBUTES = {"shape", "dtype", "device", "ndim", "is_nested", "is_cuda", "is_cpu", "layout", "requires_grad"}
@@ -42,12 +42,16 @@ class Waiting(Tensor):
         Raises:
             RuntimeError: the input or the other tensor has been written into since.
         """
-        x, *other = (tensor for tensor, _ in self.read)
-        if any(_version(tensor) != version for tensor, version in self.read):
-            self.expected.spoiled(self.layer)
-        self.expected.seen(self.layer, Epilogue(activation, bool(other)))
+        for tensor, version in self.read:
+            if not tensor.is_inference() and tensor._version != version:
+                self.expected.spoiled(self.layer)
+        (x, _), *others = self.read
+        other = others[0][0] if others else None
+        self.expected.seen(self.layer, activation, other is not None)
+        if not torch.is_grad_enabled():  # a context costs as much as all of this
+            return self.layer.finished(x, activation, other)
         with torch.no_grad():
-            return self.layer.finished(x, activation, other[0] if other else None)
+            return self.layer.finished(x, activation, other)
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -94,7 +98,7 @@ def _taken(step: Step) -> Tensor | None:
         return None
     if step.nothing:
         return y
-    if not y.expected.ends_with(Epilogue(step.activation, len(y.read) > 1)):
+    if not y.expected.ends_with(step.activation, len(y.read) > 1):
         return None
     result = y.finished(step.activation)
     if step.in_place:
@@ -110,7 +114,7 @@ def _sum(y, other, in_place: bool) -> Tensor | None:
     if torch.is_grad_enabled() and other.requires_grad:
         return None
     total = y.plus(settled(other))
-    result = total.finished() if total.expected.ends_with(Epilogue(None, True)) else total
+    result = total.finished() if total.expected.ends_with(None, True) else total
     if in_place:
         y.__dict__.update(vars(total)) if result is total else setattr(y, "value", result)
         return y if result is total else result
@@ -118,11 +122,7 @@ def _sum(y, other, in_place: bool) -> Tensor | None:
 
 
 def _held(tensor: Tensor) -> tuple[Tensor, int]:
-    return tensor, _version(tensor)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return tensor, 0 if tensor.is_inference() else tensor._version
 
 
 def _looks(function) -> bool:

@@ -33,13 +33,13 @@ class Follow:
         self.found: dict[nn.Module, list[Epilogue | None]] = defaultdict(list)
         self.calls: Counter[nn.Module] = Counter()
 
-    def ends_with(self, epilogue: Epilogue) -> bool:
+    def ends_with(self, activation: str | None, residual: bool) -> bool:
         """Return whether nothing more is waited for."""
-        return epilogue.activation is not None
+        return activation is not None
 
-    def seen(self, layer: nn.Module, epilogue: Epilogue) -> None:
+    def seen(self, layer: nn.Module, activation: str | None, residual: bool) -> None:
         """Note what a layer has computed."""
-        self.found[layer].append(epilogue)
+        self.found[layer].append(Epilogue(activation, residual))
 
     def spoiled(self, layer: nn.Module) -> None:
         """Note that somebody has written into what a layer would have read later."""
