@@ -66,7 +66,8 @@ class Pruner(Staged):
         steps, stage: calls of ``step()`` so far, and where they have led.
 
     Raises:
-        ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer.
+        ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer; or it is
+            made in ``inference_mode``.
     """
 
     def __init__(

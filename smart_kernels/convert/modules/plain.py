@@ -23,6 +23,8 @@ def why_not_plain(layer: nn.Module) -> str | None:
     if computed := [name for name in ("weight", "bias") if name not in layer._parameters]:
         hooks = ", ".join(type(hook).__name__ for hook in layer._forward_pre_hooks.values()) or "somebody"
         return f"its {' and '.join(computed)} is computed by {hooks}"
+    if not layer.weight.is_floating_point():
+        return f"its weight is of {layer.weight.dtype}"
     return None
 
 

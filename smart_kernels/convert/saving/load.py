@@ -40,10 +40,10 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             ``example_input``. The model is as it was then, values included, as after any other error; its values wait
             on the CPU.
     """
-    config, tensors = read(Path(directory), most_text(len(model.state_dict())))
-    report = reported(config)
-    rechoose = _rechooses(model, report, example_input, rechoose)
     with whole_or_not_at_all(model) as before:
+        config, tensors = read(Path(directory), most_text(len(model.state_dict())))
+        report = reported(config)
+        rechoose = _rechooses(model, report, example_input, rechoose)
         before.keep(*model.parameters(), *model.buffers())
         _fill(model, config, tensors)
         if rechoose:
