@@ -75,8 +75,10 @@ accuracy: environment
 mutate: environment $(MUTATOR)
 	OMP_NUM_THREADS=1 nice -n 19 $(PYTHON) -m tests.mutate
 
+# a site in build/docs; a link that leads nowhere is an error
 docs: environment $(GENERATOR)
-	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	$(PYTHON) -m pdoc --docformat google --output-directory build/docs/reference smart_kernels smart_train
 
 lint: environment
 	$(PYTHON) -m ruff check .

@@ -10,14 +10,22 @@ from .gates import Gate, GroupGate, HardGate, SoftGate
 from .joined import Joined, joined
 from .keep import random_mask
 from .masked import Masked
+from .masked_convs import (
+    MaskedConv1d,
+    MaskedConv3d,
+    MaskedConvTranspose1d,
+    MaskedConvTranspose2d,
+    MaskedConvTranspose3d,
+)
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .prepared import Prepared
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear, sparse_layer
-from .sparse_base import Sparse, geometry, matrix, weight_shape
+from .sparse_base import TRANSPOSED, Sparse, geometry, matrix, weight_shape
 from .waiting import Waiting, settled
 
 __all__ = [
+    "TRANSPOSED",
     "Epilogue",
     "Gate",
     "GroupGate",
@@ -27,7 +35,12 @@ __all__ = [
     "MaskedBatchNorm",
     "MaskedBatchNorm1d",
     "MaskedBatchNorm2d",
+    "MaskedConv1d",
     "MaskedConv2d",
+    "MaskedConv3d",
+    "MaskedConvTranspose1d",
+    "MaskedConvTranspose2d",
+    "MaskedConvTranspose3d",
     "MaskedLinear",
     "Pieces",
     "Prepared",

@@ -1,5 +1,7 @@
 """The base of the sparse layers, and convolutions as matrices."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,8 @@ from smart_kernels.patterns import Pattern, WeightShape
 
 from .epilogue import Epilogue
 from .reading import Reading
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # weights with input channels first
 
 
 class Sparse(nn.Module):
@@ -85,16 +89,18 @@ def geometry(conv: nn.Conv2d) -> Conv:
     return Conv(conv.kernel_size, conv.stride, tuple(padding), conv.dilation)
 
 
-def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """Return (N, taps * C), the weight of a plain layer, input channels next to each other."""
+def matrix(layer: nn.Module) -> Tensor:
+    """Return (N, taps * C), the weight of a plain Linear or convolution, input channels next to each other."""
     weight = layer.weight.detach()
-    return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).flatten(1)
+    if weight.dim() == 2:
+        return weight
+    return weight.flatten(2).permute(*((1, 2, 0) if isinstance(layer, TRANSPOSED) else (0, 2, 1))).flatten(1)
 
 
-def weight_shape(layer: nn.Linear | nn.Conv2d) -> WeightShape:
-    """Return (N, taps, C) of a plain layer."""
+def weight_shape(layer: nn.Module) -> WeightShape:
+    """Return (N, taps, C) of a plain Linear or convolution."""
     N, C, *size = layer.weight.shape
-    return WeightShape(N, size[0] * size[1] if size else 1, C)
+    return WeightShape(*((C, prod(size), N) if isinstance(layer, TRANSPOSED) else (N, prod(size), C)))
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
