@@ -71,7 +71,7 @@ def graphed(masked: MaskedModel, example: tuple[Tensor, ...], capture: Capture) 
     def call(*inputs: Tensor) -> Any:
         now = module.gates()
         if {name: _kind(gate) for name, gate in now.items()} != kinds:
-            raise ValueError("a graph must be captured anew for each stage, got masks of another kind than at its capture")
+            raise ValueError("a graph must be captured anew for each stage, got masks of another kind than it was for")
         module.training = masked.model.training
         return run(*inputs, *map(_tensor, now.values()))
 

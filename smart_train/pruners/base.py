@@ -108,8 +108,8 @@ class Pruner(Staged):
     def graphed(self, *example: Tensor) -> Callable[..., Any]:
         """Return the model as CUDA graphs of its forward and backward, which read the masks as they are by then.
 
-        By ``torch.cuda.make_graphed_callables``, whose rules hold for the model; that alone would go on with the masks of
-        its capture. Call this after a ``step()`` of each stage, and ``step()`` outside of the graphs, as ever.
+        By ``torch.cuda.make_graphed_callables``, whose rules hold for the model; that alone would go on with the masks
+        of its capture. Call this after a ``step()`` of each stage, and ``step()`` outside of the graphs, as ever.
 
         Args:
             example: arguments of the model on a GPU; what comes later must have their shapes.
