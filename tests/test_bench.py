@@ -17,7 +17,7 @@ import triton
 from bench import choice, floor, gpu_check, l2, on_gpu, peers, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
-from bench.codegen import budget, sass, table
+from bench.codegen import budget, sass, table, traffic
 from bench.first_run import cases
 from bench.gpu_check import check, listing, models, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots, tables
@@ -542,6 +542,21 @@ def test_the_matrix_loop_is_found_in_machine_code():
 GOOD = {"case": "masked_linear 64x64 bf16", "target": "sm_90", "kernel": "block_matmul_kernel", "spill": 0}
 GOOD |= {"config": "BLOCK_M=128 BLOCK_N=128 BLOCK_K=64 w4 s3", "shared": 98304, "serialised": False, "loop": 105}
 GOOD |= {"asynchronous": 16, "tensor_core": 8, "instruction": "HGMMA.64x128x16.F32.BF16", "wide_loads": 16, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "config", "expected"),
+    [
+        ("block_matmul_kernel", "BLOCK_M=128 BLOCK_N=128 BLOCK_K=64 w4 s3", 15.6),
+        ("block_matmul_kernel", "BLOCK_M=256 BLOCK_N=128 BLOCK_K=128 TMA=True W_LEFT=True w8 s2", 11.7),
+        ("block_grad_kernel", "BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=16 w4 s3", 31.2),
+        ("block_grad_kernel", "BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w4 s3", 19.5),
+        ("sum_pieces_kernel", "", None),
+    ],
+)
+def test_what_a_step_reads_from_l2(kernel, config, expected):
+    found = traffic.bytes_per_kflop(GOOD | {"kernel": kernel, "config": config})
+    assert found is None if expected is None else found == pytest.approx(expected, abs=0.06)
 
 
 def test_budgets_know_edges_and_exact_fp32():

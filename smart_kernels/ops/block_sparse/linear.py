@@ -141,7 +141,7 @@ def _block_sparse_linear_dvalues(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_linear_dvalues(dy, x, crow_indices, col_indices, bn, bk)
-    return product_dvalues((dy, x, crow_indices, col_indices), (bn, bk, precision()))
+    return product_dvalues((dy, x, crow_indices, col_indices), (bn, bk, aligned(dy, x), precision()))
 
 
 def _setup_context(ctx, inputs, output):
