@@ -400,3 +400,22 @@ def test_compressed_again_nothing_old_is_left(measured):
     measured["original"] = 0.1
     report = compress_(model, x, backends=("dense", "bsr"), seconds=0)
     assert [row.choice for row in report.rows] == ["bsr"] * 6
+
+
+@pytest.mark.gpu
+def test_a_graph_holds_what_is_fused():
+    model = ENCODER().eval()
+    rows = sparse_(model)
+    model = model.cuda()
+    x = torch.randn(TOKENS, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        expected = [model(x), model(x + 1)]
+        fuse_(model, fusions(model, rows, x))
+        warmup(model, [TOKENS])
+        with torch.cuda.graph(graph):
+            y = model(x)
+        for shift, exact in zip((0, 1), expected, strict=True):
+            x.add_(shift)
+            graph.replay()
+            assert_close("y", y, exact.double(), torch.float32)
