@@ -1,6 +1,6 @@
 """Which layers are what their class says, and why the others are left alone."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from smart_kernels.nn import TRANSPOSED
@@ -30,6 +30,9 @@ def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYER
         return f"its {' and '.join(computed)} is computed by {hooks}"
     if not layer.weight.is_floating_point():
         return f"its weight is of {layer.weight.dtype}"
+    kind = type(layer._parameters["weight"])
+    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"its weight is {kind.__name__}, quantized or otherwise no plain tensor: compress_ first, quantize_ then"
     return None
 
 
