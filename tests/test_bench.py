@@ -19,7 +19,7 @@ from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
 from bench.codegen import budget, sass, table, traffic
 from bench.first_run import cases
-from bench.gpu_check import check, listing, pool, sanitizer, stages, tuning
+from bench.gpu_check import check, listing, models, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots, tables
 from bench.rows import Row
 from smart_kernels import kernels
@@ -75,6 +75,20 @@ def test_every_part_of_gpu_check_has_its_list(part):
 
 
 @SLOW_WHEN_INTERPRETED
+def test_gpu_check_prunes_the_convolutions_of_its_resnet():
+    net = models.MODELS[1].make()
+    assert max(models.zeros(net).values()) < 1e-5
+    choice.prune(net, models.BLOCKS[0], 0.8)
+    assert all(abs(share - 0.8) <= models.SHORT for share in models.zeros(net).values())
+
+
+@pytest.mark.parametrize("model, by_hand", [*zip(models.SMALL_MODELS, (models.joined, models.fused), strict=True)])
+def test_gpu_check_fuses_dense_models_by_hand_without_changing_them(model, by_hand):
+    net, x = model.make().eval(), torch.randn(model.inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(by_hand(net)(x), net(x), atol=1e-4, rtol=1e-4)
+
+
 def test_gpu_check_checks_in_processes_and_none_ends_the_others():
     """A process that dies is one wrong check; the next one runs in another process."""
     context = gpu_check.Context("cpu", small=True, dry=True)

@@ -392,7 +392,13 @@ def test_rows_that_agree_are_united_wherever_they_lie():
     bias = torch.randn(264)
     with torch.no_grad():
         y = bsr.linear(x, bias)
-    assert_close("y", y, F.linear(x.double(), bsr.to_dense().double(), bias.double()), x.dtype)
+        residual = torch.randn_like(y)
+        ended = bsr.linear(x, bias, "relu", residual)
+        act = bsr.linear(x, bias, "relu")
+    exact = F.linear(x.double(), bsr.to_dense().double(), bias.double())
+    assert_close("y", y, exact, x.dtype)
+    assert_close("act", act, exact.relu(), x.dtype)
+    assert_close("ended", ended, (exact + residual).relu(), x.dtype)
     assert bsr._cache.by_geometry[()][0].shape[1:] == (64, 16) and bsr.options() == {"union": 4, "sort": True}
 
 

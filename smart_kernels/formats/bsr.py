@@ -4,15 +4,15 @@ from torch import Tensor, nn
 
 from smart_kernels.ops.block_sparse import FEW_ROWS, block_sparse_conv2d, block_sparse_linear, check_indices
 from smart_kernels.ops.common import TRITON_DEVICES
+from smart_kernels.reference.common import finish
 from smart_kernels.shapes import tiles
 
 from .base import Candidate, Format
 from .indexed import Indexed, rows_of
 from .prepared import eager_inference, plain_operators
+from .tiling import blocks_of, check_tile
 from .union import Union, check_union, sorted_linear, unite, unite_sorted, worth_uniting
 from .zeros import Zeros
-
-PADDING = 2**20  # weights that may be filled up to whole tiles, if the weight itself is smaller than that
 
 
 class BSR(Indexed, Format):
@@ -50,15 +50,15 @@ class BSR(Indexed, Format):
     def from_saved(cls, tensors, shape, taps):
         if tensors[0].dim() != 3:
             raise ValueError(f"values must be (blocks, tile_n, tile_c), got {tuple(tensors[0].shape)}")
-        _check_tile(tuple(tensors[0].shape[1:]), shape, taps)
+        check_tile(tuple(tensors[0].shape[1:]), shape, taps)
         return cls(*tensors, shape, taps)
 
     @classmethod
     def from_dense(cls, weight, tile, *, taps=1, keep=None, union=1, sort=False):
         check_union(union)
-        _check_tile(tile, weight.shape, taps)
-        blocks = _blocks(weight.detach(), tile, taps)
-        live = blocks.ne(0) if keep is None else _blocks(keep.to(torch.uint8), tile, taps).bool()
+        check_tile(tile, weight.shape, taps)
+        blocks = blocks_of(weight.detach(), tile, taps)
+        live = blocks.ne(0) if keep is None else blocks_of(keep.to(torch.uint8), tile, taps).bool()
         live = live.any(-1).any(-1)
         crow = F.pad(live.sum(1).cumsum(0), (1, 0))
         stored = cls(blocks[live], crow.int(), live.nonzero()[:, 1].int(), weight.shape, taps)
@@ -138,26 +138,33 @@ class BSR(Indexed, Format):
         full = self.blocks().permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)  # (rows * tile_n, taps, cols * tile_c)
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
-    def linear(self, x, bias=None):
+    def linear(self, x, bias=None, activation=None, residual=None):
         if plain_operators():
-            return F.linear(x, self.to_dense(), bias)
+            return finish(F.linear(x, self.to_dense(), bias), None, residual, activation)
         stored = self.values, self.crow_indices, self.col_indices
         index = self._index()
         # fewer rows cost what is read of W; not asked of a dynamic batch, which the answer would limit
         if self.union > 1 and eager_inference(x, self.values, bias) and x.numel() > FEW_ROWS * self.shape[1]:
             if self.sort:
-                return sorted_linear(x, bias, self.prepared(self._unite), self.grid[0] * self.tile[0])
+                ending = residual, activation
+                return sorted_linear(x, bias, self.prepared(self._unite), self.grid[0] * self.tile[0], *ending)
             stored = self.prepared(self._unite)
             index = None
-        return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index)
+        ending = {"activation": activation, "residual": residual}
+        return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index, **ending)
 
-    def conv2d(self, x, bias, conv):
+    def conv2d(self, x, bias, conv, activation=None, residual=None):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
-            return super().conv2d(x, bias, conv)
+            y = super().conv2d(x, bias, conv)
+            return y if activation is residual is None else finish(y, None, residual, activation)
         stored = self.values, self.crow_indices, self.col_indices
         shape = {**conv.named, "out_channels": self.shape[0]}
-        return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv))
+        ending = {"activation": activation, "residual": residual}
+        return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv), **ending)
+
+    def fuses(self):
+        return self.name == BSR.name and self.values.device.type in TRITON_DEVICES
 
     def _unite(self) -> tuple[Tensor, ...]:
         stored = self.values.detach(), self.crow_indices, self.col_indices
@@ -182,19 +189,3 @@ class BSR(Indexed, Format):
     def extra_repr(self) -> str:
         tile_n, tile_c = self.tile
         return f"{super().extra_repr()}, {self.values.shape[0]} tiles of {tile_n}x{tile_c}"
-
-
-def _check_tile(tile: tuple[int, int], shape: tuple[int, int], taps: int) -> None:
-    """Raise ValueError for tiles that are none, or so large that filling them up takes memory out of all proportion."""
-    if min(tile) < 1:
-        raise ValueError(f"tiles must have at least one row and one column, got {tile}")
-    rows, cols = tiles.grid((shape[0], shape[1] // taps), tile)
-    if rows * tile[0] * taps * cols * tile[1] > 4 * shape[0] * shape[1] + PADDING:
-        raise ValueError(f"tiles must not be that much larger than the weight, got {tile} for {tuple(shape)}")
-
-
-def _blocks(matrix: Tensor, tile: tuple[int, int], taps: int) -> Tensor:
-    """Cut (N, taps * C) into (block rows, taps * block columns, tile_n, tile_c); taps are filled up to whole tiles."""
-    channels = matrix.shape[1] // taps
-    filled = F.pad(matrix.unflatten(1, (taps, channels)), (0, -channels % tile[1]))
-    return tiles.split(filled.flatten(1), tile)

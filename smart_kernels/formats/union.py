@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.ops.block_sparse import block_rows, block_sparse_linear
+from smart_kernels.reference.common import finish
 
 from .union_order import agreeing_rows
 
@@ -139,19 +140,30 @@ def unite_sorted(
     return *unite(values, crow_indices, col_indices, count, order), places.to(values.device)
 
 
-def sorted_linear(x: Tensor, bias: Tensor | None, stored: tuple[Tensor, ...], outputs: int) -> Tensor:
-    """Return ``x @ W.T + bias``, (..., N), of what ``unite_sorted`` made.
+def sorted_linear(
+    x: Tensor,
+    bias: Tensor | None,
+    stored: tuple[Tensor, ...],
+    outputs: int,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """Return ``activation(x @ W.T + bias + residual)``, (..., N), of what ``unite_sorted`` made.
 
     Args:
         x: (..., K).
         bias: (N,) or None.
         stored: the result of ``unite_sorted``.
         outputs: those of all rows of tiles, as if the last one were whole: it may lie anywhere among them.
+        residual: (..., N) or None; it is added where the outputs are in order again.
+        activation: as in ``block_sparse_linear``.
     """
     *tall, places = stored
     if bias is not None:
         bias = bias.new_zeros(outputs).index_copy(0, places, bias)
-    return block_sparse_linear(x, *tall, bias, out_features=outputs).index_select(-1, places)
+    fused = activation if residual is None else None
+    y = block_sparse_linear(x, *tall, bias, out_features=outputs, activation=fused).index_select(-1, places)
+    return y if residual is None else finish(y, None, residual, activation)
 
 
 def _places(
