@@ -3,9 +3,15 @@
 from torch import nn
 from torch.nn.utils import parametrize
 
+from smart_kernels.nn import MaskedBatchNorm, MaskedConv2d, MaskedLinear, SparseConv2d, SparseLinear
+
 LAYERS = (nn.Linear, nn.Conv2d)
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TABLES = (nn.Embedding, nn.EmbeddingBag)  # weights that are looked up, not multiplied
+OURS = (MaskedLinear, MaskedConv2d, SparseLinear, SparseConv2d, MaskedBatchNorm)
+OWN_NAMES = {name for cls in OURS for name in dir(cls)} - {name for cls in (*LAYERS, *BATCHNORMS) for name in dir(cls)}
+OWN_NAMES -= {"weight", "bias"}
+OWN_NAMES |= {"pattern", "scores", "held", "blocks", "batchnorm", "layer", "format", "live"}  # set on the layers
 
 
 def why_not_plain(layer: nn.Module) -> str | None:
@@ -23,6 +29,8 @@ def why_not_plain(layer: nn.Module) -> str | None:
     if computed := [name for name in ("weight", "bias") if name not in layer._parameters]:
         hooks = ", ".join(type(hook).__name__ for hook in layer._forward_pre_hooks.values()) or "somebody"
         return f"its {' and '.join(computed)} is computed by {hooks}"
+    if taken := sorted(OWN_NAMES & _names(layer)):
+        return f"its own {' and '.join(taken)} would be overwritten"
     if not layer.weight.is_floating_point():
         return f"its weight is of {layer.weight.dtype}"
     return None
@@ -34,7 +42,13 @@ def plain_batchnorm(module: nn.Module) -> bool:
         return False
     cls = type(module)
     own = cls.forward is nn.BatchNorm2d.forward and cls.__call__ is nn.Module.__call__
-    return own and {"weight", "bias"} <= module._parameters.keys() and not hasattr(cls, "weight")
+    own = own and {"weight", "bias"} <= module._parameters.keys() and not hasattr(cls, "weight")
+    return own and OWN_NAMES.isdisjoint(_names(module))
+
+
+def _names(module: nn.Module) -> set[str]:
+    """Return the names of what hangs on a module."""
+    return {*vars(module), *module._parameters, *module._buffers, *module._modules}
 
 
 def left_alone(model: nn.Module) -> dict[str, str]:
