@@ -17,6 +17,7 @@ from .masked_convs import (
 )
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .prepared import Prepared
+from .quantized import QuantizedLinear, is_2_4
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear, sparse_layer
 from .sparse_base import TRANSPOSED, Sparse, geometry, matrix, weight_shape
@@ -39,6 +40,7 @@ __all__ = [
     "MaskedLinear",
     "Pieces",
     "Prepared",
+    "QuantizedLinear",
     "SoftGate",
     "Sparse",
     "SparseConv2d",
@@ -46,6 +48,7 @@ __all__ = [
     "SplitAttention",
     "capturing",
     "geometry",
+    "is_2_4",
     "masked_batchnorm",
     "matrix",
     "own_weights",
