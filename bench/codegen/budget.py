@@ -74,7 +74,7 @@ def kind(row: dict) -> str | None:
 
 def shape(row: dict) -> dict[str, int]:
     """Return BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
-    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN)=(\d+)", row["config"])}
+    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN|WIDTH)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
@@ -89,9 +89,14 @@ def copies(row: dict, threads_per_warp: int = 32) -> float:
     rows = s["BLOCK_M"] + s["BLOCK_N"]
     depth = s["BLOCK_K"]
     if kind(row) == "grad":
-        rows = s["BLOCK_N"] + s["BLOCK_K"]
+        rows = s["BLOCK_N"] + columns(s)
         depth = s["BLOCK_M"]
     return rows * depth * BYTES[dtype(row)] / ((4 if narrow(row) else 16) * threads_per_warp * s["warps"])
+
+
+def columns(tile: dict[str, int]) -> int:
+    """Return the columns of x that a program of a gradient takes: of one block, or of several side by side."""
+    return max(tile["BLOCK_K"], tile.get("WIDTH", 0))
 
 
 def convolution(row: dict) -> float:
@@ -143,8 +148,9 @@ def budget(row: dict) -> int | None:
         count = spread.instructions(tile, copies(row), row["tensor_core"], synchronous)
         return math.floor(MARGIN * (count + convolution(row)))
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
-    label = f"{LABEL[dtype(row)]}{kind(row)}"
-    measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
+    label = f"{LABEL[dtype(row)]}{'left ' if 'W_LEFT=True' in row['config'] else ''}{kind(row)}"
+    width = columns(tile) if kind(row) == "grad" else tile["BLOCK_K"]
+    measured = MEASURED.get((label, tile["BLOCK_M"], tile["BLOCK_N"], width, tile["warps"]))
     if measured and row["target"] == "sm_90":
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0

@@ -5,7 +5,9 @@ from smart_kernels.ops.common import capturing
 from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
+from .epilogue import Epilogue
 from .gates import Gate, GroupGate, HardGate, SoftGate
+from .joined import Joined, joined
 from .keep import random_mask
 from .masked import Masked
 from .masked_convs import (
@@ -21,12 +23,15 @@ from .quantized import QuantizedLinear, is_2_4
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear, sparse_layer
 from .sparse_base import TRANSPOSED, Sparse, geometry, matrix, weight_shape
+from .waiting import Waiting, settled
 
 __all__ = [
     "TRANSPOSED",
+    "Epilogue",
     "Gate",
     "GroupGate",
     "HardGate",
+    "Joined",
     "Masked",
     "MaskedBatchNorm",
     "MaskedBatchNorm1d",
@@ -46,9 +51,11 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "SplitAttention",
+    "Waiting",
     "capturing",
     "geometry",
     "is_2_4",
+    "joined",
     "masked_batchnorm",
     "matrix",
     "own_weights",
@@ -56,6 +63,7 @@ __all__ = [
     "projections",
     "random_mask",
     "score_costs",
+    "settled",
     "sparse_layer",
     "split_",
     "start_scores_",

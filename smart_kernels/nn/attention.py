@@ -108,10 +108,9 @@ class SplitAttention(nn.Module):
         Heads may be fewer than ``num_heads``, where ``slim_`` has removed some.
         """
         inputs = (query, key, value)
-        if query.dim() == 2:
-            inputs = [x.unsqueeze(0) for x in inputs]
-        elif not self.batch_first:
-            inputs = [x.transpose(0, 1) for x in inputs]
+        if query.dim() == 2 or not self.batch_first:  # one tensor stays one, for layers that are computed together
+            moved = {id(x): x.unsqueeze(0) if query.dim() == 2 else x.transpose(0, 1) for x in inputs}
+            inputs = [moved[id(x)] for x in inputs]
         projected = [self.q_proj(inputs[0]), self.k_proj(inputs[1]), self.v_proj(inputs[2])]
         if self._extra_keys():
             projected[1:] = [self._extended(projected[1], self.bias_k), self._extended(projected[2], self.bias_v)]

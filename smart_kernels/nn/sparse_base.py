@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels.formats import Conv, Format
+from smart_kernels.formats.prepared import eager_inference
 from smart_kernels.patterns import Pattern, WeightShape
 
+from .epilogue import Epilogue
 from .reading import Reading
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # weights with input channels first
@@ -23,7 +25,10 @@ class Sparse(nn.Module):
     Attributes:
         format: how the weight is stored.
         live: (N,) 0 where an output channel is dead, bias included; None where no channel can be.
+        epilogue: what follows the layer in its model and is computed with it in inference, see ``Waiting``; or None.
     """
+
+    epilogue: Epilogue | None = None
 
     def _store(self, format: Format, bias: Tensor | None, live: Tensor | None = None) -> None:
         self.format = format
@@ -56,6 +61,10 @@ class Sparse(nn.Module):
         """Return (N,) or None; 0 where a pruned channel is dead, and then to be read only."""
         bias = self.live_bias()
         return bias if self.live is None or bias is None else Reading.of(bias)
+
+    def waits(self, x: Tensor) -> bool:
+        """Return whether the output is computed with what follows, and not now."""
+        return self.epilogue is not None and eager_inference(x, self.format.values, self._parameters["bias"])
 
     def live_bias(self) -> Tensor | None:
         """Return what is added: the Parameter, or where channels may be dead, what is left of it."""

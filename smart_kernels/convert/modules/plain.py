@@ -28,6 +28,8 @@ def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYER
     if computed := [name for name in ("weight", "bias") if name not in layer._parameters]:
         hooks = ", ".join(type(hook).__name__ for hook in layer._forward_pre_hooks.values()) or "somebody"
         return f"its {' and '.join(computed)} is computed by {hooks}"
+    if not layer.weight.is_floating_point():
+        return f"its weight is of {layer.weight.dtype}"
     kind = type(layer._parameters["weight"])
     if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"its weight is {kind.__name__}, quantized or otherwise no plain tensor: compress_ first, quantize_ then"

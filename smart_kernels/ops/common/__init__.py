@@ -1,6 +1,7 @@
 """Everything that families share; its face is for the floors above, the families import its modules."""
 
 from .capture import capturing
+from .conv_inputs import pixels
 from .inputs import autocast, autocast_dtype, flat
 from .library import LAUNCHERS, ON_CPU, TRITON_DEVICES
 from .nm import check_places, transpose
@@ -17,6 +18,7 @@ __all__ = [
     "check_places",
     "flat",
     "forget",
+    "pixels",
     "quantize_fp8",
     "quantize_int8",
     "transpose",

@@ -10,7 +10,9 @@ from torch import Tensor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
+from smart_kernels.kernels.common.block_grad import block_grad_kernel
+from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
+from smart_kernels.kernels.common.tuning import hopper
 
 from .arguments import m_class, strides
 from .axis import Axis, constants
@@ -59,12 +61,12 @@ def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual
     if not M * N:
         return lambda *tensors: new()
     tensors = (x, values, start, end, cols, slots, order, scale, bias, residual)
-    tma = product.aligned and fits_tma(x, values, product.k)
-    launch = _matmul_launch(tensors, product, tma)
+    rows = tma_rows(tensors, product)
+    launch = _matmul_launch(tensors, product, rows)
 
     def run(x, values, *others):
         y = new()
-        if tma:
+        if rows:
             launch(x, values, *others, y, x, values)
         else:
             launch(x, values, *others, y)
@@ -73,11 +75,11 @@ def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual
     return run
 
 
-def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
+def _matmul_launch(tensors: tuple, product: Product, rows: int) -> Launch:
     x, values, *_, scale, _, residual = tensors
     n, k = product.n, product.k
-    of_x = Descriptor(lambda x: TensorDescriptor.from_tensor(x, [TMA_ROWS, k.block])) if tma else None
-    of_w = Descriptor(lambda w: TensorDescriptor.from_tensor(w.flatten(0, 1), [n.block, k.block])) if tma else None
+    of_x = Descriptor(lambda x: TensorDescriptor.from_tensor(x, [rows, k.block])) if rows else None
+    of_w = Descriptor(lambda w: TensorDescriptor.from_tensor(w.flatten(0, 1), [n.block, k.block])) if rows else None
     M, blocks = x.shape[0], n.blocks
     return Launch(
         block_matmul_kernel, lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * blocks,),
@@ -86,26 +88,31 @@ def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
         M, n.size, k.size,
         *x.stride(), 0 if scale is NOTHING else scale.stride(0), *strides(residual), n.size,
         m_class(M), blocks,
-        **block_strides(values), **constants(n, k), EVEN_K=k.even, TMA_FITS=tma,
+        **block_strides(values), **constants(n, k), EVEN_K=k.even, TMA_ROWS=rows,
         ACTIVATION=product.activation, PRECISION=product.precision,
     )  # fmt: skip
 
 
-def fits_tma(x: Tensor, values: Tensor, k: Axis) -> bool:
-    """Return whether the tensor memory accelerator copies blocks of aligned ``x`` and of the values.
+def tma_rows(tensors: tuple, product: Product) -> int:
+    """Return the rows of x that one copy by descriptor takes, 0 for none.
 
-    A copy needs rows of 16-byte multiples, and cannot mask what a ragged block leaves out.
+    They are made before the configuration is chosen: 256 where W on the left suits, see ``kernels.common.tuning``.
     """
-    fits = has_tma() and values.is_contiguous() and k.even and x.element_size() == 2 and x.numel() and values.numel()
+    x, values, *_, residual = tensors
+    if not (product.aligned and fits_tma(x, values, product.k)):
+        return 0
+    roomy = residual is NOTHING and product.activation != "gelu"
+    return 256 if roomy and product.n.block == 128 and m_class(x.shape[0]) > 256 else 128
+
+
+def fits_tma(x: Tensor, values: Tensor, k: Axis) -> bool:
+    """Return whether the tensor memory accelerator of a Hopper copies blocks of aligned ``x`` and of the values.
+
+    Others turn such a copy into narrow loads, or have other rules. A copy needs rows of 16-byte multiples, and cannot
+    mask what a ragged block leaves out.
+    """
+    fits = hopper() and values.is_contiguous() and k.even and x.element_size() == 2 and x.numel() and values.numel()
     return bool(fits) and x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.stride(0) >= x.shape[1]
-
-
-def has_tma() -> bool:
-    """Return whether the current device is a Hopper. Others turn such a copy into narrow loads, or have other rules."""
-    if triton.knobs.runtime.interpret:
-        return False
-    target = driver.active.get_current_target()
-    return target.backend == "cuda" and target.arch == 90
 
 
 def needs_fp8() -> None:
@@ -118,7 +125,7 @@ def needs_fp8() -> None:
         raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
-def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
+def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, aligned: bool, precision: str) -> Callable:
     """Plan ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
 
     Args:
@@ -126,23 +133,31 @@ def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision
         count: L, the number of blocks.
         n, k: the axes of the weight (N, K).
         dtype: of the result.
+        aligned: whether dy and x lie at multiples of 16 bytes.
         precision: of ``tl.dot`` in fp32.
 
     Returns:
-        A function that takes dy, x and the (L,) int32 block row and column of each block, and returns their
-        (L, n.block, k.block) gradients, zero beyond the width of a block.
+        A function that takes dy, x and start, end and cols as in ``BlockRows``, and returns the (L, n.block, k.block)
+        gradients of the blocks, zero beyond the width of a block.
     """
     M = x.shape[0]
     new = torch.empty if M else torch.zeros
     grad = functools.partial(new, (count, n.block, k.block), dtype=dtype, device=x.device)
     if not M * count:
         return lambda *tensors: grad()
+    longest = min(count, k.blocks)
+    steps = (dy.stride(0), x.stride(0), n.stride, k.stride)
+    whole = aligned and dy.stride(1) == x.stride(1) == 1 and all(step % 16 == 0 for step in steps)
+
+    def programs(meta):
+        return (n.blocks * triton.cdiv(longest, max(1, meta["WIDTH"] // k.block)),)
+
     launch = Launch(
-        block_grad_kernel, (count,), TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
+        block_grad_kernel, programs, TENSOR, TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
         M, n.size, k.size,
         *dy.stride(), *x.stride(),
-        m_class(M),
-        **constants(n, k), EVEN=n.even and k.even, PRECISION=precision,
+        m_class(M), longest,
+        **constants(n, k), EVEN_N=n.even, EVEN_K=k.even, WHOLE_COPIES=whole, PRECISION=precision,
     )  # fmt: skip
 
     def run(*tensors):
