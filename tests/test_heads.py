@@ -1,5 +1,7 @@
 """Heads of attentions leave a model as whole channels do, and the head of a model is told from a block that repeats."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,6 +133,17 @@ def test_a_written_down_number_of_heads_stays(caplog):
     layers = mask_(nn.Sequential(model.eval(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3)), Channel(), example_input=x)
     assert not any("attention" in name for name in layers)
     assert "the model does not run with fewer" in caplog.text
+
+
+def test_what_stays_is_named_once_with_the_reason(caplog):
+    model = Model().eval()
+    mask_(model, Channel(), lambda module, name: True, example_input=torch.randn(2, L, 5))
+    reasons = dict(re.findall(r"(\S+) stays dense: its channels cannot be removed: (.*)", caplog.text))
+    assert reasons == {
+        "stem": "layer_norm needs all of them",
+        "attention.out": "add ties them to others that stay",
+        "head": "the model returns them",
+    }
 
 
 class Decoder(nn.Module):

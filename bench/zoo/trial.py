@@ -50,7 +50,7 @@ def attempt(family: Family, name: str, threads: int) -> Result:
         verdict = "slimmed" if left <= FEWER * size else "stays"
         reason = "" if verdict == "slimmed" else _why(notes.lines)
     except Exception as error:  # other people's models
-        nothing = "needs at least one nn.Linear or nn.Conv2d to prune" in str(error)
+        nothing = "needs at least one nn.Linear or convolution to prune" in str(error)
         verdict = "stays" if nothing else "fails"
         reason = _why(notes.lines) if nothing else f"{type(error).__name__}: {error}".splitlines()[0][:200]
         left = left or size

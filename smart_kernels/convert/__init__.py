@@ -7,6 +7,7 @@
     mask.py     mask_, unmask_
     compress/   compress_: every layer becomes what runs it fastest
     keep_zeros.py  mask_from_zeros_
+    quantize.py quantize_int8_: 2:4 layers in eight bits
     saving/     save, load
     latency/    latency_table: how long layers would take in each pattern and density
 
@@ -20,6 +21,7 @@ from .latency import Curve, LatencyTable, LayerTimes, latency_table
 from .mask import mask_, masked_layers, unmask_
 from .measure import Comparison, compare
 from .modules import check_model, fold_batchnorm_, lent, whole_or_not_at_all
+from .quantize import quantize_int8_
 from .saving import load, save
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "mask_",
     "mask_from_zeros_",
     "masked_layers",
+    "quantize_int8_",
     "save",
     "slim_",
     "unmask_",

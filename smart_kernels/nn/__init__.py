@@ -19,6 +19,7 @@ from .masked_convs import (
 )
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .prepared import Prepared
+from .quantized import QuantizedLinear, is_2_4
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear, sparse_layer
 from .sparse_base import TRANSPOSED, Sparse, geometry, matrix, weight_shape
@@ -44,6 +45,7 @@ __all__ = [
     "MaskedLinear",
     "Pieces",
     "Prepared",
+    "QuantizedLinear",
     "SoftGate",
     "Sparse",
     "SparseConv2d",
@@ -52,6 +54,7 @@ __all__ = [
     "Waiting",
     "capturing",
     "geometry",
+    "is_2_4",
     "joined",
     "masked_batchnorm",
     "matrix",

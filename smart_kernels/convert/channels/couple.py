@@ -72,7 +72,8 @@ def _free(found: Follower, writers: dict, roots: dict, chosen: dict[str, nn.Modu
         found.notes[f"{name} stays dense: {why}"] = None
     while stuck := _stuck(found, writers, roots, free):
         for name in stuck:
-            found.notes[f"{name} stays dense: its channels cannot be removed"] = None
+            why = found.why.get(id(free[name].weight), "a layer that is not pruned has them, too")
+            found.notes[f"{name} stays dense: its channels cannot be removed: {why}"] = None
             del free[name]
     return free
 

@@ -61,6 +61,7 @@ class Follower(Record, TorchFunctionMode):
         with evaluating(self._model), self._places.watching(self._model, self._enter), self:
             outputs = some_tensor(call(self._model, copied(example_input)))
         self.stay(*outputs)
+        self.explain("the model returns them")
         self._hold_unread()
         self.note_own_axes()
         return self
@@ -106,6 +107,14 @@ class Follower(Record, TorchFunctionMode):
 
     def _apply(self, place: Place, inputs: list[Tensor], function, args, kwargs, outputs) -> list[Channels]:
         """Return the channels of the outputs by the rule for the call; without one those of the inputs stay."""
+        free = [t for t in inputs if t in self._channels and self.removable([t])]
+        followed = self._ruled(place, inputs, function, args, kwargs, outputs)
+        if free and not self.removable(free):
+            others = any(t in self._channels and not self.known(t) for t in inputs if not any(t is f for f in free))
+            self.explain(f"{place.operator} {'ties them to others that stay' if others else 'needs all of them'}")
+        return followed
+
+    def _ruled(self, place: Place, inputs: list[Tensor], function, args, kwargs, outputs) -> list[Channels]:
         if place in self._held:
             self._hold(place, inputs, NOT_FEWER)
         try:

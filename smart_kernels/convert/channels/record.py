@@ -17,6 +17,7 @@ class Record:
         dense, grouped, transposed: ids of the weights of layers that mix all channels, of grouped convolutions, and of
             those among the former with input channels first.
         tensors: the Parameters and buffers by id.
+        why: id of the weight of a layer -> why its channels stay, in a few words, where an operator needs them.
         notes: why channels stay that another model might lose, a line each; the keys of a dict, which has an order.
     """
 
@@ -29,6 +30,7 @@ class Record:
         self.grouped: set[int] = set()
         self.transposed: set[int] = set()
         self.tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        self.why: dict[int, str] = {}
         self.notes: dict[str, None] = {}
         self._channels = WeakTensorKeyDictionary()
         self._uses = WeakTensorKeyDictionary()  # how many operators have read a tensor
@@ -87,6 +89,12 @@ class Record:
         """Return whether a channel of these does not stay so far."""
         found = [self._channels[t].numbers for t in tensors if t in self._channels]
         return any((self.ties.roots(numbers) != STAYS).any() for numbers in found)
+
+    def explain(self, why: str) -> None:
+        """Note why the layers stay that were not known to stay until now."""
+        for key in (self.dense | self.grouped) - self.why.keys():
+            if (self.ties.roots(self.axes[key][key in self.transposed]) == STAYS).any():
+                self.why[key] = why
 
     def note_own_axes(self) -> None:
         """Note the axes of parameters and buffers that are used as they are, after all.

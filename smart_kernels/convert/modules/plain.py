@@ -48,7 +48,7 @@ def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYER
     if not layer.weight.is_floating_point():
         return f"its weight is of {layer.weight.dtype}"
     kind = type(layer._parameters["weight"])
-    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if issubclass(kind, Tensor) and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"its weight is {kind.__name__}, quantized or otherwise no plain tensor: compress_ first, quantize_ then"
     return None
 
