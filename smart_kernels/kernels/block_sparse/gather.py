@@ -14,7 +14,7 @@ import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import add_product, block_limit, block_start
 from smart_kernels.kernels.common.epilogue import along_m, along_n, finish
-from smart_kernels.kernels.common.tuning import autotune, sums_beside, w_left
+from smart_kernels.kernels.common.tuning import autotune, hopper, sums_beside, w_left
 
 from .steps import columns_of, in_step, listed, rows_of_tile
 
@@ -32,7 +32,8 @@ KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K",
 
 def worth_trying(configs, args, **kwargs):
     """Keep what is no taller than M and has room for its sums, and of configurations with W on the left what suits."""
-    most = 32 * sums_beside(args, kwargs)
+    through_registers = args["x_ptr"].dtype.itemsize == 4 and not hopper()  # both operands are
+    most = 32 * min(sums_beside(args, kwargs), 96 if through_registers else 128)
     sums = [(config, config.kwargs["BLOCK_M"] * kwargs["BLOCK_N"]) for config in configs]
     fit = [c for c, size in sums if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and size <= most * c.num_warps]
     return w_left(fit, args, kwargs)
