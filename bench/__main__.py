@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|accuracy|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|accuracy|pareto|report``"""
 
 import argparse
 import os
@@ -153,8 +153,17 @@ def accuracy(args: argparse.Namespace) -> int:
     return accuracy.main(args)
 
 
+def pareto(args: argparse.Namespace) -> int:
+    """Prune models to targets and to one pattern, and measure both."""
+    from . import pareto
+
+    return pareto.main(args)
+
+
 COMMANDS = {"ops": time_cases, "layers": time_cases, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
-COMMANDS |= {"host": host, "zoo": zoo, "accuracy": accuracy, "report": report}
+
+
+COMMANDS |= {"pareto": pareto, "host": host, "zoo": zoo, "accuracy": accuracy, "report": report}
 
 if __name__ == "__main__":
     sys.exit(main())

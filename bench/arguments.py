@@ -11,6 +11,7 @@ from .accuracy.cells import CELLS, METHODS
 from .case import DTYPES
 from .codegen.table import LIMITS
 from .gpu_check import PARTS
+from .pareto.choices import MODELS as PARETO_MODELS
 from .places import IS_CHECKOUT
 
 COMMAND = "python -m bench" if IS_CHECKOUT else "smart-bench"
@@ -40,12 +41,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for part in PARTS:
         check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
     _add_accuracy(_command(commands, "accuracy", "every pruner with the same budget of batches, paired by seed"))
+    _add_pareto(_command(commands, "pareto", "plans for a speed-up beside one pattern for all layers"))
     _command(commands, "zoo", "half of the channels of timm's and torchvision's models pruned and removed")
     _command(commands, "report", "docs/results.md and its plots, from the committed rows")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that torch can use; --device cpu or --dry-run work without")
     return args
+
+
+def _add_pareto(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--models", nargs="+", choices=PARETO_MODELS, metavar="MODEL", help=f"default: {', '.join(PARETO_MODELS)}")
+    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
 
 
 def _add_accuracy(command: argparse.ArgumentParser) -> None:

@@ -14,13 +14,25 @@ from .linear import Provider, dense, expand, linear_cases, random_mask
 from .peers import peers
 
 BLOCKS = ((64, 64), (32, 32), (16, 16), (128, 128), (128, 8))
+TALL = (
+    (128, 16),
+    (64, 16),
+    (128, 32),
+    (256, 16),
+)  # for tensor cores: the height of the first, the budget of the others
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 
 
+def blocks_for(device: str) -> tuple[tuple[int, int], ...]:
+    """Return the blocks to time on a device."""
+    return BLOCKS + TALL if device == "cuda" else BLOCKS
+
+
 def cases(
-    device: str, dtype: torch.dtype, shapes: Sequence[Shape], blocks: Sequence[tuple[int, int]] = BLOCKS
+    device: str, dtype: torch.dtype, shapes: Sequence[Shape], blocks: Sequence[tuple[int, int]] | None = None
 ) -> Iterator[Case]:
-    """Yield every provider of each shape, block and sparsity."""
+    """Yield every provider of each shape, block and sparsity; blocks are those for the device if none are given."""
+    blocks = blocks_for(device) if blocks is None else blocks
     for shape in shapes:
         x = torch.randn(shape.M, shape.K, device=device, dtype=dtype)
         weight = torch.randn(shape.N, shape.K, device=device, dtype=dtype).div_(shape.K**0.5)

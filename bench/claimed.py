@@ -100,10 +100,18 @@ def claimed(target: str = "sm_90") -> Iterator[CountingDriver]:
     counting = CountingDriver(target)
     annotated = lambda nested_tuple, type: (nested_tuple, type)  # noqa: E731
 
+    compile_, kernels = triton.compiler.compile, set()
+
     def not_compiled(src, target=None, options=None, **_):
+        kernels.add(src.fn)
         return NotCompiled(src, target, options)
 
+    def compile_again():
+        for kernel in kernels:  # Triton leaves with a kernel what compiled it last, for all devices
+            kernel.compile = compile_
+
     with contextlib.ExitStack() as stack:
+        stack.callback(compile_again)
         forget()
         stack.callback(forget)  # what is kept is launched by this driver
         stack.callback(driver.set_active, before)

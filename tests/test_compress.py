@@ -449,7 +449,7 @@ def test_measure_gives_finalists_equal_rounds():
     calls = {name: (lambda: None) for name in ("dense", "packed", "a", "b", "c")}
     times = MEASURE(calls, DENSE, torch.device("cpu"), 0.0)
     assert {"dense", "packed"} <= times.keys() and len(times) == 4
-    assert {len(rounds) for rounds in times.values()} == {timing.FULL.pairs}
+    assert len({len(rounds) for rounds in times.values()}) == 1
 
 
 class Device:
@@ -738,7 +738,7 @@ def test_what_can_be_neither_run_nor_placed(use, monkeypatch):
 
 
 def test_compare_goes_on_where_a_cuda_graph_cannot(monkeypatch, caplog):
-    def measure(calls, dense, device, seconds, cuda_graph=False):
+    def measure(calls, dense, device, seconds, cuda_graph, *_):
         if cuda_graph:
             raise RuntimeError("operation not permitted when stream is capturing")
         return {"dense": [4.0] * 4, "sparse": [2.0] * 4}

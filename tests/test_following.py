@@ -503,3 +503,46 @@ def test_channels_at_the_same_place_of_each_part_go_together(dead, channels):
     slim_(model, X)
     assert model.a.out_channels == channels
     assert_same(model, before, X)
+
+
+class Branches(nn.Module):
+    """Two convolutions side by side in one tensor; a third, from the sum of both, says how much of each is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)
+        self.share, self.head = nn.Conv2d(8, 16, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        both = torch.stack([self.a(x), self.b(x)], 1)
+        share = self.share(both.sum(1).mean((2, 3), keepdim=True))
+        return self.head((both * share.view(len(x), 2, -1, 1, 1).softmax(1)).sum(1))
+
+
+@torch.no_grad()
+def test_what_is_stacked_and_summed_goes_together():
+    model = Branches()
+    where = {"filter_fn": lambda _, name: name != "head", "example_input": X}
+    pruner = SmartPruner(model, Channel(), 0.5, search_steps=1, **where)
+    assert sorted(pruner.masked.sharing) == ["a"] and len(pruner.masked.sharing["a"]) == 3
+    pruner.step()
+    pruner.finalize()
+    before = outputs(model, X)
+    slim_(model, X)
+    assert [len(layer.weight) for layer in (model.a, model.b, model.share)] == [4, 4, 8]
+    assert_same(model, before, X)
+
+
+class Total(nn.Module):
+    def forward(self, x):
+        return x.mean(1, keepdim=True) * torch.ones(1, 16, 1, 1)
+
+
+@torch.no_grad()
+def test_channels_that_are_summed_up_with_others_stay():
+    model = Branches()
+    model.share = Total()
+    for layer in (model.a, model.b):
+        layer.weight[:2], layer.bias[:2] = 0, 0
+    slim_(model, X)
+    assert model.a.out_channels == model.b.out_channels == 8

@@ -1,16 +1,18 @@
 """The count of what a call costs the host: exact, of the calls that a GPU gets, and written down."""
 
 import csv
+import gc
 
 import pytest
 import torch
 import triton
+from triton.runtime.jit import JITFunction
 
 from bench import host
 from bench.__main__ import main
 from bench.claimed import claimed
 from bench.host_cases import cases
-from smart_kernels import masked_linear, ops
+from smart_kernels import masked_linear, ops, smart_weight
 
 COSTS = {  # the call and its pass, of bench/host_cases.py: the most Python calls, and Triton's launches
     ("block_sparse_linear", "fwd"): (120, 1),
@@ -25,6 +27,7 @@ COSTS = {  # the call and its pass, of bench/host_cases.py: the most Python call
     ("block_sparse_conv1d", "fwd"): (120, 1),
     ("block_sparse_conv2d", "fwd"): (120, 1),
     ("block_sparse_conv2d, index", "fwd+bwd"): (300, 3),
+    ("block_sparse_conv_transpose2d", "fwd"): (120, 1),
     ("block_sparse_conv_transpose2d, index", "fwd"): (120, 1),
     ("block_sparse_conv_transpose2d, index", "fwd+bwd"): (300, 3),
     ("masked_linear", "fwd"): (120, 3),
@@ -75,6 +78,15 @@ def test_python_calls_are_counted():
     one, two = (host.counted(lambda n=n: called(n)) for n in (1, 2))
     assert two == one + 1, "a call to a function in C is one"
     assert host.counted(lambda: None) == 0, "the outermost does not count"
+
+
+def test_what_a_gpu_was_claimed_for_is_compiled_afterwards():
+    x, scores = torch.ones(4, 32), torch.rand(64, 4)
+    with claimed():
+        smart_weight(scores, scores, 2, 4, 0.1)
+        masked_linear(x, torch.ones(32, 32), torch.ones(2, 2), tile=(16, 16))
+    used = [kernel for kernel in gc.get_objects() if type(kernel) is JITFunction and hasattr(kernel, "compile")]
+    assert len(used) >= 3 and all(kernel.compile is triton.compiler.compile for kernel in used)
 
 
 def test_torch_ops_inside_of_ours_are_seen():

@@ -1,6 +1,7 @@
 """latency_table: what is timed, how often, and what stays; by an imagined clock."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -205,9 +206,39 @@ def test_a_plateau_is_dense():
 
 
 def test_layers_are_not_said_to_take_longer_than_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "_dense", lambda *_: (1e6, "dense"))
+    measured = build._measured
+    monkeypatch.setattr(build, "_measured", lambda *given: replace(measured(*given), ms=1e6))
     table = table_of(mlp(), torch.randn(4, 64), tmp_path)
-    assert sum(layer.dense_ms for layer in table.layers.values()) == pytest.approx(table.cost.ms)
+    assert sum(layer.dense_ms for layer in table.layers.values()) <= table.cost.ms
+    assert table.factor < 1e-3
+
+
+@pytest.mark.parametrize("rest_saved", [0.0, 0.3])
+def test_what_the_rest_saves_with_the_layers_is_counted_to_them(rest_saved, tmp_path, monkeypatch):
+    """The clock says that a model with sparse layers saves in between, too, as smaller weights push out less."""
+    alone = seconds
+
+    def in_model(module):
+        if isinstance(module, Sparse | nn.Linear) or not module._modules:
+            return alone(module)
+        zeros = sum(whole(part) - alone(part) for part in module.modules() if isinstance(part, Sparse | nn.Linear))
+        return alone(module) - rest_saved * zeros + 1.0
+
+    def whole(layer):
+        size = layer.format.shape if isinstance(layer, Sparse) else layer.weight.shape
+        return 1e-6 * size[0] * size[1]
+
+    monkeypatch.setitem(globals(), "seconds", in_model)
+    table = table_of(mlp(), torch.randn(4, 64), tmp_path)
+    assert table.factor == pytest.approx(1 + rest_saved, rel=1e-3)
+    assert f"a layer counts {1 + rest_saved:.2f} times" in str(table)
+    layer = table.layers["2"]
+    assert layer.dense_ms == pytest.approx((1 + rest_saved) * 128 * 128 * 1e-3, rel=1e-3)
+
+
+def test_without_a_gain_a_layer_counts_what_it_takes(tmp_path):
+    table = table_of(mlp(), torch.randn(4, 64), tmp_path, densities=(0.99,))
+    assert table.factor == 1.0
 
 
 def test_it_prints_each_problem_once(tmp_path):

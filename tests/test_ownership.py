@@ -12,7 +12,7 @@ import torch.nn.utils.prune as torch_prune
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from smart_kernels import Block, Channel, SparseLinear, compress_, mask_, slim_, unmask_
+from smart_kernels import Block, Channel, SparseLinear, compress_, load, mask_, save, slim_, unmask_
 from smart_kernels.convert import masked_layers
 from smart_kernels.convert.measure import timing
 from smart_kernels.nn import HardGate, MaskedBatchNorm, Sparse, SparseConv2d
@@ -481,3 +481,31 @@ def test_a_container_of_outputs_is_compared():
     model, x = Net(), torch.randn(2, 16)
     report = compress_(model, x, policy="size")
     assert report.rows[0].sparse and "not compared" not in str(report)
+
+
+def test_in_inference_mode_a_model_is_changed_that_can_still_learn(tmp_path):
+    model, x = nn.Sequential(half_dead(nn.Linear(32, 32)), nn.Linear(32, 8)).eval(), torch.randn(4, 32)
+    twin = copy.deepcopy(model)
+    with torch.inference_mode():
+        report = compress_(model, x, policy="size")
+        save(model, tmp_path, report)
+        load(twin, tmp_path)
+    for each in (model, twin):
+        assert isinstance(each[0], SparseLinear)
+        each(x.clone().requires_grad_()).sum().backward()
+        assert each[1].weight.grad.any()
+    twin = nn.Sequential(nn.Linear(16, 16))
+    with torch.inference_mode():
+        mask_(twin, Block(8, 8))
+    assert not twin[0].scores.is_inference()
+
+
+def test_layers_of_other_numbers_or_of_none_stay(caplog):
+    model = nn.Sequential(nn.Linear(8, 8, dtype=torch.complex64), nn.Linear(8, 8, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="needs at least one"):
+        mask_(model, Block(4, 4), lambda *_: True)
+    assert "0 stays dense: its weight is of torch.complex64" in caplog.text
+    model = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 8), nn.Linear(8, 8), nn.Linear(8, 8)).eval()
+    half_dead(model[2])
+    report = compressed(model, torch.randn(2, 8))
+    assert [row.note for row in report.rows][:2] == ["without weights: left as it is"] * 2

@@ -37,6 +37,13 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
 
 
+def test_pages_of_the_site_are_there():
+    nav = re.findall(r": ([\w/-]+\.md)$|- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    made = {"index.md", "will-not-help.md", "contributing.md"}  # by docs/hooks.py
+    pages = {path for pair in nav for path in pair if path}
+    assert len(pages) > 15 and all(page in made or (ROOT / "docs" / page).exists() for page in pages)
+
+
 def test_the_readme_is_short_and_begins_with_a_picture():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) < 150

@@ -1,6 +1,7 @@
 """SparseLinear and SparseConv2d: drop-in, trainable, sparse from the start or from a dense layer."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import NM, Block, Channel, SparseConv2d, SparseLinear
+from smart_kernels.ops.common import TRITON_DEVICES
+from smart_kernels.reference.common import finish
 from tests.util import assert_close
 
 PATTERNS = [
@@ -194,3 +197,26 @@ def test_an_input_of_another_width_is_refused(pattern, density):
     for shape in ((2, 9, 4, 5), (2, 11, 4, 5), (10, 4)):
         with pytest.raises(ValueError, match=r"x must be \(B, 10, H, W\) or without B, got"):
             layer(torch.randn(shape))
+
+
+FINISHED = {
+    "linear": (partial(SparseLinear, 32, 48, Block(16, 16), 0.5), (3, 32)),
+    "linear nm": (partial(SparseLinear, 32, 48, NM(2, 4), 0.5), (2, 3, 32)),
+    "1x1": (partial(SparseConv2d, 32, 48, 1, Block(16, 16), 0.5, stride=2), (1, 32, 5, 4)),
+    "3x3": (partial(SparseConv2d, 16, 32, 3, Block(16, 16), 0.5, padding=1), (1, 16, 4, 3)),
+    "3x3 nm": (partial(SparseConv2d, 16, 32, 3, NM(2, 4), 0.5, padding=1), (1, 16, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", FINISHED)
+@pytest.mark.parametrize("activation, residual", [("gelu", False), (None, True), ("relu", True)])
+def test_a_layer_is_finished_as_torch_does_it(kind, activation, residual, device):
+    make, size = FINISHED[kind]
+    layer, x = make(device=device), torch.randn(size, device=device)
+    with torch.no_grad():
+        expected = copy.deepcopy(layer.to_dense()).double()(x.double())
+        other = torch.randn_like(expected) if residual else None
+        expected = finish(expected, None, other, activation)
+        got = layer.finished(x, activation, None if other is None else other.float())
+        assert layer.format.fuses() == (device in TRITON_DEVICES)
+    assert_close("y", got, expected, x.dtype)

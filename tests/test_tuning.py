@@ -62,9 +62,23 @@ def problems():
             for residual, tma in itertools.product((False, True), repeat=2):
                 x = torch.empty(0, dtype=dtype)
                 args = {"x_ptr": x, "M": M, "M_CLASS": M, "N_PACKED": 384, "residual_ptr": x if residual else None}
-                args |= {"scale_ptr": None}
-                kwargs = {"BLOCK_N": n, "BLOCK_K": k, "PRECISION": precision, "TMA_FITS": tma, "BLOCK_M": min(M, 64)}
-                kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "W_SHARED": True, "SPLIT": False}
+                args |= {"scale_ptr": None, "longest": 16}
+                kwargs = {
+                    "BLOCK_N": n,
+                    "BLOCK_K": k,
+                    "PRECISION": precision,
+                    "TMA_ROWS": 128 * tma,
+                    "BLOCK_M": min(M, 64),
+                }
+                kwargs |= {
+                    "WHOLE_COPIES": tma,
+                    "EVEN_K": True,
+                    "TILES_N": 1,
+                    "TILES_K": 1,
+                    "TYPE": "bf16",
+                    "W_SHARED": True,
+                    "SPLIT": False,
+                }
                 kwargs |= {"STRIDE_WK": n if residual else 1}
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
@@ -89,7 +103,7 @@ def test_at_most_three_are_tried_and_the_first_is_one_of_them(name, target, clai
 def staged(config, name, args, kwargs):
     """Bytes of the steps of a product that are under way while one is multiplied."""
     m, n, k = config.kwargs["BLOCK_M"], kwargs["BLOCK_N"], kwargs["BLOCK_K"]
-    size = (n + k) * m if "grad" in name else (m + n) * k
+    size = (n + max(k, config.kwargs.get("WIDTH", 0))) * m if "grad" in name else (m + n) * k
     return (config.num_stages - 1) * size * args["x_ptr"].element_size()
 
 
@@ -104,7 +118,7 @@ def test_what_has_won_is_a_configuration_of_its_kernel():
 MEASURED = {  # winners on an H200 in bf16 at M = 4096: kernel, (BLOCK_N, BLOCK_K), configuration
     "block_matmul_kernel": [
         ((64, 64), {"BLOCK_M": 128, "TMA": True, "num_warps": 4, "num_stages": 3}),
-        ((128, 128), {"BLOCK_M": 128, "TMA": True, "num_warps": 4, "num_stages": 3}),
+        ((128, 128), {"BLOCK_M": 256, "TMA": True, "W_LEFT": True, "num_warps": 8}),
         ((32, 32), {"BLOCK_M": 128, "TMA": False, "num_warps": 4, "num_stages": 3}),
     ],
     "block_gather_kernel": [
@@ -136,7 +150,13 @@ def test_what_won_on_a_gpu_is_tried(name, claim):
     for block, won in MEASURED[name]:
         M = 16 if "decode" in name else 4096
         args = {"x_ptr": torch.empty(0, dtype=torch.bfloat16), "M": M, "M_CLASS": M, "residual_ptr": None}
-        kwargs = {"BLOCK_N": block[0], "BLOCK_K": block[1], "PRECISION": "ieee", "TMA_FITS": True, "BLOCK_M": 16}
+        kwargs = {
+            "BLOCK_N": block[0],
+            "BLOCK_K": block[1],
+            "PRECISION": "ieee",
+            "TMA_ROWS": 256 if block == (128, 128) else 128,
+            "BLOCK_M": 16,
+        }
         kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None, "STRIDE_WK": 1}
         tried = BY_NAME[name].early_config_prune(BY_NAME[name].configs, args | {"scale_ptr": None}, **kwargs)
         assert any(won.items() <= config.all_kwargs().items() for config in tried), (block, won)

@@ -8,8 +8,9 @@ import argparse
 import time
 from collections.abc import Iterable
 
+from .. import lines
 from .cells import CELLS, CORE, METHODS, STEPS, Cell
-from .record import Run, add, key, path, read
+from .record import Run, key, path, read
 from .trial import refusal, run
 
 SLICE = 10.0  # minutes of --quick
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         if time.monotonic() > deadline:
             break
         found = run(cell, CELLS[cell], method, seed, args.device)
-        add(found, place)
+        lines.add(found, place)
         print(line(found), flush=True)
         done += 1
     print(f"{len(tasks) - len(missing)} runs had a row, {done} done now, {len(missing) - done} left -> {place}")

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import rows
+from .. import lines, rows
 from .cells import METHODS
 
 FOLDER = rows.RESULTS / "accuracy"
@@ -73,14 +73,6 @@ def path() -> Path:
     return FOLDER / rows.default_path("cpu").name
 
 
-def add(run: Run, path: Path) -> None:
-    """Add a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(run)) + "\n")
-
-
 def read(paths: Iterable[Path]) -> dict[tuple, Run]:
-    """Return the runs of some files by their key, the last of several with the same; missing files have none."""
-    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
-    return {run.key: run for run in (Run(**json.loads(line)) for line in lines)}
+    """Return the runs of some files by their key."""
+    return lines.read(Run, paths)

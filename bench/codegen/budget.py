@@ -37,8 +37,7 @@ SCALED: in fp8 each step sums anew, and one multiply-add per sum scales it and a
 PERSISTENT: a step of 64 columns of the persistent form is what one barrier hands over. Derived from sparse_wgmma
     (``sparse.py``: 41 with two products, their metadata and W from shared memory): 34 for the wait, the arrival at the
     stage before, fence, commit, wait, rotation and branch; PER_PRODUCT for each product with its two descriptors. A
-    group does four products for each 64 rows of W, and has 128 of them where it multiplies by turns. Written before the
-    kernel.
+    group does four for each 64 rows of W, and has 128 of them where it multiplies by turns. Written before the kernel.
 
 AMD has no budget: no count was measured there.
 """
@@ -82,7 +81,7 @@ def kind(row: dict) -> str | None:
 
 def shape(row: dict) -> dict[str, int]:
     """Return BLOCK_M, BLOCK_N, BLOCK_K, warps and stages of a row, and what else its kernel has."""
-    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN)=(\d+)", row["config"])}
+    found = {name: int(n) for name, n in re.findall(r"(BLOCK_[MNKOR]|KEEP|GROUP|SPAN|WIDTH)=(\d+)", row["config"])}
     warps, stages = re.search(r"w(\d+) s(\d+)$", row["config"]).groups()
     return found | {"warps": int(warps), "stages": int(stages)}
 
@@ -97,9 +96,14 @@ def copies(row: dict, threads_per_warp: int = 32) -> float:
     rows = s["BLOCK_M"] + s["BLOCK_N"]
     depth = s["BLOCK_K"]
     if kind(row) == "grad":
-        rows = s["BLOCK_N"] + s["BLOCK_K"]
+        rows = s["BLOCK_N"] + columns(s)
         depth = s["BLOCK_M"]
     return rows * depth * BYTES[dtype(row)] / ((4 if narrow(row) else 16) * threads_per_warp * s["warps"])
+
+
+def columns(tile: dict[str, int]) -> int:
+    """Return the columns of x that a program of a gradient takes: of one block, or of several side by side."""
+    return max(tile["BLOCK_K"], tile.get("WIDTH", 0))
 
 
 def convolution(row: dict) -> float:
@@ -153,8 +157,9 @@ def budget(row: dict) -> int | None:
         count = spread.instructions(tile, copies(row), row["tensor_core"], synchronous)
         return math.floor(MARGIN * (count + convolution(row)))
     edge = EDGE if "EVEN_K=False" in row["config"] and kind(row) == "matmul" else 0
-    label = f"{LABEL[dtype(row)]}{kind(row)}"
-    measured = MEASURED.get((label, *(tile[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "warps"))))
+    label = f"{LABEL[dtype(row)]}{'left ' if 'W_LEFT=True' in row['config'] else ''}{kind(row)}"
+    width = columns(tile) if kind(row) == "grad" else tile["BLOCK_K"]
+    measured = MEASURED.get((label, tile["BLOCK_M"], tile["BLOCK_N"], width, tile["warps"]))
     if measured and row["target"] == "sm_90":
         *counts, stages = measured
         wraps = ROTATION if tile["stages"] & (tile["stages"] - 1) and not stages & (stages - 1) else 0

@@ -99,15 +99,23 @@ def tf32(case: Callable[[], None]) -> None:
         torch.set_float32_matmul_precision(before)
 
 
-def inference(block: tuple[int, int], M: int, N: int = 4096, K: int = 4096, dtype: str = "bf16") -> None:
-    """Call block_sparse_linear with a tenth of the blocks, without gradients."""
+def inference(
+    block: tuple[int, int],
+    M: int,
+    N: int = 4096,
+    K: int = 4096,
+    dtype: str = "bf16",
+    activation: str | None = None,
+) -> None:
+    """Call block_sparse_linear with a tenth of the blocks, without gradients; with a bias before an activation."""
     rows = -(-N // block[0])
     cols = -(-K // block[1])
     nnz = rows * cols // 10
     crow, col = indices(rows, cols, nnz)
     x = torch.empty(M, K, dtype=DTYPES[dtype])
     values = torch.empty(nnz, *block, dtype=DTYPES[dtype])
-    block_sparse_linear(x, values, crow, col, out_features=N)
+    bias = torch.empty(N, dtype=x.dtype) if activation else None
+    block_sparse_linear(x, values, crow, col, bias, out_features=N, activation=activation)
 
 
 def fp8(block: tuple[int, int], per_block: bool, M: int = 4096, N: int = 4096, K: int = 4096) -> None:

@@ -28,6 +28,7 @@ CASES: dict[str, Callable[[], None]] = {
     "smart_linear 64x64 bf16": partial(calls.smart, (64, 64)),
     "smart_linear 1x1 bf16": partial(calls.smart, (1, 1)),
     "block_sparse_linear 64x64 bf16": partial(calls.blocks, (64, 64)),
+    "block_sparse_linear 64x64 ragged bf16": partial(calls.blocks, (64, 64), N=1008, K=1024),
     "block_sparse_linear 128x128 bf16": partial(calls.blocks, (128, 128), activation="gelu"),
     "block_sparse_linear 256x128 bf16": partial(calls.blocks, (256, 128), activation="silu", out_dtype=torch.float32),
     "block_sparse_linear 256x128 bf16 to fp16": partial(
@@ -40,6 +41,13 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 32x32 bf16": partial(calls.blocks, (32, 32)),
     "block_sparse_linear 128x8 bf16": partial(calls.inference, (128, 8), 4096),
     "block_sparse_linear 128x16 bf16": partial(calls.inference, (128, 16), 4096),
+    "block_sparse_linear 128x16 fp32 as tf32": partial(
+        calls.tf32, partial(calls.inference, (128, 16), 4096, dtype="fp32")
+    ),
+    "block_sparse_linear 128x32 fp16 gelu": partial(calls.inference, (128, 32), 4096, dtype="fp16", activation="gelu"),
+    "block_sparse_linear 64x16 bf16": partial(calls.blocks, (64, 16), activation="gelu"),
+    "block_sparse_linear 256x16 bf16": partial(calls.inference, (256, 16), 4096),
+    "block_sparse_linear 128x128 bf16 bias gelu": partial(calls.inference, (128, 128), 4096, activation="gelu"),
     "block_sparse_linear 128x128 fp8": partial(calls.fp8, (128, 128), per_block=False),
     "block_sparse_linear 64x64 fp8 per block": partial(calls.fp8, (64, 64), per_block=True),
     "block_sparse_linear 24x40 bf16": partial(calls.inference, (24, 40), 4096),

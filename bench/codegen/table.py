@@ -12,7 +12,7 @@ from pathlib import Path
 import triton
 
 from ..places import CODE, RESULTS
-from . import budget, sparse
+from . import budget, sparse, traffic
 
 TABLE = RESULTS / "codegen.csv"
 TARGETS = {"sm_80": 166912, "sm_90": 232448, "sm_120": 101376, "gfx942": 65536}  # shared memory per program, bytes
@@ -116,8 +116,9 @@ def write(rows: list[dict], path: Path = TABLE) -> None:
 def show(rows: list[dict]) -> None:
     """Print one line per row, and what is wrong with it."""
     for row in rows:
-        bytes_ = sparse.traffic(row) if row["case"] in sparse.CASES and not row.get("error") else None
+        read = sparse.traffic if row["case"] in sparse.CASES else traffic.bytes_per_kflop
+        bytes_ = None if row.get("error") else read(row)
         shown = ("target", "kernel", "config", "registers", "spill", "shared", "loop", "budget", "wide_loads")
-        read = f"  {bytes_:.1f} B of L2 per kFLOP" if bytes_ else ""
+        from_l2 = f"  {bytes_:.1f} B of L2 per kFLOP" if bytes_ else ""
         line = "  ".join(str(row.get(column, "-")) for column in shown)
-        print(line + read, *(f"\n    WRONG: {f}" for f in faults(row)))
+        print(line + from_l2, *(f"\n    WRONG: {f}" for f in faults(row)))

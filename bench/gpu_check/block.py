@@ -18,7 +18,8 @@ from . import decode
 from .check import Check, Context, Setting, compare, configuration, relative_error
 from .masked import SHAPES, SMALL_SHAPES
 
-BLOCKS = ((64, 64), (128, 128), (256, 128), (32, 32), (16, 16), (24, 40), (128, 8), (1, 16))
+BLOCKS = ((64, 64), (128, 128), (128, 16), (256, 128), (32, 32), (64, 16), (16, 16), (24, 40), (128, 8), (1, 16))
+BLOCKS += ((128, 32), (256, 16))
 SMALL_BLOCKS = ((32, 32), (24, 40))
 TALL = Shape("tall", 70, 72, 96, "more rows than the kernel for few takes")
 KERNELS = ("block_matmul_kernel", "block_gather_kernel", "block_decode_kernel", "block_grad_kernel")
@@ -35,7 +36,9 @@ def cases(context: Context) -> Iterator[Check]:
                 label = f"block_sparse_linear {shape.name} {block[0]}x{block[1]} {setting}"
                 kernel = kernel_of(shape, block, setting)
                 check = partial(run, setting, shape, block)
-                yield Check(label, check, family=f"block_sparse_linear {kernel}", covers=f"{kernel} {setting}")
+                tall = " tall" * (block[0] == 128)  # W may be the left operand there, in copies of twice the height
+                covers = f"{kernel}{tall} {setting}"
+                yield Check(label, check, family=f"block_sparse_linear {kernel}", covers=covers)
         for name in context.dtypes:
             for activation in ACTIVATIONS[:1] if context.small else ACTIVATIONS:
                 for setting in context.settings(*KERNELS, dtypes=[name]):

@@ -38,7 +38,7 @@ def products(context: Context) -> Iterator[tuple[str, Cases]]:
     """Yield the name of every operation, shape and block, and what makes its cases."""
     where = context.device, dtype(context)
     for shape in sorted(shapes(context.device, context.small), key=_worth):
-        for block in block_sparse_linear.BLOCKS:
+        for block in block_sparse_linear.blocks_for(context.device):
             make = partial(block_sparse_linear.cases, *where, (shape,), (block,))
             yield f"block_sparse_linear {shape.name} {block[0]}x{block[1]}", make
         for tile in masked_linear.TILES:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..accuracy import page as accuracy
 from ..codegen.table import TABLE
+from ..pareto import page as pareto
 from ..places import DOCS, RESULTS
 from ..rows import Row, read
 from . import census, drawing, pages, plots, tables
@@ -24,6 +25,7 @@ def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = 
     if not dry_run:
         draw(devices, docs / "plots")
         accuracy.write(docs, results / accuracy.FOLDER.name)
+        pareto.write(docs, results / pareto.FOLDER.name)
     texts = texts_of(devices, table)
     if not dry_run:
         save(texts, docs)

@@ -19,7 +19,7 @@ from .keep_zeros import mask_from_zeros_
 from .latency import Curve, LatencyTable, LayerTimes, latency_table
 from .mask import mask_, masked_layers, unmask_
 from .measure import Comparison, compare
-from .modules import fold_batchnorm_, lent, whole_or_not_at_all
+from .modules import check_model, fold_batchnorm_, lent, whole_or_not_at_all
 from .saving import load, save
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "LayerTimes",
     "Report",
     "Slimmed",
+    "check_model",
     "compare",
     "compress_",
     "fold_batchnorm_",

@@ -23,7 +23,7 @@ def mask_from_zeros_(model: nn.Module, filter_fn: Filter | None = None) -> dict[
     each of the largest tiles that its zeros are made of, or for each weight where there are none.
 
     Args:
-        model: with plain ``nn.Linear`` and ``nn.Conv2d`` that have zeros; modules stay the same objects.
+        model: with plain ``nn.Linear`` and convolutions that have zeros; modules stay the same objects.
         filter_fn: ``(module, name) -> bool``, which of these; default: all.
 
     Returns:
@@ -40,7 +40,7 @@ def mask_from_zeros_(model: nn.Module, filter_fn: Filter | None = None) -> dict[
     with whole_or_not_at_all(model):
         layers = layers_to_mask(model, SINGLE, chosen)
         if not layers:
-            raise ValueError("mask_from_zeros_ needs an nn.Linear or nn.Conv2d with zeros in its weight, got none")
+            raise ValueError("mask_from_zeros_ needs an nn.Linear or a convolution with zeros in its weight, got none")
         for pattern, alike in _by_pattern(layers).items():
             mask_each(alike, pattern, {})
         for layer in layers.values():

@@ -8,7 +8,12 @@ from torch import nn
 from smart_kernels.nn import (
     Masked,
     MaskedBatchNorm,
+    MaskedConv1d,
     MaskedConv2d,
+    MaskedConv3d,
+    MaskedConvTranspose1d,
+    MaskedConvTranspose2d,
+    MaskedConvTranspose3d,
     MaskedLinear,
     masked_batchnorm,
     start_scores_,
@@ -27,11 +32,20 @@ from .modules import (
 )
 
 logger = logging.getLogger("smart_kernels")
-MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {nn.Linear: MaskedLinear, nn.Conv2d: MaskedConv2d}
+MASKED: tuple[type[Masked], ...] = (
+    MaskedLinear,
+    MaskedConv1d,
+    MaskedConv2d,
+    MaskedConv3d,
+    MaskedConvTranspose1d,
+    MaskedConvTranspose2d,
+    MaskedConvTranspose3d,
+)
+MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {cls.dense_class: cls for cls in MASKED}
 
 
 def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None) -> dict[str, Masked]:
-    """Make the Linears and Conv2ds of a model prunable, in place.
+    """Make the Linears and convolutions of a model prunable, in place.
 
     The modules stay the same objects (hooks, tying and optimizers survive); their class is swapped. Weights shared by
     several layers get one score tensor. ``nn.MultiheadAttention`` becomes a ``SplitAttention``, so that all four
@@ -40,12 +54,13 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
     either. Layers that are masked already are left as they are: call again with another pattern for other layers.
 
     Args:
-        model: any module; plain ``nn.Linear`` and ``nn.Conv2d`` in it are considered.
+        model: any module; plain ``nn.Linear`` and convolutions in it are considered.
         pattern: what is kept or pruned together. For convolutions larger than 1x1 that are to run on a CPU,
             ``Block(32, 32, taps="all")``, which ``parse("block:32x32:all")`` gives.
         filter_fn: ``(module, name) -> bool``, which layers to prune. Default: all but grouped convolutions, the stem
-            (a convolution with at most 4 input channels), the last Linear (the head), and weights smaller than one tile
-            of the pattern.
+            (a convolution with at most 4 input channels), the head (the last Linear, unless it is one of a block that
+            repeats), and weights smaller than one tile of the pattern; of convolutions other than ``nn.Conv2d``, which
+            run dense whatever their zeros, those only where whole channels are pruned.
         example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
             ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
             and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
@@ -85,7 +100,7 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
         mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
     if not layers:
         already = f"; {len(before)} layers are masked already" if before else ""
-        raise ValueError(f"mask_ needs at least one nn.Linear or nn.Conv2d to prune as {pattern}, got none{already}")
+        raise ValueError(f"mask_ needs at least one nn.Linear or convolution to prune as {pattern}, got none{already}")
     return layers
 
 

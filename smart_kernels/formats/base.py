@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smart_kernels.ops.common import pixels
+from smart_kernels.reference.common import finish
 from smart_kernels.shapes import Conv
 
 from .prepared import GEOMETRIES, Prepared, alike, eager_inference, state
-from .views import kernel, pixels
+from .views import kernel
 from .zeros import Zeros
 
 
@@ -113,8 +115,26 @@ class Format(nn.Module, ABC):
     def conv2d(self, x: Tensor, bias: Tensor | None, conv: Conv) -> Tensor:
         """Return the convolution: (B, C, H, W) -> (B, N, H', W')."""
         if conv.pointwise:
-            return self.linear(pixels(x, conv), bias).movedim(-1, -3)
+            return self.linear(pixels(x, conv.stride), bias).movedim(-1, -3)
         return F.conv2d(x, kernel(self.to_dense(), conv), bias, *conv[1:])
+
+    def finished(
+        self, x: Tensor, bias: Tensor | None, activation: str | None, residual: Tensor | None, conv: Conv | None = None
+    ) -> Tensor:
+        """Return ``activation(y + residual)``, y of ``linear`` or ``conv2d``; activations: ``ACTIVATIONS`` or None."""
+        if not self.fuses() or (conv is not None and x.dim() != 4):
+            y = self.linear(x, bias) if conv is None else self.conv2d(x, bias, conv)
+            return finish(y, None, residual, activation)
+        if conv is None:
+            return self.linear(x, bias, activation, residual)
+        if not conv.pointwise:
+            return self.conv2d(x, bias, conv, activation, residual)
+        rest = None if residual is None else residual.movedim(1, 3)
+        return self.linear(pixels(x, conv.stride), bias, activation, rest).movedim(3, 1)
+
+    def fuses(self) -> bool:
+        """Return whether ``linear`` and ``conv2d`` take activation and residual, too, for one launch on this device."""
+        return False
 
     def expect(self, conv: Conv) -> None:
         """Be told that the weight will be that of this convolution: what follows from that can be made now."""

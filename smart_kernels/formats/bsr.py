@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from smart_kernels.ops.block_sparse import FEW_ROWS, block_sparse_conv2d, block_sparse_linear, check_indices
 from smart_kernels.ops.common import TRITON_DEVICES
+from smart_kernels.reference.common import finish
 from smart_kernels.shapes import tiles
 
 from .base import Candidate, Format
@@ -124,24 +125,30 @@ class BSR(Indexed, Format):
         full = self.blocks().permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)  # (rows * tile_n, taps, cols * tile_c)
         return full[: self.shape[0], :, : self.shape[1] // self.taps].flatten(1)
 
-    def linear(self, x, bias=None):
+    def linear(self, x, bias=None, activation=None, residual=None):
         if plain_operators():
-            return F.linear(x, self.to_dense(), bias)
+            return finish(F.linear(x, self.to_dense(), bias), None, residual, activation)
         stored = self.values, self.crow_indices, self.col_indices
         index = self._index()
         # fewer rows cost what is read of W; not asked of a dynamic batch, which the answer would limit
         if self.union > 1 and eager_inference(x, self.values, bias) and x.numel() > FEW_ROWS * self.shape[1]:
             stored = self.prepared(self._unite)
             index = None
-        return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index)
+        ending = {"activation": activation, "residual": residual}
+        return block_sparse_linear(x, *stored, bias, out_features=self.shape[0], index=index, **ending)
 
-    def conv2d(self, x, bias, conv):
+    def conv2d(self, x, bias, conv, activation=None, residual=None):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
-            return super().conv2d(x, bias, conv)
+            y = super().conv2d(x, bias, conv)
+            return y if activation is residual is None else finish(y, None, residual, activation)
         stored = self.values, self.crow_indices, self.col_indices
         shape = {**conv.named, "out_channels": self.shape[0]}
-        return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv))
+        ending = {"activation": activation, "residual": residual}
+        return block_sparse_conv2d(x, *stored, bias, **shape, index=self._index(conv), **ending)
+
+    def fuses(self):
+        return self.name == BSR.name and self.values.device.type in TRITON_DEVICES
 
     def _unite(self) -> tuple[Tensor, Tensor, Tensor]:
         return unite(self.values.detach(), self.crow_indices, self.col_indices, self.union)

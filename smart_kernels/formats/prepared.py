@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as modes
 
 GEOMETRIES = 8  # how many geometries a format stays prepared for: layers that share it may have several
 
@@ -52,9 +53,13 @@ def eager_inference(x: Tensor, *tensors: Tensor | None) -> bool:
 
 
 def _watched() -> bool:
-    """Return whether operations are traced, transformed or counted: what a fast path does besides is not seen."""
+    """Return whether operations are traced, transformed or counted: what a fast path does besides is not seen.
+
+    A mode whose class says ``unseen`` does nothing of that.
+    """
     return (
-        torch._C._len_torch_dispatch_stack() > 0  # modes: make_fx, fake tensors, counting
+        # modes: make_fx, fake tensors, counting
+        (torch._C._len_torch_dispatch_stack() > 0 and not all(getattr(m, "unseen", False) for m in modes()))
         or torch._C._get_tracing_state() is not None  # torch.jit.trace, the older ONNX export
         or torch._C._functorch.peek_interpreter_stack() is not None  # vmap, jvp
         or forward_ad._current_level >= 0

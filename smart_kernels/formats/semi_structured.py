@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from smart_kernels.ops import tensor_core
 from smart_kernels.ops.common import TRITON_DEVICES, autocast, autocast_dtype, check_places
 from smart_kernels.ops.semi_structured import semi_structured_conv2d, semi_structured_linear
-from smart_kernels.reference.common import compress, expand
+from smart_kernels.reference.common import compress, expand, finish
 from smart_kernels.shapes import groups_of, index_bits
 
 from .base import Candidate, Format
@@ -110,25 +110,27 @@ class SemiStructured(Format):
         spread = expand_for_onnx if plain_operators() else expand
         return cropped(spread(values, indices, self.n, self.m, self.columns), self.taps, self.shape[1])
 
-    def linear(self, x, bias=None):
+    def linear(self, x, bias=None, activation=None, residual=None):
         if plain_operators():
-            return F.linear(x, self.to_dense(), bias)
+            return finish(F.linear(x, self.to_dense(), bias), None, residual, activation)
         if self._arranged and self._on_tensor_cores(x, bias):
-            N = self.shape[0]
-            groups = self.columns // 4
             x, values, bias = (t if t is None else autocast(t) for t in (x, self.values, bias))
-            packed = tensor_core.PackedWeight(self.layout, values, self.indices, N, groups)
+            packed = tensor_core.PackedWeight(self.layout, values, self.indices, self.shape[0], self.columns // 4)
             learns = torch.is_grad_enabled() and x.requires_grad
-            return tensor_core.linear(x, packed, bias, self._turned() if learns else None)
+            return tensor_core.linear(x, packed, bias, self._turned() if learns else None, activation, residual)
         values, indices = self.saved() if self._arranged else (self.values, self.indices)
         settings = {"n": self.n, "m": self.m, "transposable": self.transposable}
-        return semi_structured_linear(x, values, indices, bias, **settings)
+        return semi_structured_linear(x, values, indices, bias, **settings, activation=activation, residual=residual)
 
-    def conv2d(self, x, bias, conv):
+    def conv2d(self, x, bias, conv, activation=None, residual=None):
         # without a kernel the operator makes the weight dense as well, but rounds fewer sums: slower
         if conv.pointwise or x.dim() != 4 or x.device.type not in TRITON_DEVICES:
-            return super().conv2d(x, bias, conv)
-        return semi_structured_conv2d(x, *self.saved(), bias, **conv.named, n=self.n, m=self.m)
+            return finish(super().conv2d(x, bias, conv), None, residual, activation)
+        settings = {**conv.named, "n": self.n, "m": self.m}
+        return semi_structured_conv2d(x, *self.saved(), bias, **settings, activation=activation, residual=residual)
+
+    def fuses(self):
+        return self.name == SemiStructured.name and self.values.device.type in TRITON_DEVICES
 
     def options(self):
         return {"n": self.n, "m": self.m, "layout": self.layout, "transposable": self.transposable}

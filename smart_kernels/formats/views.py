@@ -1,15 +1,9 @@
-"""Weights and inputs of convolutions as matrices, and the way back."""
+"""Weights of convolutions as matrices, and the way back."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.shapes import Conv
-
-
-def pixels(x: Tensor, conv: Conv) -> Tensor:
-    """Turn (B, C, H, W) into (B, H', W', C), what a pointwise convolution reads."""
-    height, width = conv.stride
-    return (x if conv.stride == (1, 1) else x[..., ::height, ::width]).movedim(-3, -1)
 
 
 def kernel(matrix: Tensor, conv: Conv) -> Tensor:

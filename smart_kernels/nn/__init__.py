@@ -5,24 +5,42 @@ from smart_kernels.ops.common import capturing
 from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
+from .epilogue import Epilogue
 from .gates import Gate, GroupGate, HardGate, SoftGate
+from .joined import Joined, joined
 from .keep import random_mask
 from .masked import Masked
+from .masked_convs import (
+    MaskedConv1d,
+    MaskedConv3d,
+    MaskedConvTranspose1d,
+    MaskedConvTranspose2d,
+    MaskedConvTranspose3d,
+)
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .prepared import Prepared
 from .sharing import own_weights, score_costs, start_scores_
 from .sparse import SparseConv2d, SparseLinear, sparse_layer
-from .sparse_base import Sparse, geometry, matrix, weight_shape
+from .sparse_base import TRANSPOSED, Sparse, geometry, matrix, weight_shape
+from .waiting import Waiting, settled
 
 __all__ = [
+    "TRANSPOSED",
+    "Epilogue",
     "Gate",
     "GroupGate",
     "HardGate",
+    "Joined",
     "Masked",
     "MaskedBatchNorm",
     "MaskedBatchNorm1d",
     "MaskedBatchNorm2d",
+    "MaskedConv1d",
     "MaskedConv2d",
+    "MaskedConv3d",
+    "MaskedConvTranspose1d",
+    "MaskedConvTranspose2d",
+    "MaskedConvTranspose3d",
     "MaskedLinear",
     "Pieces",
     "Prepared",
@@ -31,8 +49,10 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "SplitAttention",
+    "Waiting",
     "capturing",
     "geometry",
+    "joined",
     "masked_batchnorm",
     "matrix",
     "own_weights",
@@ -40,6 +60,7 @@ __all__ = [
     "projections",
     "random_mask",
     "score_costs",
+    "settled",
     "sparse_layer",
     "split_",
     "start_scores_",

@@ -103,16 +103,18 @@ class SplitAttention(nn.Module):
         return shortened(y, query), weights
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Return query, key and value, projected, as (B, heads, length, embed_dim / heads)."""
+        """Return query, key and value, projected, as (B, heads, length, head_dim).
+
+        Heads may be fewer than ``num_heads``, where ``slim_`` has removed some.
+        """
         inputs = (query, key, value)
-        if query.dim() == 2:
-            inputs = [x.unsqueeze(0) for x in inputs]
-        elif not self.batch_first:
-            inputs = [x.transpose(0, 1) for x in inputs]
+        if query.dim() == 2 or not self.batch_first:  # one tensor stays one, for layers that are computed together
+            moved = {id(x): x.unsqueeze(0) if query.dim() == 2 else x.transpose(0, 1) for x in inputs}
+            inputs = [moved[id(x)] for x in inputs]
         projected = [self.q_proj(inputs[0]), self.k_proj(inputs[1]), self.v_proj(inputs[2])]
         if self._extra_keys():
             projected[1:] = [self._extended(projected[1], self.bias_k), self._extended(projected[2], self.bias_v)]
-        return [x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected]
+        return [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in projected]
 
     def _extra_keys(self) -> int:
         """Return how many keys ``add_bias_kv`` and ``add_zero_attn`` append."""

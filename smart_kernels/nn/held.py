@@ -2,7 +2,8 @@
 
 import copy
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .gates import Gate
 
@@ -48,3 +49,17 @@ class Held:
 
     def __reduce__(self):
         return Held, (self.gate,)  # a file has no original
+
+
+def moved_scores(scores: nn.Parameter, fn) -> nn.Parameter:
+    """Apply ``fn`` (a move between devices or dtypes) to scores, in place where torch can.
+
+    They stay float32 under ``.half()`` and ``.bfloat16()``: a temperature of 1e-3 needs the digits.
+    """
+    moved = fn(scores.data)
+    moved = moved if moved.dtype.itemsize >= 4 else scores.data.to(moved.device)
+    if not torch._has_compatible_shallow_copy_type(scores, moved):  # the meta device; nn.Module does the same
+        return nn.Parameter(moved, scores.requires_grad)
+    scores.data = moved
+    scores.grad = None if scores.grad is None else scores.grad.to(moved)
+    return scores

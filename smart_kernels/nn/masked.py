@@ -10,7 +10,7 @@ from smart_kernels.ops.masked import prepared_linear
 from smart_kernels.patterns import Pattern, WeightShape
 
 from .gates import Gate, GroupGate, SoftGate
-from .held import Held
+from .held import Held, moved_scores
 
 
 def indexed(mask: Tensor, index: Tensor) -> Tensor:
@@ -95,8 +95,12 @@ class Masked:
 
     @property
     def raw_weight(self) -> nn.Parameter:
-        """Return the Parameter behind ``weight``."""
-        return self._parameters["weight"]
+        """Return the Parameter behind ``weight``; ValueError where somebody has taken it away."""
+        try:
+            return self._parameters["weight"]
+        except KeyError:
+            others = "a parametrization or a norm: do that after finalize(), or before the pruner is made"
+            raise ValueError(f"a masked layer must keep its Parameter weight, got one computed by {others}") from None
 
     @property
     def raw_bias(self) -> nn.Parameter | None:
@@ -179,12 +183,11 @@ class Masked:
 
     def _apply(self, fn, recurse=True):
         scores = self._parameters.pop("scores")
-        super()._apply(fn, recurse)
-        moved = fn(scores.data)
-        # scores stay float32 under .half() and .bfloat16(); a temperature of 1e-3 needs the digits
-        scores.data = moved if moved.dtype.itemsize >= 4 else scores.data.to(moved.device)
-        scores.grad = None if scores.grad is None else scores.grad.to(scores.data)
-        self._parameters["scores"] = scores
+        try:
+            super()._apply(fn, recurse)
+            scores = moved_scores(scores, fn)
+        finally:
+            self._parameters["scores"] = scores
         self.__dict__["held"].map(fn)
         self.__dict__.pop("blocks", None)
         return self

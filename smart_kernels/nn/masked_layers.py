@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels.ops import masked_conv2d
-from smart_kernels.ops.common import TRITON_DEVICES
+from smart_kernels.ops.common import TRITON_DEVICES, pixels
 
 from .gates import GroupGate
 from .masked import Masked
@@ -57,8 +57,7 @@ class MaskedConv2d(Masked, nn.Conv2d):
         if self._own_gate() is None:
             return self._conv_forward(input, self.raw_weight, self.raw_bias)
         if self.is_product():
-            sh, sw = self.stride
-            return self._linear(input[..., ::sh, ::sw].movedim(-3, -1)).movedim(-1, -3)
+            return self._linear(pixels(input, self.stride)).movedim(-1, -3)
         if self._skips(input):
             return self._conv(input)
         return self._conv_forward(input, self.weight, self.bias)

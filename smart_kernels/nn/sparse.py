@@ -8,8 +8,10 @@ from smart_kernels.formats import Format
 from smart_kernels.formats.views import kernel
 from smart_kernels.patterns import Pattern, WeightShape
 
+from .joined import Joined
 from .keep import magnitude_mask, random_weight
 from .sparse_base import Sparse, empty_layer, geometry, matrix, plain_layer
+from .waiting import Waiting
 
 
 class SparseLinear(Sparse):
@@ -25,7 +27,12 @@ class SparseLinear(Sparse):
 
     Raises:
         ValueError: ``density`` outside (0, 1], or another than ``NM`` implies.
+
+    Attributes:
+        joined: the layers, this one among them, that read the same tensor and are computed by one launch; or None.
     """
+
+    joined: Joined | None = None
 
     def __init__(
         self,
@@ -75,7 +82,15 @@ class SparseLinear(Sparse):
             return F.linear(input, self.dense_weight(), self.live_bias())
         if input.shape[-1:] != (self.in_features,):  # blocks reach beyond the edge, a few columns more would fit
             raise ValueError(f"x must be (..., {self.in_features}), got {tuple(input.shape)}")
+        if self.joined is not None and (y := self.joined.output(self, input)) is not None:
+            return y
+        if self.epilogue is not None and self.waits(input):
+            return Waiting.of(self, input, (*input.shape[:-1], self.out_features))
         return self.format.linear(input, self.live_bias())
+
+    def finished(self, x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+        """Return ``activation(forward(x) + residual)``."""
+        return self.format.finished(x, self.live_bias(), activation, residual)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -148,7 +163,14 @@ class SparseConv2d(Sparse):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
             raise ValueError(f"x must be (B, {self.in_channels}, H, W) or without B, got {tuple(input.shape)}")
+        if self.epilogue is not None and self.waits(input):
+            size = self.conv.output_size(*input.shape[-2:])
+            return Waiting.of(self, input, (*input.shape[:-3], self.out_channels, *size))
         return self.format.conv2d(input, self.live_bias(), self.conv)
+
+    def finished(self, x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+        """Return ``activation(forward(x) + residual)``."""
+        return self.format.finished(x, self.live_bias(), activation, residual, self.conv)
 
     def extra_repr(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.conv._asdict().items())

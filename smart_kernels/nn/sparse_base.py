@@ -1,12 +1,18 @@
 """The base of the sparse layers, and convolutions as matrices."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
 from smart_kernels.formats import Conv, Format
+from smart_kernels.formats.prepared import eager_inference
 from smart_kernels.patterns import Pattern, WeightShape
 
+from .epilogue import Epilogue
 from .reading import Reading
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # weights with input channels first
 
 
 class Sparse(nn.Module):
@@ -19,7 +25,10 @@ class Sparse(nn.Module):
     Attributes:
         format: how the weight is stored.
         live: (N,) 0 where an output channel is dead, bias included; None where no channel can be.
+        epilogue: what follows the layer in its model and is computed with it in inference, see ``Waiting``; or None.
     """
+
+    epilogue: Epilogue | None = None
 
     def _store(self, format: Format, bias: Tensor | None, live: Tensor | None = None) -> None:
         self.format = format
@@ -53,6 +62,10 @@ class Sparse(nn.Module):
         bias = self.live_bias()
         return bias if self.live is None or bias is None else Reading.of(bias)
 
+    def waits(self, x: Tensor) -> bool:
+        """Return whether the output is computed with what follows, and not now."""
+        return self.epilogue is not None and eager_inference(x, self.format.values, self._parameters["bias"])
+
     def live_bias(self) -> Tensor | None:
         """Return what is added: the Parameter, or where channels may be dead, what is left of it."""
         bias = self._parameters["bias"]
@@ -76,16 +89,18 @@ def geometry(conv: nn.Conv2d) -> Conv:
     return Conv(conv.kernel_size, conv.stride, tuple(padding), conv.dilation)
 
 
-def matrix(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """Return (N, taps * C), the weight of a plain layer, input channels next to each other."""
+def matrix(layer: nn.Module) -> Tensor:
+    """Return (N, taps * C), the weight of a plain Linear or convolution, input channels next to each other."""
     weight = layer.weight.detach()
-    return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).flatten(1)
+    if weight.dim() == 2:
+        return weight
+    return weight.flatten(2).permute(*((1, 2, 0) if isinstance(layer, TRANSPOSED) else (0, 2, 1))).flatten(1)
 
 
-def weight_shape(layer: nn.Linear | nn.Conv2d) -> WeightShape:
-    """Return (N, taps, C) of a plain layer."""
+def weight_shape(layer: nn.Module) -> WeightShape:
+    """Return (N, taps, C) of a plain Linear or convolution."""
     N, C, *size = layer.weight.shape
-    return WeightShape(N, size[0] * size[1] if size else 1, C)
+    return WeightShape(*((C, prod(size), N) if isinstance(layer, TRANSPOSED) else (N, prod(size), C)))
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

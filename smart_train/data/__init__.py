@@ -1,5 +1,6 @@
 """Images that need no network: a source is a file, and a line in one table."""
 
+import os
 from pathlib import Path
 
 from smart_train.reference import FORM, is_reference
@@ -11,7 +12,7 @@ from .source import Parts, Source, Wanted
 SOURCES = {
     "digits": Source(digits.read),
     "fashion": Source(fashion.read),
-    "folder": Source(folder.read, "PATH"),
+    "folder": Source(folder.read, "PATH", splits=True),
 }
 
 __all__ = ["SOURCES", "Data", "Parts", "Source", "Wanted", "load", "names"]
@@ -23,7 +24,9 @@ def names() -> list[str]:
     return [*own_names, "PATH", FORM]
 
 
-def load(name: str, directory: str | None = None, size: int = 32) -> Data:
+def load(
+    name: str, directory: str | None = None, size: int = 32, split: str | None = None, workers: int | None = None
+) -> Data:
     """Load a data set.
 
     Args:
@@ -31,17 +34,24 @@ def load(name: str, directory: str | None = None, size: int = 32) -> Data:
             of ``names()``.
         directory: where the four IDX files of Fashion-MNIST are, if not where Debian puts them.
         size: pictures of a folder are resized to size x size.
+        split: the subfolder beside ``train`` to test on; default: val, valid, validation or test, if there is one.
+        workers: threads that read the pictures of a folder; default: one per processor core, at most 8.
 
     Raises:
-        ValueError: for another name, or when the files are not there; the message says how to get them.
+        ValueError: for another name, a split of data that has none, no workers, or when the files are not there; the
+            message says how to get them.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
     kind, _, argument = name.partition(":")
     if kind not in SOURCES and Path(name).is_dir():
-        return load(f"folder:{name}", directory, size)
+        return load(f"folder:{name}", directory, size, split, workers)
+    source = SOURCES.get(kind)
+    if split is not None and not (source and source.splits):
+        raise ValueError(f"split is for a folder with subfolders train and {split}, got data {name!r}")
     if kind not in SOURCES and is_reference(name):
         return Data(name, *own.read(name))
-    source = SOURCES.get(kind)
     if source is None or bool(source.argument) != bool(argument) or name.endswith(":"):
         *others, last = names()
         raise ValueError(f"data must be {', '.join(others)} or {last}, got {name!r}")
-    return Data(name, *source.read(Wanted(argument, directory, size)))
+    return Data(name, *source.read(Wanted(argument, directory, size, split, workers or min(8, os.cpu_count() or 1))))

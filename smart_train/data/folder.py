@@ -1,6 +1,7 @@
 """A folder of one's own pictures."""
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,56 @@ from torch import Tensor
 
 from .source import Parts, Wanted
 
+SPLITS = ("val", "valid", "validation", "test")
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
 
 
 def read(wanted: Wanted) -> Parts:
-    """Return pictures of any kind, one subfolder per class, as size x size RGB; a fifth of them is the test."""
+    """Return pictures of any kind, one subfolder per class, as size x size RGB.
+
+    Where the folder has ``train`` and beside it the split that is wanted, or one of ``SPLITS``, these hold the classes.
+    Otherwise a fifth of the pictures is the test.
+    """
     path = Path(wanted.argument)
     if not path.is_dir():
         raise ValueError(f"folder:PATH must be a directory with one subfolder per class, got {path}")
+    split = _split(path, wanted.split)
+    if split is None:
+        classes, files = _files(path)
+        # the split hangs on the file's name alone, so adding pictures later never moves one from test to training
+        test = [zlib.crc32(file.relative_to(path).as_posix().encode()) % 5 == 0 for file, _ in files]
+    else:
+        (classes, files), (others, held_out) = _files(path / "train"), _files(path / split)
+        if classes != others:
+            raise ValueError(f"{path}/train and {path}/{split} must have the same classes, got {classes} and {others}")
+        test = [False] * len(files) + [True] * len(held_out)
+        files += held_out
+    if len(classes) < 2 or all(test) or not any(test):
+        raise ValueError(
+            f"folder:{path} must hold at least 2 class subfolders with pictures for training and test, "
+            f"got {len(classes)} subfolders, {len(files)} pictures"
+        )
+    with ThreadPoolExecutor(wanted.workers) as pool:
+        images = torch.stack([*pool.map(lambda each: _picture(each[0], wanted.size), files)])
+    labels = torch.tensor([label for _, label in files])
+    chosen = torch.tensor(test)
+    return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen]), tuple(classes)
+
+
+def _split(path: Path, wanted: str | None) -> str | None:
+    """Return the subfolder to test on; None where the folder is not parted."""
+    parts = [entry.name for entry in path.iterdir() if entry.is_dir()]
+    if wanted is not None:
+        if "train" not in parts or wanted not in parts:
+            raise ValueError(
+                f"split must name a subfolder of {path} beside train, got {wanted!r}; there is {sorted(parts)}"
+            )
+        return wanted
+    return next((name for name in SPLITS if "train" in parts and name in parts), None)
+
+
+def _files(path: Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Return the classes of a folder, and its pictures with their labels."""
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     files = [
         (file, label)
@@ -24,17 +67,7 @@ def read(wanted: Wanted) -> Parts:
         for file in sorted((path / name).rglob("*"))
         if file.suffix.lower() in PICTURES
     ]
-    # the split hangs on the file's name alone, so adding pictures later never moves one from test to training
-    test = [zlib.crc32(file.relative_to(path).as_posix().encode()) % 5 == 0 for file, _ in files]
-    if len(classes) < 2 or all(test) or not any(test):
-        raise ValueError(
-            f"folder:{path} must hold at least 2 class subfolders with pictures for training and test, "
-            f"got {len(classes)} subfolders, {len(files)} pictures"
-        )
-    images = torch.stack([_picture(file, wanted.size) for file, _ in files])
-    labels = torch.tensor([label for _, label in files])
-    held_out = torch.tensor(test)
-    return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), tuple(classes)
+    return classes, files
 
 
 def _picture(file: Path, size: int) -> Tensor:

@@ -17,11 +17,15 @@ class Wanted:
         argument: what follows the name and a colon; empty for sources that take none.
         directory: of the files, where the source has a place of its own for them; None for that place.
         size: pictures of any size are resized to size x size.
+        split: which part of the images is the test, where a source has several; None for its own choice.
+        workers: threads that read files.
     """
 
     argument: str = ""
     directory: str | None = None
     size: int = 32
+    split: str | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Source:
     Args:
         read: gives the images, or raises ValueError that says how to get them.
         argument: how messages call what follows the name and a colon; empty if nothing may follow.
+        splits: whether it has parts to choose the test from.
     """
 
     read: Callable[[Wanted], Parts]
     argument: str = ""
+    splits: bool = False

@@ -2,6 +2,7 @@
 
 from .carried import Masks
 from .counts import counts
+from .inputs import graphed
 from .masked_model import MaskedModel, check_not_nan
 from .planned import PlannedPool
 from .pool import Pool
@@ -21,6 +22,7 @@ __all__ = [
     "counts",
     "erk",
     "fold_",
+    "graphed",
     "is_shard",
     "per_weight",
     "spread_",

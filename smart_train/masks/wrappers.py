@@ -3,9 +3,12 @@
 import gc
 from collections.abc import Sequence
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from smart_kernels.convert import check_model
 
 from .shards import is_fsdp, is_shard
 
@@ -15,10 +18,11 @@ def unwrapped(model: nn.Module, group: dist.ProcessGroup | None) -> tuple[nn.Mod
 
     Raises:
         TypeError: it is no model.
-        ValueError: it is in shards already.
+        ValueError: it is in shards already, or in an ``nn.DataParallel``; or this is ``inference_mode``.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a pruner needs an nn.Module, got {model if isinstance(model, type) else type(model)}")
+    check_model(model, "a pruner")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("a pruner must be made outside of torch.inference_mode: what is made in it cannot learn")
     if any(map(is_fsdp, model.modules())) or any(map(is_shard, model.parameters())):
         raise ValueError("the pruner must be made before fully_shard, got a model in shards; FSDP1 cannot be pruned")
     if isinstance(model, DistributedDataParallel):

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
-from smart_train.masks import Budget, MaskedModel
+from smart_train.masks import Budget, MaskedModel, graphed
 from smart_train.plans import Plan
 from smart_train.schedule import Lengths
 
@@ -65,7 +66,8 @@ class Pruner(Staged):
         steps, stage: calls of ``step()`` so far, and where they have led.
 
     Raises:
-        ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer.
+        ValueError: no layer to prune, a value out of its range, or a budget too small for one tile per layer; or it is
+            made in ``inference_mode``.
     """
 
     def __init__(
@@ -102,6 +104,24 @@ class Pruner(Staged):
         """Return all other parameters of the model."""
         own = {id(parameter) for parameter in self.parameters()}
         return [parameter for parameter in self.model.parameters() if id(parameter) not in own]
+
+    def graphed(self, *example: Tensor) -> Callable[..., Any]:
+        """Return the model as CUDA graphs of its forward and backward, which read the masks as they are by then.
+
+        By ``torch.cuda.make_graphed_callables``, whose rules hold for the model; that alone would go on with the masks
+        of its capture. Call this after a ``step()`` of each stage, and ``step()`` outside of the graphs, as ever.
+
+        Args:
+            example: arguments of the model on a GPU; what comes later must have their shapes.
+
+        Raises:
+            ValueError: the pruner is finalized, or several processes train the model; in a call of what is returned,
+                the masks have become of another kind, as they do with the stage.
+        """
+        self._check_open()
+        if self.masked.ranks.count != 1:
+            raise ValueError(f"one process must train a model in graphs, got {self.masked.ranks.count}")
+        return graphed(self.masked, example, torch.cuda.make_graphed_callables)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what ``model.state_dict()``, which holds weights and scores, does not know: stage and masks.

@@ -51,7 +51,7 @@ def neighbours(model: nn.Module) -> tuple[dict[nn.Module, Tensor], dict[nn.Modul
             gamma = module._parameters["weight"].square()
             if len(gamma) == _rows(last[0]):
                 last = last[0], last[1] * gamma
-        elif isinstance(module, nn.Linear | nn.Conv2d):
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             if last and _rows(last[0]) == _columns(module):
                 rows = _raw(last[0]).square().flatten(1).sum(1)
                 before[module] = rows * last[1]

@@ -52,7 +52,7 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 def channels_last(layer: nn.Module, values: Tensor) -> Tensor:
     """Return outputs of a layer, or their gradients, as (batch, positions, N)."""
     values = values.detach()
-    values = values.movedim(1, -1) if isinstance(layer, nn.Conv2d) else values
+    values = values if isinstance(layer, nn.Linear) else values.movedim(1, -1)
     return values.reshape(len(values), -1, values.shape[-1])
 
 

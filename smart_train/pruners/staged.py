@@ -12,6 +12,7 @@ from smart_train.schedule import Lengths
 
 from .findings import Findings
 from .hooks import Hooks
+from .learnable import learnable
 from .watch import Watch
 
 
@@ -34,8 +35,11 @@ class Staged(Hooks, ABC):
         """Of the search: 0 in its first step, 1 in its last."""
         return min(1.0, self.lengths.progress(self.steps - 1))  # hardened in the step after the last
 
+    @learnable
     def step(self) -> None:
         """Set the masks for the coming optimizer step, before its first forward; they stay through accumulation.
+
+        Under ``no_grad`` as well the scores learn from what comes after it.
 
         Raises:
             ValueError: the pruner is finalized.
@@ -87,6 +91,7 @@ class Staged(Hooks, ABC):
             )
         self.steps += 1
 
+    @learnable
     def harden(self) -> None:
         """End the search: the best scores within the budget are kept, masks are fixed and scores frozen.
 

@@ -4,12 +4,15 @@ Everything here is read off counters that torch keeps on the host: no value of a
 """
 
 import warnings
+from typing import Any
 from weakref import ref
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from smart_kernels import Masked
+from smart_kernels.nn import MaskedBatchNorm
 from smart_train.masks import MaskedModel
 
 LATE = 3  # optimizer steps without step(), and doubled calls of it, before something is said
@@ -31,8 +34,14 @@ class Watch:
         self.idle = False
         self.still = 0
         self.alive = False
+        self.placed = False  # whether the layers were looked for since the pruner was made
+        self.places = {n: m for n, m in masked.model.named_modules() if isinstance(m, Masked | MaskedBatchNorm)}
+        self.hook = None
         self.settle([])
-        self.hook = self._follow_backward()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the hook, which hangs on a weight; a copy makes one of its own."""
+        return vars(self) | {"hook": None}
 
     def settle(self, learning: list[nn.Parameter]) -> None:
         """Remember everything as it is at the end of ``Pruner.step()``; ``learning`` beside the weights by now."""
@@ -43,9 +52,13 @@ class Watch:
         self.last = self.before
         self.place = None if weight is None else (weight.device, weight.dtype)
         self.learnt = _versions(learning)
+        if self.hook is None and self.open:
+            self.hook = self._follow_backward()
 
     def step(self, learning: list[nn.Parameter]) -> None:
         """Look at what has happened since the last ``settle()``."""
+        if not self.placed:
+            self._check_places()
         moved = _version(self._weight()) != self.before
         if moved:
             self._after_update(learning)
@@ -64,6 +77,15 @@ class Watch:
         if self.still >= STILL:
             self._check_learning()
 
+    def _check_places(self) -> None:
+        """Look for the masked layers: whoever has exchanged a module after the pruner was made prunes nothing there."""
+        self.placed = True
+        there = set(self.masked.model.modules())
+        lost = [name for name, layer in self.places.items() if layer not in there]
+        if lost:
+            names = ", ".join(lost[:3])
+            self._say(f"the model must keep its modules, got others in the place of {names}: exchange them before")
+
     def _check_learning(self) -> None:
         if self.still and not self.alive:
             self._say(
@@ -74,6 +96,7 @@ class Watch:
     def close(self) -> None:
         """Look for the last time, before the masks are fixed."""
         self._check_learning()
+        self._check_places()
         self.open = False
         if self.hook is not None:
             self.hook.remove()

@@ -23,7 +23,15 @@ PATIENCE = 0.1  # seconds to go on measuring a layer whose times have not settle
 FILES = ("model.safetensors", "config.json", "recipe.json", "report.json")
 
 
-def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = False, graph: str = "auto") -> dict:
+def prune(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    baseline: bool = False,
+    graph: str = "auto",
+    workers: int | None = None,
+) -> dict:
     """Train, prune, compress, measure and save a model.
 
     Args:
@@ -31,6 +39,7 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
         out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
         graph: whether training steps come from CUDA graphs; see ``Stages``.
+        workers: threads that read pictures; see ``data.load``.
         baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
 
     Returns:
@@ -39,7 +48,7 @@ def prune(recipe: Recipe, out: Path, *, resume: bool = False, baseline: bool = F
     Raises:
         ValueError: ``out`` is taken or no directory, the data is not there or too little, the budget cannot be met.
     """
-    data = datasets.load(recipe.data, recipe.data_dir, recipe.image_size)
+    data = _data(recipe, workers)
     stages = Stages(recipe, data, out, device(), resume, graph)
     stages.check()  # before the directory is taken and the dense model trained
     _claim(out, recipe, resume)
@@ -68,10 +77,14 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
         raise ValueError(f"{out} must hold a finished `smart-train prune`, got no {', '.join(missing)}")
     recipe = _recipe(out / "recipe.json")
     reported = _reported(out / "report.json", recipe.pruner)
-    stages = Stages(recipe, datasets.load(recipe.data, recipe.data_dir, recipe.image_size), out, device())
+    stages = Stages(recipe, _data(recipe), out, device())
     model = stages.model().eval()
     smart_kernels.load(model, out)
     return accuracy(model, stages.data, stages.device), reported
+
+
+def _data(recipe: Recipe, workers: int | None = None) -> datasets.Data:
+    return datasets.load(recipe.data, recipe.data_dir, recipe.image_size, recipe.split, workers)
 
 
 def device() -> str:

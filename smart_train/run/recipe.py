@@ -27,7 +27,7 @@ class Recipe:
     """Train dense, search for the mask with a pruner, finetune what is left.
 
     Args:
-        model, data, data_dir, image_size: see ``models.build`` and ``data.load``.
+        model, data, data_dir, image_size, split: see ``models.build`` and ``data.load``.
         pruner: the method, by its name in ``PRUNERS``.
         options: further arguments of that method, those that it names in its ``options``.
         target: what to plan for, as ``planning.parse_target`` reads it: pattern and sparsity of each layer follow.
@@ -55,6 +55,7 @@ class Recipe:
     data: str = "digits"
     data_dir: str | None = None
     image_size: int = 32
+    split: str | None = None
     pattern: str = "block:32x32"
     sparsity: float | None = 0.9
     scope: str = "global"

@@ -1,5 +1,7 @@
 """A model that other tools have pruned goes straight to compress_, and trains on with its zeros."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -139,3 +141,46 @@ def test_mistakes_with_names_of_models(capsys):
         models.build("timm:resnet19", 3, 32, 10)
     with pytest.raises(ValueError, match=r"must be an image classifier of transformers, got \./nowhere"):
         models.build("hf:./nowhere", 3, 32, 10)
+
+
+@pytest.mark.parametrize(("cut", "form"), [(2, "bsr"), (4, "nm")], ids=["block", "2:4"])
+def test_zeros_of_others_are_held_in_training_and_compressed(cut, form):
+    """What Wanda leaves, whole tiles or 2:4: held while one trains on, then stored without them."""
+    model, x = mlp(), torch.randn(256, 64)
+    with torch.no_grad():
+        if form == "nm":
+            wanda_(model[2], model[:2](x))
+        else:
+            model[2].weight.view(4, 32, 4, 32)[:, :, ::cut] = 0
+    zeros = model[2].weight == 0
+    mask_from_zeros_(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    unmask_(model)
+    assert model[2].weight[zeros].eq(0).all() and zeros.float().mean() > 0.4
+    report = compress_(model.eval(), x, policy="size", backends=("dense", form), seconds=0)
+    assert report.rows[1].choice == form
+
+
+def test_torchaos_quantize_after_compress_and_not_before(caplog):
+    """What stays dense becomes int8, what is sparse stays; the other way round layers stay, with a line."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model, x = mlp(), torch.randn(16, 64)
+    with torch.no_grad():
+        model[2].weight.view(4, 32, 4, 32)[:2, :, :3] = 0
+    first = copy.deepcopy(model)
+    compress_(model, x, policy="size", backends=("dense", "bsr"), seconds=0)
+    expected = model(x)
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    assert isinstance(model[2], SparseLinear) and "Int8" in type(model[0].weight).__name__
+    torch.testing.assert_close(model(x), expected, rtol=0.05, atol=0.01)
+
+    quantization.quantize_(first, quantization.Int8WeightOnlyConfig())
+    report = compress_(first, x, seconds=0)
+    assert all("compress_ first, quantize_ then" in report.left[name] for name in "024") and not report.rows
+    with pytest.raises(ValueError, match="mask_ needs at least one"):
+        mask_(first, Block(16, 16))
+    assert "0 stays dense: its weight is Int8Tensor" in caplog.text

@@ -9,7 +9,7 @@ from . import rows
 from .areas import AREAS
 from .equivalent import EQUIVALENT
 from .mutants import sample
-from .runner import SURVIVED, outcome, passes, repository
+from .runner import SURVIVED, look, outcome, repository
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,10 +37,11 @@ def _try(name: str, options: argparse.Namespace) -> None:
     if not chosen:
         return
     with repository() as copy:
-        if not passes(copy, area.tests):
+        covered = look(copy, area)
+        if covered is None:
             raise SystemExit(f"the tests of {name} must pass before anything is mutated, see {copy}.log")
         for mutant in chosen:
-            found = outcome(copy, mutant, area.tests)
+            found = outcome(copy, mutant, covered)
             row = {"area": name, "seed": options.seed, "outcome": found, **vars(mutant), "commit": report.commit()}
             rows.add({key: value for key, value in row.items() if key != "source"})
             print(f"{found} {mutant.file}:{mutant.line} {mutant.was}  ->  {mutant.now}", flush=True)

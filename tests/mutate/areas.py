@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Area:
-    """Patterns of files, and the test files that are run for each of their mutants, the quickest first."""
+    """Patterns of files, and the test files that have to notice their mutants."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]

@@ -11,7 +11,8 @@ ROWS = Path(__file__).parent / "rows.jsonl"
 HEAD = """
 ## Do the tests notice?
 
-A seeded sample of mutants of each area, tested with the files of tests that `tests/mutate/areas.py` names for it.
+A seeded sample of mutants of each area. Each runs those tests that run its line, of the files of tests that
+`tests/mutate/areas.py` names for the area, the quickest first, up to the first failure.
 Equivalent mutants, each with its reason in `tests/mutate/equivalent.py`, do not count. The command is
 `python -m tests.mutate --area AREA --count N --seed 0`; what it has tried, it does not try again.
 

@@ -1,4 +1,4 @@
-"""Running the tests on a mutant: in a copy of the repository, in a fork that has imported torch already."""
+"""Running tests on a mutant: those that run its line, in a copy of the repository, in a fork that has torch already."""
 
 import compileall
 import contextlib
@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .areas import ROOT
+from .areas import ROOT, Area
+from .covered import Covered, read, watched
 from .mutants import Mutant
 
-PATIENCE = 900  # seconds after which a mutant hangs, which is noticed
+PATIENCE = 1800  # seconds for all tests of an area
+SLOWER = 20  # a mutant hangs, which is noticed, where its tests take as many times as long as without it, and a minute
 KILLED, SURVIVED = "killed", "survived"
 
 
@@ -35,26 +37,41 @@ def repository() -> Iterator[Path]:
         yield Path(folder)
 
 
-def outcome(copy: Path, mutant: Mutant, tests: tuple[str, ...]) -> str:
+def look(copy: Path, area: Area) -> Covered | None:
+    """Run all tests of an area, and return which lines each of them runs; None where they do not pass."""
+    notes = copy.parent / f"{copy.name}.json"
+    if not passes(copy, area.tests, PATIENCE, lambda run: watched(run, copy, area.paths(), notes)):
+        return None
+    try:
+        return read(notes)
+    finally:
+        notes.unlink()
+
+
+def outcome(copy: Path, mutant: Mutant, covered: Covered) -> str:
     """Return whether the tests notice a mutant."""
     path = copy / mutant.file
     whole = path.read_text()
+    tests = covered.of(mutant.file, mutant.line, whole)
+    if not tests:
+        return SURVIVED
     path.write_text(mutant.source)
     try:
-        return SURVIVED if passes(copy, tests) else KILLED
+        patience = 60 + SLOWER * sum(covered.seconds[test] for test in tests)
+        return SURVIVED if passes(copy, tests, patience) else KILLED
     finally:
         path.write_text(whole)
 
 
-def passes(copy: Path, tests: tuple[str, ...]) -> bool:
-    """Return whether all of these tests pass in the copy, within ``PATIENCE``."""
+def passes(copy: Path, tests: Sequence[str], patience: float, within: Callable = lambda run: run([])) -> bool:
+    """Return whether all of these tests pass in the copy, in time; ``within`` calls what runs them, with plugins."""
     import pytest  # noqa: F401 -- both for the forks, which have them then
     import torch  # noqa: F401
 
     child = os.fork()
     if child == 0:
-        _test(copy, tests)
-    deadline = time.monotonic() + PATIENCE
+        _test(copy, tests, within)
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -65,7 +82,7 @@ def passes(copy: Path, tests: tuple[str, ...]) -> bool:
     return False
 
 
-def _test(copy: Path, tests: tuple[str, ...]) -> None:
+def _test(copy: Path, tests: Sequence[str], within: Callable) -> None:
     """Run the tests and end this process."""
     ended = 1
     try:
@@ -79,7 +96,7 @@ def _test(copy: Path, tests: tuple[str, ...]) -> None:
         os.dup2(1, 2)
         import pytest
 
-        selection = "not gpu and not slow"
-        ended = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", selection, *tests]))
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not slow", *tests]
+        ended = int(within(lambda plugins: pytest.main(arguments, plugins)))
     finally:
         os._exit(ended)

@@ -41,7 +41,7 @@ def masked_weight():
 
 CASES = {  # name -> of the batch: the op and its tensors
     "linear": lambda M: (lambda *a: linear._block_sparse_linear(*a, None, N), empty(M, K), *stored(8)),
-    "linear dx": lambda M: (lambda *a: linear._block_sparse_linear_dx(*a, K), empty(M, N), *stored(8)),
+    "linear dx": lambda M: (lambda *a: linear.block_sparse_linear_dx(*a, K), empty(M, N), *stored(8)),
     "linear dvalues": lambda M: (
         lambda dy, x, values, *a: linear._block_sparse_linear_dvalues(dy, x, *a, *TILE),
         *(empty(M, N), empty(M, K), *stored(8)),

@@ -20,6 +20,12 @@ def test_allowed_weights_are_exact(percent):
         assert allowed_weights(percent / 100, weights) == (100 - percent) * weights // 100
 
 
+def test_owners_are_given_for_every_layer():
+    scores = [torch.ones(2), torch.ones(2)]
+    with pytest.raises(ValueError, match="shorter"):
+        keep_best(scores, scores, 2, [[None]])
+
+
 @pytest.mark.parametrize("weights", [3, 300, 3 * 10**8])
 def test_allowed_weights_of_a_third(weights):
     assert allowed_weights(1 - 1 / 3, weights) == weights // 3

@@ -129,7 +129,7 @@ def test_a_finished_run_resumes_to_the_same_accuracy(run):
         (["--lr", "-1"], "lr must be above 0"),
         (["--search-steps", "0"], "search_steps must be at least 1"),
         (["--pattern", "block:axb"], "pattern 'block:axb': sizes must be whole numbers, got 'a'"),
-        (["--pattern", "block:512x512"], "needs at least one nn.Linear or nn.Conv2d to prune as block:512x512"),
+        (["--pattern", "block:512x512"], "needs at least one nn.Linear or convolution to prune as block:512x512"),
     ],
 )
 def test_clear_errors(arguments, message, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -127,3 +128,30 @@ def test_states_of_masked_and_plain_models_are_not_taken_for_each_other():
     pruner.finalize()
     plain.load_state_dict(model.state_dict())
     check_alike(model, plain)
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_with_its_pruner_goes_on_and_still_says_mistakes(make_copy):
+    model, pruner, optimizer = start(Block(4, 4))
+    go_to("search", model, pruner, optimizer)
+    twin, own = make_copy((model, pruner))
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in model.parameters()}
+    own.step()
+    with pytest.warns(UserWarning, match=r"step\(\) must come before"):
+        for _ in range(4):
+            twin(torch.randn(6, 8, 4, 4)).square().sum().backward()
+            torch.optim.SGD(own.weights(), lr=0.1).step()
+    own.finalize()
+    assert masked_layers(model) and not masked_layers(twin)
+
+
+def test_a_masked_model_goes_to_the_meta_device_and_back():
+    model, pruner, optimizer = start(Block(4, 4))
+    go_to("search", model, pruner, optimizer)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.to("meta").to_empty(device="cpu")
+    model.load_state_dict(state)
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    pruner.step()
+    model(torch.randn(6, 8, 4, 4)).square().sum().backward()
+    assert all(scores.grad.any() for scores in pruner.parameters())

@@ -107,6 +107,32 @@ def test_a_new_picture_moves_no_other_between_training_and_test(tmp_path):
     assert not {tuple(image[:, 0, 0].tolist()) for image in before.train[0]} & seen
 
 
+def test_a_folder_that_is_parted_is_tested_on_its_part(tmp_path):
+    _pictures(tmp_path / "train", 5)
+    _pictures(tmp_path / "val", 2)
+    _pictures(tmp_path / "holdout", 3)
+    assert len(datasets.load(str(tmp_path), size=8).test[1]) == 4
+    data = datasets.load(str(tmp_path), size=8, split="holdout", workers=3)
+    assert (len(data.train[1]), len(data.test[1]), data.classes) == (10, 6, ("cat", "dog"))
+    alone = datasets.load(str(tmp_path), size=8, split="holdout", workers=1)
+    assert all(a.equal(b) for a, b in zip((*data.train, *data.test), (*alone.train, *alone.test), strict=True))
+
+
+def test_splits_that_are_not_there(tmp_path):
+    _pictures(tmp_path / "train", 5)
+    with pytest.raises(
+        ValueError, match=r"split must name a subfolder of .* beside train, got 'val'; there is \['train'\]"
+    ):
+        datasets.load(str(tmp_path), split="val")
+    (tmp_path / "val" / "cow").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"must have the same classes, got \['cat', 'dog'\] and \['cow'\]"):
+        datasets.load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"split is for a folder with subfolders train and val, got data 'digits'"):
+        datasets.load("digits", split="val")
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        datasets.load("digits", workers=0)
+
+
 def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="must be a directory"):
         datasets.load(f"folder:{tmp_path / 'nowhere'}")

@@ -265,6 +265,9 @@ def test_what_is_no_model_or_no_number():
             use(script)
         with pytest.raises(TypeError, match=r"needs an nn\.Module, got <class"):
             use(nn.Sequential)
+    for use in (lambda m: mask_(m, Block(4, 4)), lambda m: SmartPruner(m, None, 0.5, search_steps=3), fold_batchnorm_):
+        with pytest.raises(ValueError, match=r"needs the model itself, got an nn\.DataParallel"):
+            use(nn.Sequential(nn.DataParallel(make_mlp())))
     with pytest.raises(ValueError, match="on the meta device"):
         compress_(make_mlp().to("meta"), torch.ones(1, 8, device="meta"))
     with pytest.raises(TypeError, match=r"a pruner needs an nn\.Module, got <class"):
@@ -307,3 +310,55 @@ def test_a_pruner_that_cannot_be_made_leaves_attention_whole():
             SmartPruner(model, pattern, sparsity, search_steps=3)
         assert list(model.state_dict()) == names and not masked_layers(model)
         assert model(x).equal(before)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_are_off_around_a_step_or_hardening(off):
+    model, pruner, optimizer = start()
+    for _ in range(4):
+        with off():
+            pruner.step()
+        learn(model)
+        assert pruner.stage == "dense" or all(scores.grad is not None for scores in pruner.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+    with off():
+        pruner.harden()
+    learn(model, optimizer)
+    with off():
+        pruner.finalize()
+    learn(model)
+
+
+def test_a_pruner_made_in_inference_mode():
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"made outside of torch\.inference_mode"):
+        start()
+
+
+def exchange(model):
+    model[0] = nn.Linear(8, 16)
+
+
+def synchronise(model):
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.eval()  # it trains on GPUs only
+
+
+@pytest.mark.parametrize("change, pattern", [(exchange, Block(4, 4)), (synchronise, Channel())])
+def test_modules_exchanged_after_the_pruner_was_made(change, pattern):
+    model = make_model()
+    pruner = SmartPruner(model, pattern, 0.5, search_steps=20)
+    change(model)
+    optimizer = torch.optim.SGD([{"params": pruner.weights()}, pruner.param_group()], lr=1e-2)
+    texts = said(lambda: [(pruner.step(), learn(model, optimizer)) for _ in range(3)])
+    assert len([text for text in texts if "must keep its modules, got others in the place of" in text]) == 1
+    pruner = SmartPruner(model := make_model(), pattern, 0.5, search_steps=20)
+    change(model)
+    (text,) = said(pruner.harden)
+    assert "must keep its modules" in text
+
+
+def test_a_weight_that_is_computed_after_the_pruner_was_made():
+    model, _, _ = start()
+    with pytest.raises(ValueError, match="must keep its Parameter weight, got one computed by a parametrization"):
+        nn.utils.parametrizations.weight_norm(model[0])

@@ -1,8 +1,9 @@
+from dataclasses import FrozenInstanceError
 from itertools import pairwise
 
 import pytest
 
-from smart_train.schedule import Cooling, Lengths, cosine, exponential, keep, linear
+from smart_train.schedule import Cooling, Lengths, cosine, cubic, exponential, keep, linear
 
 STEPS = [i / 100 for i in range(101)]
 
@@ -58,3 +59,20 @@ def test_rejects(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         kind = Lengths if wrong.keys() & {"search_steps", "dense_steps"} else Cooling
         kind(**({"search_steps": 10} if kind is Lengths else {}) | wrong)
+
+
+@pytest.mark.parametrize("pruned", [0.0, 0.2, 0.875, 1.0])
+def test_the_progress_that_has_pruned_a_part_of_what_goes(pruned):
+    assert keep(cubic(pruned), 1000, 200, 1.0, whole=False) == pytest.approx(1000 - 800 * pruned)
+
+
+@pytest.mark.parametrize("name", ["search_steps", "dense_steps"])
+def test_steps_are_whole_numbers(name):
+    with pytest.raises(TypeError, match=rf"{name} must be a whole number, got 2\.5"):
+        Lengths(**{"search_steps": 10} | {name: 2.5})
+
+
+def test_a_schedule_does_not_change():
+    for schedule, name in ((Lengths(3), "search_steps"), (Cooling(), "warmup")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(schedule, name, 0.5)

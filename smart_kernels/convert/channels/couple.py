@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from smart_kernels.convert.modules import BATCHNORMS
 
 from .follow import Follower
+from .resize import CONVOLUTIONS
 from .ties import STAYS
 
 
@@ -92,8 +93,12 @@ def _members(order: dict[int, int], modules: Iterable[tuple[nn.Module, list[int]
 
 
 def _stuck(found: Follower, writers: dict, roots: dict, free: dict) -> list[str]:
-    """Find layers with a channel that stays, or that a dense layer outside of ``free`` writes."""
-    held = {root for name in writers if name not in free and not _grouped(found, writers[name]) for root in roots[name]}
+    """Find layers with a channel that stays, or that a dense layer outside of ``free`` writes.
+
+    Tables do not hold what they are added to: a bias for each head needs no zeros. Elsewhere a rehearsal shows it.
+    """
+    others = [name for name in writers if name not in free and not _grouped(found, writers[name])]
+    held = {root for name in others if not isinstance(writers[name], nn.Embedding) for root in roots[name]}
     held.add(STAYS)
     return [name for name in free if not held.isdisjoint(roots[name])]
 
@@ -117,7 +122,7 @@ def _writes(found: Follower, module: nn.Module) -> bool:
 
 
 def _grouped(found: Follower, module: nn.Module) -> bool:
-    return id(module.weight) in found.grouped and type(module) is nn.Conv2d
+    return id(module.weight) in found.grouped and type(module) in CONVOLUTIONS
 
 
 def _roots(found: Follower, weight: Tensor) -> list[int]:

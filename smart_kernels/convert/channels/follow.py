@@ -18,6 +18,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from smart_kernels.convert.modules import call, evaluating
 
+from .follow_heads import cut_into_heads
+from .heads import HeadFinder
 from .operands import plain_name, tensors_of, written
 from .output import copied, some_tensor
 from .places import Place, Places
@@ -42,6 +44,7 @@ class Follower(Record, TorchFunctionMode):
         self._model = model
         self._held = held
         self._places = Places()
+        self._heads: Collection[Place] = ()  # calls that cut channels into heads
         self._failed: Place | None = None
         self._calls = WeakTensorKeyDictionary()  # tensor -> the call that made it
         self._unread: dict[Place, list[Tensor]] = {}  # numbers that no operator has read yet
@@ -54,6 +57,7 @@ class Follower(Record, TorchFunctionMode):
             ValueError: the output shows no tensor.
             Exception: whatever the model raises; ``trouble`` says where then.
         """
+        self._heads = HeadFinder(self._model).run(example_input)
         with evaluating(self._model), self._places.watching(self._model, self._enter), self:
             outputs = some_tensor(call(self._model, copied(example_input)))
         self.stay(*outputs)
@@ -105,7 +109,8 @@ class Follower(Record, TorchFunctionMode):
         if place in self._held:
             self._hold(place, inputs, NOT_FEWER)
         try:
-            found = RULES[place.operator](self, function, args, kwargs, outputs)
+            rule = cut_into_heads if place in self._heads else RULES[place.operator]
+            found = rule(self, function, args, kwargs, outputs)
             return [channels or constant(y) for y, channels in zip(outputs, found, strict=True)]
         except Exception:  # no rule, or arguments that it was not made for; what it has tied so far does no harm
             self._hold(place, inputs, NOT_KNOWN)

@@ -1,6 +1,7 @@
 """Rules for operators that combine the values of several places. See ``rules.py``."""
 
 import inspect
+import math
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,7 +45,7 @@ def pad(follower, function, args, kwargs, outputs):
 
 
 def reduce(follower, function, args, kwargs, outputs):
-    """Drop dimensions that hold the same channels."""
+    """Drop dimensions that hold the same channels; others tie what is reduced to one, as a sum of two tensors would."""
     name = function.__name__.strip("_").removeprefix("linalg_")
     rest = args[2:] if name in NORMS else args[1:]
     x = first(args, kwargs)
@@ -55,8 +56,12 @@ def reduce(follower, function, args, kwargs, outputs):
     if dims is None or isinstance(dims, bool) or dims == ():
         dims = range(numbers.dim())
     dims = [dims] if isinstance(dims, int) else list(dims)
-    if any(numbers.shape[dim] > 1 for dim in dims):
+    over = [dim for dim in dims if numbers.shape[dim] > 1]
+    if over and numbers.numel() == math.prod(numbers.shape[dim] for dim in over):  # no channels are left
         return mix(follower, function, args, kwargs, outputs)
+    for dim in over:
+        follower.ties.tie(numbers.narrow(dim, 0, 1), numbers)
+        numbers, zero = numbers.narrow(dim, 0, 1), zero.all(dim, keepdim=True)
     if outputs[0].dim() < numbers.dim():
         numbers, zero = (part.squeeze(tuple(dims)) for part in (numbers, zero))
     return [Channels(numbers, zero & (name not in NOT_TO_ZERO)) for _ in outputs]

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.nn import Masked, Sparse
+from smart_kernels.nn import TRANSPOSED, Masked, Sparse
 
 from .couple import Group, coupled
 from .follow import Follower
@@ -63,7 +63,7 @@ def _rehearse(model: nn.Module, groups: list[Group], copies: dict, example_input
     except ValueError as error:
         raise ValueError(f"slim_ could not remove what is pruned from this model: {error}") from error
     kept = {module: int((~dead).sum()) for module, dead in rows.items()}
-    freed = [g for g in groups if all(len(copies[id(m)].weight) <= kept[m] for m, _ in g.layers)]
+    freed = [g for g in groups if all(len(_rows(copies[id(m)])) <= kept[m] for m, _ in g.layers)]
     return removed.held, freed
 
 
@@ -79,9 +79,14 @@ def _half(group: Group, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _prune_(module: nn.Module, dead: Tensor) -> None:
-    for tensor in (module.weight, module.bias):
+    for tensor in (_rows(module), module.bias):
         if tensor is not None:
             tensor[dead.to(tensor.device)] = 0
+
+
+def _rows(module: nn.Module) -> Tensor:
+    """View the weight with output channels first."""
+    return module.weight.transpose(0, 1) if isinstance(module, TRANSPOSED) else module.weight
 
 
 def _lost(model: nn.Module, groups: list[Group], freed: list[Group]) -> dict[str, None]:

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from smart_kernels.nn import TRANSPOSED
+
 Sizes = dict[str, list[int]]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 

@@ -6,6 +6,7 @@ None for one whose channels are all mixed up and stay. The channels that reach a
 
 from collections.abc import Callable
 
+from .follow_heads import attention, matmul
 from .follow_layers import batch_norm, conv, conv_transpose, embedding, instance_norm, linear, prelu
 from .follow_moves import chunk, fresh, glu, move, shape, write
 from .follow_places import along, mix, normalize, pad, pool, reduce, sample
@@ -36,9 +37,10 @@ BY_RULE: dict[Callable, str] = {
         logsumexp""",
     along: "softmax log_softmax softmin cumsum cumprod cummax cummin logcumsumexp sort argsort",
     normalize: "normalize",
-    mix: """layer_norm group_norm rms_norm local_response_norm matmul rmatmul mm bmm mv dot inner outer addmm addbmm
-        baddbmm bilinear einsum tensordot kron cdist cross cosine_similarity scaled_dot_product_attention
-        multi_head_attention_forward""",
+    mix: """layer_norm group_norm rms_norm local_response_norm rmatmul mm mv dot inner outer addmm addbmm baddbmm
+        bilinear einsum tensordot kron cdist cross cosine_similarity multi_head_attention_forward""",
+    matmul: "matmul bmm",
+    attention: "scaled_dot_product_attention",
     move: """permute transpose squeeze unsqueeze expand expand_as movedim moveaxis swapaxes swapdims t get cat concat
         concatenate stack""",
     shape: """view view_as reshape reshape_as flatten unflatten ravel split split_with_sizes tensor_split unbind

@@ -4,6 +4,7 @@ from .alike import problem_of
 from .candidates import dense_of, timed, tried
 from .compress import compress_
 from .explain import explaining_groups, explaining_tile, zeros_of
+from .fusing import fuse_
 from .report import LayerReport, Report
 from .settings import BACKENDS, DENSE, Settings
 from .usable import PLAIN
@@ -20,6 +21,7 @@ __all__ = [
     "dense_of",
     "explaining_groups",
     "explaining_tile",
+    "fuse_",
     "problem_of",
     "timed",
     "tried",

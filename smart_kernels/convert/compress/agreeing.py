@@ -50,4 +50,5 @@ def _kept(model: nn.Module, states: tuple[Snapshot, Snapshot], row: LayerReport,
     plain.put_back(layers)
     switch_fast_paths_(model)
     note = f"{row.choice}: the whole model gives {difference}"
-    return replace(row, choice=PLAIN, options={}, ms=None, note="; ".join(filter(None, [row.note, note])))
+    alone = {"activation": None, "residual": False, "joined": ()}
+    return replace(row, choice=PLAIN, options={}, ms=None, **alone, note="; ".join(filter(None, [row.note, note])))

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.measure import Choice, Times, pair_ratio
+from smart_kernels.convert.measure import CLOSE, Choice, Times, pair_ratio
 from smart_kernels.formats import Zeros
 from smart_kernels.shapes import tiles
 
 DENSITY = 0.02  # densities that differ by less, as a fraction, are equal
 LENGTHS = 0.05  # so are lengths of rows, as fractions of a full row
-CLOSE = 0.1  # the fastest sparse candidate is this near to the dense one: too near to be decided for another layer
 QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

@@ -57,7 +57,9 @@ def compress_(
     Of layers that are alike, in sizes, input and zeros, one is measured, unless its choice was a close one.
     What is free all get: BatchNorms in evaluation mode are folded into the layer in front, convolutions put into
     channels_last. In the end the whole model is timed beside the dense ones and beside itself as it came, and is one of
-    those where that is faster: then nothing is folded and each tensor is where it was.
+    those where that is faster: then nothing is folded and each tensor is where it was. Beside them
+    stands the model whose sparse layers compute what follows them, activations and residuals, and together what reads
+    one tensor, Q, K and V, as far as a run shows it: such a layer returns a tensor that is computed when it is read.
     With ``backends=DENSE`` the same call builds the best dense model, the baseline to compare with.
 
     Needs memory for the candidates of one layer at a time, and until the end for the winners and for the old form of
@@ -93,7 +95,7 @@ def compress_(
         left = left_alone(model) | _prepare(model, example_input, expected)
         selected, absent = _select(model, example_input, settings, left)
         plain = Snapshot(model)
-        rows, before, after = settle_(model, original, selected, example_input, settings)
+        rows, before, after = settle_(model, original, selected, example_input, expected, settings)
         if expected.changed(model):
             rows, after = keep_what_agrees_(model, plain, rows, expected, settings)
     if expected.unknown:

@@ -23,6 +23,8 @@ class LayerReport:
         spread: of the pair ratios behind the choice, as a fraction.
         pairs: interleaved rounds.
         note: what else there is to know.
+        activation, residual: what follows the layer in the model and is computed in its launch, see ``Epilogue``.
+        joined: the layers that are computed in one launch, this one among them, in the order of their calls.
     """
 
     name: str
@@ -38,6 +40,16 @@ class LayerReport:
     pairs: int = 0
     shared: tuple[str, ...] = ()
     note: str = ""
+    activation: str | None = None
+    residual: bool = False
+    joined: tuple[str, ...] = ()
+
+    @property
+    def fusions(self) -> list[str]:
+        """Return a word for each thing besides the product that the layer's launch does."""
+        others = [name for name in self.joined if name != self.name]
+        ending = ["+residual"] * self.residual + [f"+{self.activation}"] * (self.activation is not None)
+        return ending + [f"with {', '.join(others)}"] * bool(others)
 
     @classmethod
     def from_dict(cls, data: dict) -> "LayerReport":
@@ -122,7 +134,7 @@ def _cells(row: LayerReport) -> tuple[str, ...]:
     N, taps, C = row.shape
     shape = f"{N}x{C}" if taps == 1 else f"{N}x{taps}x{C}"
     tile = "-" if row.tile is None else f"{row.tile[0]}x{row.tile[1]}"
-    variant = " ".join([row.choice, *map(str, row.options.values())])
+    variant = " ".join([row.choice, *map(str, row.options.values()), *row.fusions])
     note = " ".join(filter(None, [row.note, f"shared with {', '.join(row.shared)}" if row.shared else ""]))
     if row.ms is None:
         return row.name, shape, f"{row.kept:.1%}", tile, variant, "-", "-", "-", "-", note

@@ -59,10 +59,12 @@ def select(
     """
     layer = next(iter(layers.values()))
     name, *others = layers
-    density = (zeros.weight != 0).sum().item() / zeros.weight.numel()
+    density = (zeros.weight != 0).sum().item() / max(zeros.weight.numel(), 1)
     report = LayerReport(name, tuple(weight_shape(layer)), density, zeros.tile, shared=tuple(others))
     if x is None:
         return _alone(replace(report, note="not called: left as it is"))
+    if not zeros.weight.numel():
+        return _alone(replace(report, note="without weights: left as it is"))
     report = replace(report, note=_left_dense(layer, settings))
     subject = Subject(report, [*layers.values()], zeros, x, likeness(layer, zeros, x))
     memory = Memory() if memory is None else memory

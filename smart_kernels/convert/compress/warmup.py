@@ -1,6 +1,7 @@
 """``warmup``: everything that happens at a first call happens now."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,11 @@ def warmup(model: nn.Module, shapes: Iterable[int | tuple[int, ...]]) -> None:
 class Uncomputed(TorchDispatchMode):
     """While kernels are compiled instead of launched, what an operator has not computed is 0, not what memory held.
 
-    torch hands the mode on to the threads of a backward, whose launches are compiled, too.
+    torch hands the mode on to the threads of a backward, whose launches are compiled, too. Layers do under it what they
+    will do without it.
     """
+
+    unseen = True
 
     def __init__(self, compiler: Compiler):
         super().__init__()
@@ -70,23 +74,30 @@ def _run(model: nn.Module, shapes: list[int | tuple[int, ...]]) -> None:
         if isinstance(shape, int):
             _rows(model, shape)
         else:
-            _call(model, torch.ones(shape, device=device, dtype=dtype))
+            _call(model, model, torch.ones(shape, device=device, dtype=dtype))
 
 
 def _rows(model: nn.Module, M: int) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, SparseLinear | MaskedLinear):
             values = next(p for p in layer.parameters() if p.is_floating_point())
-            _call(layer, torch.ones(M, layer.in_features, device=values.device, dtype=values.dtype))
+            run = partial(_finished, layer) if getattr(layer, "epilogue", None) else layer
+            _call(run, layer, torch.ones(M, layer.in_features, device=values.device, dtype=values.dtype))
         elif isinstance(layer, Sparse | Masked):
             raise ValueError(f"warmup needs the shape of the model's input for the convolution {name}, got M = {M}")
 
 
-def _call(model: nn.Module, x: Tensor) -> None:
-    """Run the forward, and the backward of a model that is masked."""
+def _finished(layer: SparseLinear, x: Tensor) -> Tensor:
+    """Run a layer with what follows it in its model."""
+    other = x.new_ones(len(x), layer.out_features) if layer.epilogue.residual else None
+    return layer.finished(x, layer.epilogue.activation, other)
+
+
+def _call(run: Callable[[Tensor], object], model: nn.Module, x: Tensor) -> None:
+    """Run a forward, and the backward of a model that is masked."""
     learns = any(isinstance(module, Masked) for module in model.modules())
     with torch.set_grad_enabled(learns):
-        outputs = [y for y in tree_leaves(model(x)) if torch.is_tensor(y) and y.requires_grad]
+        outputs = [y for y in tree_leaves(run(x)) if torch.is_tensor(y) and y.requires_grad]
     if outputs:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         torch.autograd.grad(outputs, parameters, [torch.ones_like(y) for y in outputs], allow_unused=True)

@@ -1,5 +1,6 @@
 """``latency_table``: every problem of a model once, in each pattern and density, from the cache or measured now."""
 
+import copy
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from smart_kernels.convert.mask import masked_layers
 from smart_kernels.convert.modules import device_of, evaluating, lent
 from smart_kernels.patterns import NM, Block, Pattern, check_pattern
 
+from .anchor import PATIENCE, Measured, counted
 from .cache import Cache, conditions, default_folder
 from .measure import Entry, measure_dense, measure_sparse
 from .problems import Problem, patterns_of, problems_of
@@ -22,7 +24,6 @@ from .table import Curve, LatencyTable, LayerTimes
 DENSITIES = (0.2, 0.05, 0.5)  # in the order in which they are measured: time is nearly a line in between
 LOW = (16, 32, 64)  # sides of square blocks for a CPU
 HIGH = (32, 64, 128)  # for a GPU, where the height of a block decides: docs/choosing.md
-PATIENCE = 0.1  # seconds to go on comparing a dense layer whose times have not settled
 
 Job = tuple[Problem, Pattern, float]  # density
 
@@ -51,7 +52,8 @@ def latency_table(
     What is timed is what ``compress_`` tries, on the layer's own input, by its clock: each entry is the fastest sparse
     form beside the fastest dense one, in turns. Layers that pose the same problem (kind, sizes, geometry, input, dtype,
     device, threads) are timed once. Entries are kept on disk, by device and versions, for the next model and process.
-    The whole model is timed in its best dense form. It is left as it was.
+    The whole model is timed in its best dense form, and once with all layers pruned, which says what a millisecond of a
+    layer is in its model. It is left as it was.
 
     Args:
         model: on the device it will run on; plain, not masked.
@@ -75,11 +77,14 @@ def latency_table(
         prunable = patterns_of(model, patterns)
         if not prunable:
             raise ValueError(f"the model must have a layer to prune as {' or '.join(map(str, patterns))}, got none")
+        plain = copy.deepcopy(model)
         report = compress_(model, example_input, backends=DENSE, seconds=PATIENCE, cuda_graph=cuda_graph)
         problems = problems_of(model, example_input, prunable)
         counts = _measure(list(_jobs(problems, densities)), settings, store, seconds, progress)
-        dense = [_dense(problem, report, settings) for problem in problems]
-        return _table(list(zip(problems, dense, strict=True)), densities, store, report, counts)
+        measured = [_measured(problem, report, settings, densities, store) for problem in problems]
+        factor = counted(plain, example_input, measured, report.after.ms, cuda_graph)
+        missing = [_lacking(job) for job in _jobs(problems, densities) if store.get(_key(job)) is None]
+        return LatencyTable(_layers(measured, factor), report.after, report.device, factor, tuple(missing), *counts)
 
 
 def _check(model: nn.Module, patterns: Sequence[Pattern], densities: Sequence[float]) -> None:
@@ -131,35 +136,30 @@ def _measure(jobs: list[Job], settings: Settings, store: Cache, seconds: float, 
     return measured, len(wanted) - len(new)
 
 
-def _dense(problem: Problem, report: Report, settings: Settings) -> tuple[float, str]:
-    """Return ms and form of a dense call: as ``compress_`` has just timed it, or timed now where there was no choice.
+def _measured(
+    problem: Problem, report: Report, settings: Settings, densities: Sequence[float], store: Cache
+) -> Measured:
+    """Return a problem with its curves, and ms and form of a dense call: as ``compress_`` has just timed it, or timed
+    now where there was no choice.
 
     Never from the cache: what is added up beside the whole model has to be of the same moment.
     """
     names = {name for users in problem.users for name in users}
     row = next((row for row in report.rows if names & {row.name, *row.shared} and row.ms is not None), None)
-    return measure_dense(problem, settings) if row is None else (row.ms, row.choice)
+    ms, label = measure_dense(problem, settings) if row is None else (row.ms, row.choice)
+    curves = {str(p): curve for p in problem.patterns if (curve := _curve(problem, p, densities, store))}
+    return Measured(problem, ms, label, curves)
 
 
-def _table(
-    problems: list[tuple[Problem, tuple[float, str]]],
-    densities: Sequence[float],
-    store: Cache,
-    report: Report,
-    counts: tuple[int, int],
-) -> LatencyTable:
-    total = sum(problem.calls * ms for problem, (ms, _) in problems)
-    share = min(1.0, report.after.ms / total)  # on a busy machine layers alone may seem to take longer than the model
+def _layers(measured: list[Measured], factor: float) -> dict[str, LayerTimes]:
+    """Return the layers by name; each millisecond of theirs counts ``factor``."""
     layers: dict[str, LayerTimes] = {}
-    for problem, (ms, label) in problems:
-        curves = {str(p): curve for p in problem.patterns if (curve := _curve(problem, p, densities, store))}
-        macs = problem.macs()
+    for each in measured:
+        problem, macs = each.problem, each.problem.macs()
         for names, calls in problem.users.items():
             size = (problem.shape, problem.layer.weight.element_size(), calls, calls * macs)
-            layers[names[0]] = LayerTimes(names, *size, share * calls * ms, label, curves)
-    jobs = _jobs([problem for problem, _ in problems], densities)
-    missing = [_lacking(job) for job in jobs if store.get(_key(job)) is None]
-    return LatencyTable(layers, report.after, report.device, tuple(missing), *counts)
+            layers[names[0]] = LayerTimes(names, *size, factor * calls * each.ms, each.label, each.curves)
+    return layers
 
 
 def _lacking(job: Job) -> str:

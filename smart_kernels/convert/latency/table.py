@@ -68,7 +68,7 @@ class LayerTimes:
         itemsize: bytes of a weight.
         calls: of all of them in one forward.
         macs: multiply-accumulates of these calls, dense.
-        dense_ms: their time, each call in the fastest dense form; ``dense_label`` says which.
+        dense_ms: their part of the model's time, each call in the fastest dense form; ``dense_label`` says which.
         curves: by the text of the pattern; none of a pattern that ``mask_`` would not take the layer in.
     """
 
@@ -94,6 +94,7 @@ class LatencyTable:
         layers: by the first name.
         cost: of the best dense model: its MACs, parameters, bytes and measured time.
         device: they hold for.
+        factor: milliseconds of the model for each that a layer takes alone.
         missing: a line about each entry that there was no time for.
         measured, read: how many entries were measured now, and how many came from the cache.
     """
@@ -101,6 +102,7 @@ class LatencyTable:
     layers: dict[str, LayerTimes]
     cost: Cost
     device: str
+    factor: float = 1.0
     missing: tuple[str, ...] = ()
     measured: int = 0
     read: int = 0
@@ -115,7 +117,8 @@ class LatencyTable:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         count = f"{self.measured} entries measured, {self.read} from the cache"
-        head = f"{self.device}; the dense model takes {self.cost.ms:.3f} ms; {count}"
+        alone = f"a layer counts {self.factor:.2f} times what it takes alone"
+        head = f"{self.device}; the dense model takes {self.cost.ms:.3f} ms; {alone}; {count}"
         return "\n".join([head, *map(str.rstrip, rows), *self.missing])
 
 

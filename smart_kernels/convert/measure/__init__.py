@@ -3,12 +3,13 @@
 from smart_kernels.convert.modules import agrees
 
 from . import timing
-from .choice import Choice, Times, choose, pair_ratio, settle
+from .choice import CLOSE, Choice, Times, choose, pair_ratio, settle
 from .compare import Comparison, compare, time_models
 from .cost import Cost, cost
 from .timing import device_name
 
 __all__ = [
+    "CLOSE",
     "Choice",
     "Comparison",
     "Cost",

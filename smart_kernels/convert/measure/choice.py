@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 MARGIN = 0.02  # a smaller win may be none when it is measured again, in other memory
+CLOSE = 0.1  # what is nearer than this may be decided the other way next time, or for another layer
 TIE = 0.01  # what is closer than this is equal
 
 Times = dict[str, list[float]]  # candidate -> seconds per call of each round

@@ -13,6 +13,8 @@ from smart_kernels.convert.modules import call, device_of, evaluating
 
 from . import timing
 from .choice import Times, pair_ratio
+from .effort import FIXED, FULL, Effort
+from .race import STEADY
 
 logger = logging.getLogger("smart_kernels")
 
@@ -37,7 +39,7 @@ class Comparison:
     @property
     def steady(self) -> bool:
         """Return whether the ratios have settled."""
-        return self.spread <= timing.STEADY
+        return self.spread <= STEADY
 
     def to_dict(self) -> dict:
         """Return plain values, for JSON."""
@@ -58,22 +60,25 @@ def compare(
     Raises:
         ValueError: no parameters in ``dense``, or no ``example_input``.
     """
-    times = time_models({"dense": dense, "sparse": sparse}, example_input, seconds, cuda_graph)
+    models = {"dense": dense, "sparse": sparse}
+    times = time_models(models, example_input, seconds, cuda_graph, FIXED)
     ms = {name: 1e3 * median(rounds) for name, rounds in times.items()}
     return Comparison(ms["dense"], ms["sparse"], *pair_ratio(times["dense"], times["sparse"]), len(times["dense"]))
 
 
-def time_models(models: dict[str, nn.Module], example_input, seconds: float, cuda_graph: bool) -> Times:
-    """Time models on the same input; the arguments are those of ``compare``."""
+def time_models(
+    models: dict[str, nn.Module], example_input, seconds: float, cuda_graph: bool, effort: Effort = FULL
+) -> Times:
+    """Time models on the same input; the arguments are those of ``compare``, and how many rounds."""
     device = device_of(next(iter(models.values())))
     calls = {name: partial(call, model, example_input) for name, model in models.items()}
     with ExitStack() as stack:
         for context in (*map(evaluating, models.values()), torch.inference_mode()):
             stack.enter_context(context)
         try:
-            return timing.time_in_turns(calls, tuple(calls), device, seconds, cuda_graph)
+            return timing.time_in_turns(calls, tuple(calls), device, seconds, cuda_graph, None, effort)
         except RuntimeError as error:
             if not cuda_graph:
                 raise
             logger.warning("timed without a CUDA graph, which cannot hold one of the models: %s", error)
-            return timing.time_in_turns(calls, tuple(calls), device, seconds)
+            return timing.time_in_turns(calls, tuple(calls), device, seconds, False, None, effort)

@@ -49,7 +49,7 @@ def _macs(model: nn.Module, example_input) -> int:
     def count(module, args, y):
         stored = module.format.values if isinstance(module, Sparse) else module.weight
         outputs = module.format.shape[0] if isinstance(module, Sparse) else module.weight.shape[0]
-        counts.append(y.numel() // outputs * stored.numel())
+        counts.append(y.numel() // max(outputs, 1) * stored.numel())
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (*LAYERS, Sparse))]
     try:

@@ -10,10 +10,12 @@ from statistics import median
 
 import torch
 
-from .choice import Times, pair_ratio
+from . import race
+from .choice import Times
 from .effort import FULL, Effort
 
-STEADY = 0.05  # spread below which more rounds are not needed
+LOOK = 2  # rounds after which the clearly beaten leave
+STEP = 10  # rounds between two looks at who leads
 SAMPLE_S = 2e-4  # a call shorter than this is repeated within one sample
 SHORTEST_S = 1e-7  # what a clock says of less than it can see
 MOST_REPEATS = 1000  # calls in one graph
@@ -52,7 +54,8 @@ def time_in_turns(
 ) -> Times:
     """Time the candidates in turn.
 
-    All get a few rounds; the dense ones and the fastest sparse ones then get more of them, and still more, for up to
+    The sparse ones get a few rounds, out of which those that are clearly beaten leave earlier. The dense ones and the
+    fastest sparse ones then get some, more of them while it is not clear who is the fastest, and still more, for up to
     ``seconds``, while their ratios have not settled.
 
     Args:
@@ -69,16 +72,26 @@ def time_in_turns(
     """
     clock = clock or clock_of(device, cuda_graph)
     samples = {name: sampling(call, clock) for name, call in candidates.items()}
-    trial = _rounds(samples, effort.trial)
-    sparse = sorted((name for name in trial if name not in dense), key=lambda name: median(trial[name]))
-    sparse = sparse[: effort.finalists]
+    sparse = _fastest({name: sample for name, sample in samples.items() if name not in dense}, effort)
     final = {name: sample for name, sample in samples.items() if name in dense or name in sparse}
-    times = _rounds(final, effort.pairs)
+    times = _rounds(final, effort.clear)
+    while race.rounds(times) < effort.pairs and not race.decided(times, dense):
+        _extend(times, final, STEP)
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline and not _settled(times):
-        for name, more in _rounds(final, 10).items():
-            times[name] += more
+    while time.perf_counter() < deadline and not (race.settled(times) or race.decided(times, dense)):
+        _extend(times, final, STEP)
     return times
+
+
+def _fastest(samples: dict[str, Sample], effort: Effort) -> list[str]:
+    """Return the names of the finalists, after a look at all that leaves out who is beaten already."""
+    look = min(LOOK, effort.trial)
+    times = _rounds(samples, look)
+    near = race.in_reach(times, effort.finalists)
+    if len(near) > effort.finalists:
+        times = {name: times[name] for name in near}
+        _extend(times, samples, effort.trial - look)
+    return sorted(near, key=lambda name: median(times[name]))[: effort.finalists]
 
 
 def capture(run: Call) -> Call:
@@ -93,9 +106,10 @@ def capture(run: Call) -> Call:
     return graph.replay
 
 
-def _settled(times: Times) -> bool:
-    first, *others = times.values()
-    return all(pair_ratio(other, first)[1] <= STEADY for other in others)
+def _extend(times: Times, samples: dict[str, Sample], count: int) -> None:
+    """Append rounds of those that there are times of."""
+    for name, more in _rounds({name: samples[name] for name in times}, count).items():
+        times[name] += more
 
 
 def _rounds(samples: dict[str, Sample], count: int) -> Times:

@@ -7,8 +7,9 @@ from .fast_path import switch_fast_paths_
 from .fold import Folded, fold_batchnorm_, fold_proven_, refold_, unfoldable
 from .followers import following_batchnorms
 from .graph import call, device_of, evaluating, inputs_of, users_of_weights, watch_calls
+from .head import head_of
 from .outputs import tensors_in
-from .plain import BATCHNORMS, LAYERS, left_alone, plain_batchnorm, why_not_plain
+from .plain import BATCHNORMS, LAYERS, MASKABLE, left_alone, plain_batchnorm, why_not_plain
 from .pruned import bake_torch_masks_
 from .shards import check_model, check_whole
 from .swap import swap_
@@ -18,6 +19,7 @@ from .twin import twin
 __all__ = [
     "BATCHNORMS",
     "LAYERS",
+    "MASKABLE",
     "Folded",
     "Outputs",
     "Snapshot",
@@ -31,6 +33,7 @@ __all__ = [
     "fold_batchnorm_",
     "fold_proven_",
     "following_batchnorms",
+    "head_of",
     "inputs_of",
     "left_alone",
     "lent",

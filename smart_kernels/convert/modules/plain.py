@@ -1,28 +1,38 @@
 """Which layers are what their class says, and why the others are left alone."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from smart_kernels.nn import TRANSPOSED
+
 LAYERS = (nn.Linear, nn.Conv2d)
+MASKABLE = (*LAYERS, nn.Conv1d, nn.Conv3d, *TRANSPOSED)  # the others run dense, however many zeros they have
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TABLES = (nn.Embedding, nn.EmbeddingBag)  # weights that are looked up, not multiplied
 
 
-def why_not_plain(layer: nn.Module) -> str | None:
-    """Return why a layer cannot be changed, or None: it must compute what ``nn.Linear`` or ``nn.Conv2d`` does, from
-    Parameters of its own that nothing recomputes."""
+def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYERS) -> str | None:
+    """Return why a layer cannot be changed, or None: it must compute what one of these classes does, from Parameters of
+    its own that nothing recomputes."""
     if parametrize.is_parametrized(layer):
         kinds = [type(part).__name__ for parts in layer.parametrizations.values() for part in parts]
         return f"its {' and '.join(layer.parametrizations)} is parametrized ({', '.join(kinds)})"
-    if type(layer) not in LAYERS:
-        base = next((cls.__name__ for cls in LAYERS if isinstance(layer, cls)), None)
+    if type(layer) not in classes:
+        base = next((cls.__name__ for cls in classes if isinstance(layer, cls)), None)
         kind = type(layer).__name__
         return f"{kind} is a subclass of nn.{base}" if base else f"{kind} is neither nn.Linear nor nn.Conv2d"
     if "forward" in vars(layer):
         return "its forward has been replaced"
+    if isinstance(layer, TRANSPOSED) and layer.groups != 1:
+        return "it is a transposed convolution in groups"
     if computed := [name for name in ("weight", "bias") if name not in layer._parameters]:
         hooks = ", ".join(type(hook).__name__ for hook in layer._forward_pre_hooks.values()) or "somebody"
         return f"its {' and '.join(computed)} is computed by {hooks}"
+    if not layer.weight.is_floating_point():
+        return f"its weight is of {layer.weight.dtype}"
+    kind = type(layer._parameters["weight"])
+    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"its weight is {kind.__name__}, quantized or otherwise no plain tensor: compress_ first, quantize_ then"
     return None
 
 

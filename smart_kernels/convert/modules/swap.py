@@ -5,6 +5,7 @@ from torch import nn
 from .fast_path import switch_fast_paths_
 
 OWN = ("weight", "bias", "format", "live", "running_mean", "running_var", "num_batches_tracked")
+FUSED = ("epilogue", "joined")  # what a sparse layer does with others of its model
 BASE = frozenset(vars(nn.Module()))  # attributes that every module has, hooks and mode among them
 
 
@@ -23,6 +24,8 @@ def _become(module: nn.Module, other: nn.Module) -> None:
     for registered in (module._parameters, module._buffers, module._modules):
         for name in OWN:
             registered.pop(name, None)
+    for name in FUSED:
+        vars(module).pop(name, None)
     module._parameters.update(other._parameters)
     module._buffers.update(other._buffers)
     module._modules.update(other._modules)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -58,17 +58,18 @@ class Snapshot:
 
 @contextmanager
 def whole_or_not_at_all(model: nn.Module) -> Iterator[Snapshot]:
-    """Make ``model`` what it was, should an error leave the block.
+    """Make ``model`` what it was, should an error leave the block; in ``inference_mode``, what is made can be trained.
 
     Yields:
         the snapshot; tell its ``keep`` before writing into a tensor in place.
     """
-    before = Snapshot(model)
-    try:
-        yield before
-    except BaseException:
-        before.restore()
-        raise
+    with _able_to_learn():
+        before = Snapshot(model)
+        try:
+            yield before
+        except BaseException:
+            before.restore()
+            raise
 
 
 @contextmanager
@@ -79,6 +80,16 @@ def lent(model: nn.Module) -> Iterator[nn.Module]:
         yield model
     finally:
         before.restore()
+
+
+@contextmanager
+def _able_to_learn() -> Iterator[None]:
+    """Leave ``inference_mode``, whose tensors are lost for training, but not ``no_grad``."""
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        yield
 
 
 def _contents(module: nn.Module) -> list[tuple]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels.convert.channels import fit_
-from smart_kernels.convert.compress import PLAIN, LayerReport, Report, Settings, compress_
+from smart_kernels.convert.compress import PLAIN, LayerReport, Report, Settings, compress_, fuse_
 from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import device_of, refold_, swap_, whole_or_not_at_all
 from smart_kernels.formats import FORMATS, Zeros
@@ -40,10 +40,10 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
             ``example_input``. The model is as it was then, values included, as after any other error; its values wait
             on the CPU.
     """
-    config, tensors = read(Path(directory), most_text(len(model.state_dict())))
-    report = reported(config)
-    rechoose = _rechooses(model, report, example_input, rechoose)
     with whole_or_not_at_all(model) as before:
+        config, tensors = read(Path(directory), most_text(len(model.state_dict())))
+        report = reported(config)
+        rechoose = _rechooses(model, report, example_input, rechoose)
         before.keep(*model.parameters(), *model.buffers())
         _fill(model, config, tensors)
         if rechoose:
@@ -57,6 +57,7 @@ def load(model: nn.Module, directory: str | Path, example_input=None, rechoose: 
 def run_as_chosen_(model: nn.Module, report: Report) -> None:
     """Make the layers of a dense model with zeros what a report has chosen, as far as the device has it."""
     swap_(model, {old: new for row in report.rows for old, new in _as_chosen(model, row).items()})
+    fuse_(model, report.rows)
 
 
 def shape_(model: nn.Module, config: dict, keys: Iterable[str]) -> None:

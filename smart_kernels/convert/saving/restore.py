@@ -10,6 +10,7 @@ from smart_kernels.convert.modules import LAYERS, switch_fast_paths_
 from smart_kernels.formats import FORMATS, Format
 from smart_kernels.nn import Pieces, SplitAttention, split_, weight_shape
 from smart_kernels.patterns import parse
+from smart_kernels.reference.common import ACTIVATIONS
 
 from .schema import LAYER, REPORT
 
@@ -28,6 +29,8 @@ def reported(config: dict) -> Report:
         Settings(pattern and parse(pattern), settings.get("backends"), settings.get("policy", "speed"))
     except ValueError as error:
         raise ValueError(f"config.json must hold a report as save() writes it, got another: {error}") from error
+    if unknown := {row.activation for row in report.rows} - {None, *ACTIVATIONS}:
+        raise ValueError(f"activations must be out of {sorted(ACTIVATIONS)}, got {sorted(unknown)}")
     if unknown := {row.choice for row in report.rows} - FORMATS.keys():
         raise ValueError(f"layers must run as one of {list(FORMATS)}, got {sorted(unknown)}")
     return report

@@ -116,7 +116,11 @@ _ROW = Table(
         "pairs": count,
         "shared": sequence(text),
         "note": text,
-    }
+        "activation": optional(text),
+        "residual": truth,
+        "joined": sequence(text),
+    },
+    frozenset({"activation", "residual", "joined"}),
 )
 _COST = Table({"macs": count, "parameters": count, "nbytes": count, "ms": optional(number)})
 _SETTINGS = Table(

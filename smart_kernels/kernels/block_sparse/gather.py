@@ -5,30 +5,37 @@
 
 A step is BLOCK_K deep: GATHER pieces, each a stored tile or, PARTS_K of them to a tile, a piece of one. Tiles are read
 where they are stored, of any size (TILE_N, TILE_K). The indices of the next step are loaded one step ahead.
+
+W_LEFT: the sums are y.T = W x.T, so that one wgmma takes 64 rows of W and all 256 of x.
 """
 
 import triton
 import triton.language as tl
 
-from smart_kernels.kernels.common.blocks import block_limit, block_start
-from smart_kernels.kernels.common.epilogue import finish
-from smart_kernels.kernels.common.tuning import autotune
+from smart_kernels.kernels.common.blocks import add_product, block_limit, block_start
+from smart_kernels.kernels.common.epilogue import along_m, along_n, finish
+from smart_kernels.kernels.common.tuning import autotune, sums_beside, w_left
 
 from .steps import columns_of, in_step, listed, rows_of_tile
 
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16}, num_warps=4, num_stages=2),
-    triton.Config({"BLOCK_M": 64}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 128}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 256}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "W_LEFT": False}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 64, "W_LEFT": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "W_LEFT": False}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_M": 128, "W_LEFT": False}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 256, "W_LEFT": False}, num_warps=8, num_stages=2),
+    triton.Config({"BLOCK_M": 256, "W_LEFT": True}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 256, "W_LEFT": True}, num_warps=4, num_stages=4),
 ]
-KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K", "WHOLE", "PRECISION"]
+KEY = ["M_CLASS", "N", "K", "TILE_N", "TILE_K", "GATHER", "STRIDE_WK", "EVEN_K", "WHOLE", "PRECISION", "ACTIVATION"]
 
 
 def worth_trying(configs, args, **kwargs):
-    """Keep the configurations whose blocks are no taller than M."""
-    return [config for config in configs if config.kwargs["BLOCK_M"] <= args["M_CLASS"]]
+    """Keep what is no taller than M and has room for its sums, and of configurations with W on the left what suits."""
+    most = 32 * sums_beside(args, kwargs)
+    sums = [(config, config.kwargs["BLOCK_M"] * kwargs["BLOCK_N"]) for config in configs]
+    fit = [c for c, size in sums if c.kwargs["BLOCK_M"] <= args["M_CLASS"] and size <= most * c.num_warps]
+    return w_left(fit, args, kwargs)
 
 
 @autotune(CONFIGS, KEY, worth_trying)
@@ -47,7 +54,7 @@ def block_gather_kernel(
     TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
     GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, W_LEFT: tl.constexpr,
 ):
     # eight blocks of M side by side share the blocks of W in L2
     pid = tl.program_id(0)
@@ -62,7 +69,8 @@ def block_gather_kernel(
     x_p = x_ptr + rows[:, None] * stride_xm
     w_p = w_ptr + rows_of_tile(pid_n, TILE_N, PARTS_N, BLOCK_N)[None, :] * STRIDE_WN
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    M_AXIS: tl.constexpr = 1 if W_LEFT else 0  # of the sums
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if W_LEFT else (BLOCK_M, BLOCK_N), tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
         entry = start + offs_k // PIECE
         col, slot = listed(entry, end, cols_ptr, slots_ptr, PARTS_K)
@@ -79,14 +87,14 @@ def block_gather_kernel(
                 in_k = in_step(entry, end, k0, k, col, K, TILE_K, EVEN_K, WHOLE)
                 x = tl.load(x_kp, mask=in_k[None, :], other=0.0)
                 w = tl.load(w_kp, mask=in_k[:, None], other=0.0)
-            acc = tl.dot(x, w, acc, input_precision=PRECISION)
+            acc = add_product(acc, x, w, W_LEFT, PRECISION)
             col = next_col
             slot = next_slot
             entry = entry + GATHER
 
     offs_n += block_start(pid_n, TILE_N, PARTS_N, BLOCK_N)
     in_n = offs_n < block_limit(pid_n, N, TILE_N, PARTS_N)
-    in_y = (offs_m < M)[:, None] & in_n[None, :]
+    in_y = along_m(offs_m < M, M_AXIS) & along_n(in_n, M_AXIS)
     finish(
         acc, bias_ptr, residual_ptr, y_ptr, offs_m.to(tl.int64), offs_n, in_n, in_y, stride_rm, stride_rn, stride_ym,
-        ACTIVATION, 0)
+        ACTIVATION, M_AXIS)

@@ -24,13 +24,14 @@ DEEP = ({"BLOCK_M": 64, "num_warps": 4}, {"BLOCK_M": 64, "num_warps": 8}, {"BLOC
 # kernels of sparse tensor cores have so few that fit a problem that they say so themselves
 WON = {
     "block_matmul_kernel": (
+        {"W_LEFT": True},
         {"BLOCK_M": 128, "TMA": True, "num_warps": 4},
         {"BLOCK_M": 128, "TMA": False, "num_warps": 4},
         {"BLOCK_M": 128, "TMA": False, "num_warps": 8},
         {"BLOCK_M": 64},
         {"BLOCK_M": 32},
     ),
-    "block_grad_kernel": ({"BLOCK_M": 64}, {"BLOCK_M": 32}),
+    "block_grad_kernel": ({"WIDTH": 256}, {"BLOCK_M": 64}, {"BLOCK_M": 32}),
     "weight_grad_kernel": DEEP,
     "conv_grad_kernel": DEEP,
     "conv_matmul_kernel": ({"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 64}, {"BLOCK_M": 128, "num_stages": 2}),
@@ -106,6 +107,26 @@ def fitting(configs, args, kwargs, *, grad: bool = False, sums: int = 128):
     return found or configs[:1]
 
 
+def w_left(configs, args, kwargs):
+    """Of those that have W on the left keep the first that suits; of the others, all.
+
+    It suits Hopper, where one wgmma takes 64 rows of W and 256 of x: tall blocks, 64 rows for each four warps, and
+    many rows of x. Beside 128 sums and the addresses of copies a thread has no registers for an exponential.
+    """
+    size = args["x_ptr"].element_size()
+    exact = size == 4 and kwargs["PRECISION"] == "ieee"
+    plain = kwargs["ACTIVATION"] in (None, "relu", "relu6")
+    left = [c for c in configs if c.kwargs["W_LEFT"]]
+    fit = [c for c in left if 16 * c.num_warps == kwargs["BLOCK_N"] and (plain or c.kwargs.get("TMA"))]
+    suits = fit if hopper() and not exact and size > 1 and args["M_CLASS"] > 256 else []
+    return [c for c in configs if c not in left or c in suits[:1]]
+
+
+def sums_beside(args, kwargs) -> int:
+    """Return how many sums a thread may hold: half where a residual or the erf of GELU needs registers."""
+    return 64 if args["residual_ptr"] is not None or kwargs["ACTIVATION"] == "gelu" else 128
+
+
 def worth_trying_grad(configs, args, **kwargs):
     """Return ``fitting`` for a gradient of blocks, where BLOCK_M is the depth of a step."""
     return fitting(configs, args, kwargs, grad=True)
@@ -134,6 +155,14 @@ def wgmma() -> bool:
     """Return whether tensor cores read operands from shared memory, which keeps a stage one step longer."""
     target = driver.active.get_current_target()
     return target.backend == "cuda" and 90 <= target.arch < 120
+
+
+def hopper() -> bool:
+    """Return whether the current device is one; the interpreter is none."""
+    if triton.knobs.runtime.interpret:
+        return False
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch == 90
 
 
 def shared_memory() -> int:

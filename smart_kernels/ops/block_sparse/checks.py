@@ -45,8 +45,7 @@ def _check_shapes(x: Tensor, w: StoredBlocks, bias: Tensor | None, out_features:
     tensors = [t for t in (x, w.values, bias, w.crow_indices, w.col_indices) if t is not None]
     if any(t.device != x.device for t in tensors):
         raise ValueError(f"all tensors must be on the device of x, got {[str(t.device) for t in tensors]}")
-    in_blocks = -(-x.shape[-1] // w.values.shape[2])
-    w.check_index(len(w.crow_indices) - 1 + 2 * (in_blocks + len(w.values)), "block_index")
+    w.check_index(w.index_size(x.shape[-1]), "block_index")
 
 
 def _check_dtypes(*tensors: Tensor | None) -> None:

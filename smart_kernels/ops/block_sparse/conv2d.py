@@ -2,13 +2,14 @@
 
 from torch import Tensor
 
-from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.conv_inputs import nhwc, pixels
 from smart_kernels.ops.common.inputs import autocast_all, autocasts, needs_gradient, no_autocast
 from smart_kernels.reference.common.epilogue import finish
 from smart_kernels.shapes import Conv, pair
 
 from .conv_checks import check_conv
 from .conv_operators import block_conv
+from .linear import block_sparse_linear
 
 Size = int | tuple[int, int]
 
@@ -32,8 +33,9 @@ def block_sparse_conv2d(
     """Return ``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) in block compressed sparse rows.
 
     Block column ``tap * ceil(C / tile_c) + i`` is channel block ``i`` of kernel position ``tap = row * kw + column``.
-    Costs follow the number of stored blocks. Differentiable in ``x``, ``values``, ``bias`` and ``residual``; activation
-    and residual are fused where no gradient is needed. The indices are trusted: see ``check_indices``.
+    Costs follow the number of stored blocks. A pointwise convolution is ``block_sparse_linear`` of its pixels, in
+    channels_last and without a stride a view. Differentiable in ``x``, ``values``, ``bias`` and ``residual``;
+    activation and residual are fused where no gradient is needed. The indices are trusted: see ``check_indices``.
 
     Args:
         x: (B, C, H, W), fastest in channels_last; fp32, fp16, bf16 or fp64. Under autocast all are cast.
@@ -59,6 +61,10 @@ def block_sparse_conv2d(
     tensors = x, values, crow_indices, col_indices, bias, residual, index
     check_conv(tensors, (activation, out_channels, conv, False))
     with no_autocast(x):
+        if conv.pointwise:
+            rest = None if residual is None else residual.movedim(1, 3)
+            ending = {"out_features": out_channels, "activation": activation, "residual": rest, "index": index}
+            return block_sparse_linear(pixels(x, conv.stride), *tensors[1:5], **ending).movedim(3, 1)
         args = nhwc(x), values, crow_indices, col_indices, bias
         return _conv2d(args, residual, conv, (out_channels, activation), index)
 
@@ -70,7 +76,7 @@ def _conv2d(
     x, values, _, _, bias = args
     if needs_gradient(x, values, bias, residual):
         out_channels, activation = ending
-        y = block_conv(*args, None, conv.numbers, out_channels, None, index)
-        return finish(y.movedim(3, 1), None, residual, activation)
+        y = block_conv(*args, None, conv.numbers, out_channels, None, index).movedim(3, 1)
+        return y if residual is None and activation is None else finish(y, None, residual, activation)
     rest = None if residual is None else nhwc(residual)
     return block_conv(*args, rest, conv.numbers, *ending, index).movedim(3, 1)

@@ -40,7 +40,8 @@ def check_conv(
     _check_epilogue(bias, residual, (x.shape[0], out_channels, *size))
     _check_alike((x, values, bias, residual), (crow_indices, col_indices))
     if index is not None:
-        w.check_index(sum(ConvBlocks.of(len(values), values.shape[1:], channels, conv).sizes), "conv_index")
+        listed = ConvBlocks.of(len(values), values.shape[1:], channels, conv).sizes
+        w.check_index(w.index_size(channels[1]) if conv.pointwise else sum(listed), "conv_index")
 
 
 def _check_epilogue(bias: Tensor | None, residual: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -3,11 +3,12 @@
 from torch import Tensor
 
 from smart_kernels.ops.common.conv_inputs import nhwc
-from smart_kernels.ops.common.inputs import autocast_all, autocasts, no_autocast
+from smart_kernels.ops.common.inputs import autocast_all, autocasts, flat, no_autocast
 from smart_kernels.shapes import Conv, pair
 
 from .conv_checks import check_conv
 from .conv_operators import block_conv_dx
+from .linear import block_sparse_linear_dx
 
 
 def block_sparse_conv_transpose2d(
@@ -51,6 +52,20 @@ def block_sparse_conv_transpose2d(
     if not all(0 <= e < s for e, s in zip(extra, conv.stride, strict=True)):
         raise ValueError(f"output_padding must be at least 0 and below stride {conv.stride}, got {extra}")
     size = conv.input_size(*x.shape[2:])
+    size = size[0] + extra[0], size[1] + extra[1]
     with no_autocast(x):
-        args = nhwc(x), values, crow_indices, col_indices, bias, conv.numbers, size[0] + extra[0], size[1] + extra[1]
+        if conv.pointwise:
+            return _pointwise(nhwc(x), (values, crow_indices, col_indices, out_channels, index), bias, conv, size)
+        args = nhwc(x), values, crow_indices, col_indices, bias, conv.numbers, *size
         return block_conv_dx(*args, out_channels, index).movedim(3, 1)
+
+
+def _pointwise(x: Tensor, weight: tuple, bias: Tensor | None, conv: Conv, size: tuple[int, int]) -> Tensor:
+    """Multiply (B, H, W, C) by W; between the pixels of y that a stride leaves out there is the bias alone."""
+    y = block_sparse_linear_dx(flat(x), *weight).view(*x.shape[:3], -1)
+    if tuple(y.shape[1:3]) != size:
+        spread = y.new_zeros(len(y), *size, y.shape[3])
+        (height, width), (sh, sw) = y.shape[1:3], conv.stride
+        spread[:, : height * sh : sh, : width * sw : sw] = y
+        y = spread
+    return (y if bias is None else y + bias).movedim(3, 1)

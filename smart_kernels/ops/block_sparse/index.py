@@ -74,7 +74,10 @@ def conv_index(
         kernel_size, stride, padding, dilation: as there.
 
     Returns:
-        (L,) int32: block rows with their start, end and columns, for the convolution and for the gradient of ``x``.
+        (L,) int32: block rows with their start, end and columns, for the convolution and for the gradient of ``x``. Of
+        a pointwise convolution what ``block_index`` makes: it runs as a linear layer.
     """
     conv = Conv(*map(pair, (kernel_size, stride, padding, dilation)))
+    if conv.pointwise:
+        return block_index(crow_indices, col_indices, -(-channels[1] // tile[1]))
     return ConvBlocks.of(len(col_indices), tile, channels, conv).pack(crow_indices, col_indices)

@@ -52,7 +52,7 @@ def plan_transposed_rows(n: Axis, k: Axis) -> Callable[..., tuple[Tensor, ...]]:
 
 def transpose(crow_indices: Tensor, col_indices: Tensor, cols: int) -> BlockRows:
     """List the stored blocks by columns."""
-    return BlockRows.transposed(block_rows(crow_indices, len(col_indices)), col_indices, cols)
+    return BlockRows.transposed(block_rows(crow_indices, col_indices.shape[0]), col_indices, cols)
 
 
 def plan_columns(crow_indices: Tensor, col_indices: Tensor, cols: int, index: Tensor | Nothing) -> Callable:
@@ -103,7 +103,7 @@ def spread(edges: Tensor, nnz: int, n: Axis, k: Axis) -> Tensor:
 
 def places(crow_indices: Tensor, col_indices: Tensor, n: Axis, k: Axis) -> BlockPlaces:
     """Return where each kernel block is."""
-    rows = block_rows(crow_indices, len(col_indices))
+    rows = block_rows(crow_indices, col_indices.shape[0])
     if n.parts * k.parts > 1:
         rows = rows * n.parts + torch.arange(n.parts, device=rows.device, dtype=torch.int32).unsqueeze(1)
         rows = rows.repeat_interleave(k.parts, dim=1).flatten()

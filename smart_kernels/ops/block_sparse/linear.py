@@ -116,7 +116,7 @@ def _block_sparse_linear(
 
 
 @define("block_sparse_linear_dx", reference=reference.block_sparse_linear_dx, fake=_fake_dx, visible=always)
-def _block_sparse_linear_dx(
+def block_sparse_linear_dx(
     dy: Tensor,
     values: Tensor,
     crow_indices: Tensor,
@@ -141,7 +141,7 @@ def _block_sparse_linear_dvalues(
 ) -> Tensor:
     if x.dtype == torch.float64:
         return reference.block_sparse_linear_dvalues(dy, x, crow_indices, col_indices, bn, bk)
-    return product_dvalues((dy, x, crow_indices, col_indices), (bn, bk, precision()))
+    return product_dvalues((dy, x, crow_indices, col_indices), (bn, bk, aligned(dy, x), precision()))
 
 
 def _setup_context(ctx, inputs, output):
@@ -153,9 +153,22 @@ def _backward(ctx, dy):
     needs = ctx.needs_input_grad
     dbias = dy.sum(0, dtype=x.dtype) if needs[4] else None
     dy = dy.to(x.dtype)
-    dx = _block_sparse_linear_dx(dy, values, *indices, x.shape[1], index) if needs[0] else None
+    dx = block_sparse_linear_dx(dy, values, *indices, x.shape[1], index) if needs[0] else None
     dvalues = _block_sparse_linear_dvalues(dy, x, *indices, *values.shape[1:]) if needs[1] else None
     return dx, dvalues, None, None, dbias, *[None] * 6
 
 
+def _setup_dx_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:4], inputs[5])
+
+
+def _backward_dx(ctx, g):
+    dy, values, *indices, index = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    ddy = _block_sparse_linear(g, values, *indices, None, dy.shape[1], index) if needs[0] else None
+    dvalues = _block_sparse_linear_dvalues(dy, g, *indices, *values.shape[1:]) if needs[1] else None
+    return ddy, dvalues, *[None] * 4
+
+
 differentiable(_block_sparse_linear, _backward, _setup_context)
+differentiable(block_sparse_linear_dx, _backward_dx, _setup_dx_context)

@@ -95,14 +95,14 @@ def product_dx(
 
 
 @Planned
-def product_dvalues(dy, x, crow_indices, col_indices, bn: int, bk: int, precision: str) -> Callable:
-    """Plan the (nnz, bn, bk) gradients of the stored blocks."""
+def product_dvalues(dy, x, crow_indices, col_indices, bn: int, bk: int, aligned: bool, precision: str) -> Callable:
+    """Plan the (nnz, bn, bk) gradients of the stored blocks; ``aligned`` if dy and x are."""
     n, k = kernel_blocks.axes((bn, bk), (dy.shape[1], x.shape[1]))
-    grad = plan_grad(dy, x, n.parts * len(col_indices) * k.parts, n, k, x.dtype, precision)
+    grad = plan_grad(dy, x, n.parts * len(col_indices) * k.parts, n, k, x.dtype, aligned, precision)
     join = kernel_blocks.plan_join(n, k)
 
     def run(dy, x, crow, col):
-        places = kernel_rows.places(crow, col, n, k)
-        return join(grad(dy, x, places.rows, places.cols))
+        listed = kernel_rows.rows(crow, col, None, n, k)
+        return join(grad(dy, x, listed.start, listed.end, listed.cols))
 
     return run

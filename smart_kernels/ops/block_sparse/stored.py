@@ -39,6 +39,10 @@ class StoredBlocks:
                     f"got {tuple(indices.shape)} {indices.dtype}"
                 )
 
+    def index_size(self, columns: int) -> int:
+        """Return the size of what ``block_index`` makes of these indices, for so many columns of the weight."""
+        return len(self.crow_indices) - 1 + 2 * (-(-columns // self.values.shape[2]) + len(self.values))
+
     def check_index(self, size: int, maker: str) -> None:
         """Raise ``ValueError`` unless ``index`` has the size that ``maker`` gives it."""
         index = self.index

@@ -1,6 +1,7 @@
 """Everything that families share; its face is for the floors above, the families import its modules."""
 
 from .capture import capturing
+from .conv_inputs import pixels
 from .exact import right, verified
 from .fastest import only_way
 from .inputs import autocast, autocast_dtype, flat
@@ -23,6 +24,7 @@ __all__ = [
     "flat",
     "forget",
     "only_way",
+    "pixels",
     "quantize_fp8",
     "quantize_int8",
     "right",

@@ -9,7 +9,9 @@ from torch import Tensor
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_grad_kernel, block_matmul_kernel
+from smart_kernels.kernels.common.block_grad import block_grad_kernel
+from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
+from smart_kernels.kernels.common.tuning import hopper
 
 from . import exact
 from .arguments import m_class, processors, strides
@@ -54,15 +56,14 @@ def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual
 
 def _plan_ways(tensors: tuple, product: Product) -> Callable[..., None]:
     """Return the launch of the product, or the choice between two, given the tensors and y."""
-    x, values, *_ = tensors
-    tma = product.aligned and fits_tma(x, values, product.k)
-    launch = _matmul_launch(tensors, product, tma)
+    rows = tma_rows(tensors, product)
+    launch = _matmul_launch(tensors, product, rows)
 
     def plain(x, values, *others):
         launch(x, values, *others, x, values)
 
-    plain = plain if tma else launch
-    persistent = _plan_persistent(tensors, product) if has_tma() else None
+    plain = plain if rows else launch
+    persistent = _plan_persistent(tensors, product) if hopper() else None
     if persistent is None:
         return plain
     return Fastest({"plain": plain, "persistent": persistent}, sources() + key_of(tensors, product))
@@ -79,11 +80,11 @@ def _plan_persistent(tensors: tuple, product: Product) -> Callable[..., None] | 
     return launched(tensors, product, form, processors(device))
 
 
-def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
+def _matmul_launch(tensors: tuple, product: Product, rows: int) -> Launch:
     x, values, *_, scale, _, residual = tensors
     n, k = product.n, product.k
-    of_x = Descriptor(lambda x: TensorDescriptor.from_tensor(x, [TMA_ROWS, k.block])) if tma else None
-    of_w = Descriptor(lambda w: TensorDescriptor.from_tensor(w.flatten(0, 1), [n.block, k.block])) if tma else None
+    of_x = Descriptor(lambda x: TensorDescriptor.from_tensor(x, [rows, k.block])) if rows else None
+    of_w = Descriptor(lambda w: TensorDescriptor.from_tensor(w.flatten(0, 1), [n.block, k.block])) if rows else None
     M, blocks = x.shape[0], n.blocks
     return Launch(
         block_matmul_kernel, lambda meta: (triton.cdiv(M, meta["BLOCK_M"]) * blocks,),
@@ -92,26 +93,31 @@ def _matmul_launch(tensors: tuple, product: Product, tma: bool) -> Launch:
         M, n.size, k.size,
         *x.stride(), 0 if scale is NOTHING else scale.stride(0), *strides(residual), n.size,
         m_class(M), blocks,
-        **block_strides(values), **constants(n, k), EVEN_K=k.even, TMA_FITS=tma,
+        **block_strides(values), **constants(n, k), EVEN_K=k.even, TMA_ROWS=rows,
         ACTIVATION=product.activation, PRECISION=product.precision,
     )  # fmt: skip
 
 
-def fits_tma(x: Tensor, values: Tensor, k: Axis) -> bool:
-    """Return whether the tensor memory accelerator copies blocks of aligned ``x`` and of the values.
+def tma_rows(tensors: tuple, product: Product) -> int:
+    """Return the rows of x that one copy by descriptor takes, 0 for none.
 
-    A copy needs rows of 16-byte multiples, and cannot mask what a ragged block leaves out.
+    They are made before the configuration is chosen: 256 where W on the left suits, see ``kernels.common.tuning``.
     """
-    fits = has_tma() and values.is_contiguous() and k.even and x.element_size() == 2 and x.numel() and values.numel()
+    x, values, *_, residual = tensors
+    if not (product.aligned and fits_tma(x, values, product.k)):
+        return 0
+    roomy = residual is NOTHING and product.activation != "gelu"
+    return 256 if roomy and product.n.block == 128 and m_class(x.shape[0]) > 256 else 128
+
+
+def fits_tma(x: Tensor, values: Tensor, k: Axis) -> bool:
+    """Return whether the tensor memory accelerator of a Hopper copies blocks of aligned ``x`` and of the values.
+
+    Others turn such a copy into narrow loads, or have other rules. A copy needs rows of 16-byte multiples, and cannot
+    mask what a ragged block leaves out.
+    """
+    fits = hopper() and values.is_contiguous() and k.even and x.element_size() == 2 and x.numel() and values.numel()
     return bool(fits) and x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.stride(0) >= x.shape[1]
-
-
-def has_tma() -> bool:
-    """Return whether the current device is a Hopper. Others turn such a copy into narrow loads, or have other rules."""
-    if triton.knobs.runtime.interpret:
-        return False
-    target = driver.active.get_current_target()
-    return target.backend == "cuda" and target.arch == 90
 
 
 def needs_fp8() -> None:
@@ -124,7 +130,7 @@ def needs_fp8() -> None:
         raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
-def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision: str) -> Callable:
+def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, aligned: bool, precision: str) -> Callable:
     """Plan ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
 
     Args:
@@ -132,23 +138,31 @@ def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, precision
         count: L, the number of blocks.
         n, k: the axes of the weight (N, K).
         dtype: of the result.
+        aligned: whether dy and x lie at multiples of 16 bytes.
         precision: of ``tl.dot`` in fp32.
 
     Returns:
-        A function that takes dy, x and the (L,) int32 block row and column of each block, and returns their
-        (L, n.block, k.block) gradients, zero beyond the width of a block.
+        A function that takes dy, x and start, end and cols as in ``BlockRows``, and returns the (L, n.block, k.block)
+        gradients of the blocks, zero beyond the width of a block.
     """
     M = x.shape[0]
     new = torch.empty if M else torch.zeros
     grad = functools.partial(new, (count, n.block, k.block), dtype=dtype, device=x.device)
     if not M * count:
         return lambda *tensors: grad()
+    longest = min(count, k.blocks)
+    steps = (dy.stride(0), x.stride(0), n.stride, k.stride)
+    whole = aligned and dy.stride(1) == x.stride(1) == 1 and all(step % 16 == 0 for step in steps)
+
+    def programs(meta):
+        return (n.blocks * triton.cdiv(longest, max(1, meta["WIDTH"] // k.block)),)
+
     launch = Launch(
-        block_grad_kernel, (count,), TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
+        block_grad_kernel, programs, TENSOR, TENSOR, TENSOR, TENSOR, TENSOR, TENSOR,
         M, n.size, k.size,
         *dy.stride(), *x.stride(),
-        m_class(M),
-        **constants(n, k), EVEN=n.even and k.even, PRECISION=precision,
+        m_class(M), longest,
+        **constants(n, k), EVEN_N=n.even, EVEN_K=k.even, WHOLE_COPIES=whole, PRECISION=precision,
     )  # fmt: skip
 
     def run(*tensors):

@@ -10,6 +10,12 @@ def nhwc(x: Tensor) -> Tensor:
     return x.movedim(1, 3).contiguous()
 
 
+def pixels(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Turn (..., C, H, W) into (..., H', W', C), what a pointwise convolution reads: a view, without a copy."""
+    height, width = stride
+    return (x if stride == (1, 1) else x[..., ::height, ::width]).movedim(-3, -1)
+
+
 def check_geometry(conv: Conv) -> None:
     """Raise ``ValueError`` unless there is such a convolution."""
     if any(len(p) != 2 for p in conv) or min(*conv.kernel, *conv.stride, *conv.dilation) < 1 or min(conv.padding) < 0:

@@ -20,9 +20,9 @@ from .walk import Pair, Walk
 def transposed(places: BlockPlaces, conv: Conv) -> BlockRows:
     """List the rows (phase, channel block) of the transposed convolution; a block in row -1 is none."""
     blocks_k = places.k.blocks
-    tap = places.cols // blocks_k
+    tap = torch.floor_divide(places.cols, blocks_k)  # four Python calls less than //
     (_, kw), (sh, sw), (ph, pw), (dh, dw) = conv
-    phase = (tap // kw * dh - ph) % sh * sw + (tap % kw * dw - pw) % sw
+    phase = (torch.floor_divide(tap, kw) * dh - ph) % sh * sw + (tap % kw * dw - pw) % sw
     count = sh * sw * blocks_k
     rows = torch.where(places.rows < 0, count, phase * blocks_k + places.cols % blocks_k)
     return BlockRows.transposed(tap * places.n.blocks + places.rows, rows, count)

@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smart_kernels.ops.common.axis import SMALL_TILES
-from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.conv_inputs import nhwc, pixels
 from smart_kernels.ops.common.inputs import autocast, no_autocast
 from smart_kernels.shapes import Conv, pair
 
 from .checks import check_conv
 from .conv_operators import masked_conv
+from .linear import masked_linear
 from .live_blocks import TileMask
 
 Size = int | tuple[int, int]
@@ -31,7 +32,8 @@ def masked_conv2d(
     """Return ``conv2d(x, weight * expand(mask)) + bias``, skipping dead tiles, those with mask <= eps.
 
     Column ``tap * ceil(C / tile_c) + i`` of the mask is tile ``i`` of kernel position ``tap = row * kw + column``. A
-    dead tile is neither loaded nor multiplied, forward or backward, and its dweight and dmask are exactly 0.
+    dead tile is neither loaded nor multiplied, forward or backward, and its dweight and dmask are exactly 0. A
+    pointwise convolution is ``masked_linear`` of its pixels, in channels_last and without a stride a view.
     Differentiable in ``x``, ``weight``, ``mask`` and ``bias``; deterministic. For a soft mask pass that of
     ``soft_topk``, whose gradient goes on to scores and threshold.
 
@@ -55,6 +57,9 @@ def masked_conv2d(
     check_conv((x, weight, mask, bias), (tuple(tile), eps, conv))
     x = autocast(x)
     with no_autocast(x):
+        if conv.pointwise:
+            settings = {"tile": tuple(tile), "eps": eps, "dead_grad": dead_grad}
+            return masked_linear(pixels(x, conv.stride), weight.flatten(1), mask, bias, **settings).movedim(3, 1)
         matrix, mask, tile_k = _aligned(weight, mask, tile)
         y = masked_conv(nhwc(x), matrix, mask, bias, conv.numbers, tile[0], tile_k, eps, dead_grad)
     return y.movedim(3, 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from smart_kernels.ops.common.arguments import precision
-from smart_kernels.ops.common.conv_inputs import nhwc
+from smart_kernels.ops.common.conv_inputs import nhwc, pixels
 from smart_kernels.ops.common.inputs import autocast_all, autocasts, contiguous, needs_gradient, no_autocast
 from smart_kernels.ops.common.launch import all_given
 from smart_kernels.ops.common.library import always, define, differentiable
@@ -14,6 +14,7 @@ from smart_kernels.shapes import Conv, pair
 
 from .checks import check_conv
 from .conv_matmul import spread_conv
+from .linear import semi_structured_linear
 
 Size = int | tuple[int, int]
 
@@ -35,9 +36,10 @@ def semi_structured_conv2d(
 ) -> Tensor:
     """Return ``activation(conv2d(x, W) + bias + residual)``, W (N, taps * C) with n of every m channels of a tap.
 
-    Saves memory, not arithmetic. Differentiable in ``x``, ``values``, ``bias`` and ``residual``. The gradients of ``x``
-    and ``values`` are those of torch's dense convolution, in its time and, on a GPU, with its TF32; activation and
-    residual are fused where no gradient is needed. The indices are trusted, as by ``semi_structured_linear``.
+    Saves memory, not arithmetic. A pointwise convolution is ``semi_structured_linear`` of its pixels. Differentiable in
+    ``x``, ``values``, ``bias`` and ``residual``. The gradients of ``x`` and ``values`` of others are those of torch's
+    dense convolution, in its time and, on a GPU, with its TF32; activation and residual are fused where no gradient is
+    needed. The indices are trusted, as by ``semi_structured_linear``.
 
     Args:
         x: (B, C, H, W), fastest in channels_last; fp32, fp16, bf16 or fp64. Under autocast all are cast.
@@ -61,6 +63,11 @@ def semi_structured_conv2d(
     if autocasts(x):
         x, values, bias, residual = autocast_all(x, values, bias, residual)
     check_conv((x, values, indices, bias, residual), (n, m, activation, conv))
+    if conv.pointwise:
+        rest = None if residual is None else residual.movedim(1, 3)
+        with no_autocast(x):
+            options = {"n": n, "m": m, "activation": activation, "residual": rest}
+            return semi_structured_linear(pixels(x, conv.stride), values, indices, bias, **options).movedim(3, 1)
     learns = needs_gradient(x, values, bias, residual)
     after = (None, None) if learns else (None if residual is None else nhwc(residual), activation)
     with no_autocast(x):

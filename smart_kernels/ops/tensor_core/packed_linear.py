@@ -8,6 +8,7 @@ from smart_kernels.ops.common.inputs import contiguous, flat, needs_gradient, no
 from smart_kernels.ops.common.launch import NOTHING
 from smart_kernels.ops.common.library import TRITON_DEVICES, define, differentiable
 from smart_kernels.ops.common.nm_matmul import spread_matmul
+from smart_kernels.reference.common.epilogue import finish
 from smart_kernels.reference.common.nm import expand
 from smart_kernels.shapes import groups_of
 
@@ -17,25 +18,33 @@ from .launch import like, matmul
 from .packing import PackedWeight
 
 
-def linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, metadata_t: Tensor | None = None) -> Tensor:
-    """Return ``x @ W.T + bias``, differentiable in ``x``, ``packed.weight`` and ``bias``.
+def linear(
+    x: Tensor,
+    packed: PackedWeight,
+    bias: Tensor | None = None,
+    metadata_t: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Return ``activation(x @ W.T + bias + residual)``, differentiable in ``x``, ``packed.weight`` and ``bias``.
 
     Args:
         x: (..., K) of the weight's dtype.
         packed: the weight (N, K).
         bias: (N,) same dtype, or None.
         metadata_t: of W.T where that is 2:4, too: the gradient of ``x`` is then a sparse product. ``turned_metadata``.
+        activation, residual: as in ``semi_structured_linear``; fused where no gradient is needed and nobody compiles.
 
     Returns:
         (..., N).
     """
     args = flat(x), packed.weight, packed.metadata, bias
-    if needs_gradient(*args) or torch.compiler.is_compiling():
+    shape = *x.shape[:-1], packed.out_features
+    if needs_gradient(*args, residual) or torch.compiler.is_compiling():
         with no_autocast(x):
-            y = _linear(*args, metadata_t, packed.kernel, packed.out_features)
-    else:
-        y = matmul(args[0], packed, bias)
-    return y.view(*x.shape[:-1], packed.out_features)
+            y = _linear(*args, metadata_t, packed.kernel, packed.out_features).view(shape)
+        return y if activation is residual is None else finish(y, None, residual, activation)
+    return matmul(args[0], packed, bias, None if residual is None else flat(residual), activation).view(shape)
 
 
 def _dense(weight: Tensor, metadata: Tensor, kernel: str, N: int, K: int) -> Tensor:

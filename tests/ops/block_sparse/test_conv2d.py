@@ -31,6 +31,7 @@ CASES = [  # images, C, H, W, N, geometry, tile
     pytest.param(1, 40, 7, 6, 24, Conv((3, 3), (2, 2), (1, 1)), (24, 40), id="stride-no-power-of-two"),
     pytest.param(1, 20, 7, 8, 30, Conv((3, 2), (2, 3), (1, 0), (1, 2)), (16, 16), id="ragged"),
     pytest.param(2, 16, 7, 7, 16, Conv((1, 1), (2, 2)), (16, 16), id="pointwise-stride"),
+    pytest.param(2, 20, 3, 4, 40, Conv((1, 1)), (16, 16), id="pointwise"),
     pytest.param(1, 16, 7, 7, 16, Conv((7, 7), (2, 2), (3, 3)), (16, 16), id="more-taps-than-bits"),
     pytest.param(1, 72, 3, 3, 136, Conv((1, 2), (1, 1), (0, 1)), (136, 72), id="several-parts"),
     pytest.param(1, 128, 2, 3, 128, Conv((1, 2), (1, 2), (0, 1)), (128, 128), id="cut"),
@@ -83,7 +84,7 @@ def test_matches_torch(B, C, H, W, N, conv, tile, dtype, device):
 
 
 @pytest.mark.parametrize(
-    "B, C, H, W, N, conv, tile", [case for case in CASES if case.id in ("ragged", "several-parts", "cut")]
+    "B, C, H, W, N, conv, tile", [case for case in CASES if case.id in ("ragged", "pointwise", "several-parts", "cut")]
 )
 def test_index_changes_nothing(B, C, H, W, N, conv, tile, device):
     x, values, crow, col, bias = make(B, C, H, W, N, conv, tile, device=device)
@@ -153,24 +154,34 @@ def test_epilogue_fused_and_with_gradients(activation, dtype, device):
     assert_close("differentiable", y, expected, dtype)
 
 
-@pytest.mark.parametrize("stride, padding, extra, dilation", [(1, 1, 0, 1), (2, 1, 1, 1), ((3, 2), 0, (2, 0), (1, 2))])
-def test_transposed(stride, padding, extra, dilation, dtype, device):
+@pytest.mark.parametrize(
+    "size, stride, padding, extra, dilation",
+    [
+        ((3, 2), 1, 1, 0, 1),
+        ((3, 2), 2, 1, 1, 1),
+        ((3, 2), (3, 2), 0, (2, 0), (1, 2)),
+        ((1, 1), 1, 0, 0, 1),
+        ((1, 1), (3, 2), 0, (2, 0), 1),
+    ],
+)
+def test_transposed(size, stride, padding, extra, dilation, dtype, device):
     C, N, tile = 16, 20, (16, 32)
-    weight = torch.randn(C, N, 3, 2)
-    bsr = BSR.from_dense(weight.permute(0, 2, 3, 1).flatten(1), tile, taps=6)
+    weight = torch.randn(C, N, *size)
+    taps = size[0] * size[1]
+    bsr = BSR.from_dense(weight.permute(0, 2, 3, 1).flatten(1), tile, taps=taps)
     x, bias = torch.randn(1, C, 4, 3), torch.randn(N)
     x, bias, values = (t.detach().to(device, dtype).requires_grad_() for t in (x, bias, bsr.values))
     geometry = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
     indices = bsr.crow_indices.to(device), bsr.col_indices.to(device)
-    y = block_sparse_conv_transpose2d(x, values, *indices, bias, kernel_size=(3, 2), **geometry, out_channels=N)
+    y = block_sparse_conv_transpose2d(x, values, *indices, bias, kernel_size=size, **geometry, out_channels=N)
     dy = torch.randn_like(y)
     grads = torch.autograd.grad(y, (x, values, bias), dy)
-    index = conv_index(*indices, tile, (C, N), kernel_size=(3, 2), stride=stride, padding=padding, dilation=dilation)
-    options = {**geometry, "kernel_size": (3, 2), "out_channels": N, "index": index}
+    index = conv_index(*indices, tile, (C, N), kernel_size=size, stride=stride, padding=padding, dilation=dilation)
+    options = {**geometry, "kernel_size": size, "out_channels": N, "index": index}
     assert torch.equal(block_sparse_conv_transpose2d(x, values, *indices, bias, **options), y)
-    weight = BSR(values.detach().double(), *indices, (C, 6 * N), 6)
+    weight = BSR(values.detach().double(), *indices, (C, taps * N), taps)
     inputs = x.detach().double().requires_grad_(), weight.values, bias.detach().double().requires_grad_()
-    ref = F.conv_transpose2d(inputs[0], dense(weight, Conv((3, 2))), inputs[2], **geometry)
+    ref = F.conv_transpose2d(inputs[0], dense(weight, Conv(size)), inputs[2], **geometry)
     refs = ref, *torch.autograd.grad(ref, inputs, dy.double())
     for name, out, ref in zip(NAMES, (y, *grads), refs, strict=True):
         assert_close(name, out, ref, dtype)

@@ -11,7 +11,8 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder
 
-from smart_kernels.kernels.common.block_matmul import TMA_ROWS, block_matmul_kernel
+from smart_kernels.kernels.common.block_grad import block_grad_kernel
+from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
 from smart_kernels.ops.block_sparse import kernel_blocks, kernel_rows
 from smart_kernels.ops.block_sparse.index import block_index, check_indices
 from smart_kernels.ops.block_sparse.linear import _block_sparse_linear, block_sparse_linear
@@ -130,11 +131,42 @@ def test_executed_products_are_live_blocks_times_row_blocks(density, monkeypatch
 def test_descriptors(M, block, taken, dtype, monkeypatch):
     copies, load = [], InterpreterBuilder.create_descriptor_load
     monkeypatch.setattr(InterpreterBuilder, "create_descriptor_load", lambda *a: copies.append(1) or load(*a))
-    monkeypatch.setattr(_matmul, "has_tma", lambda: True)
-    config = triton.Config({"BLOCK_M": TMA_ROWS, "TMA": True}, num_warps=4, num_stages=3)
+    monkeypatch.setattr(_matmul, "hopper", lambda: True)
+    config = triton.Config({"BLOCK_M": 128, "TMA": True, "W_LEFT": False}, num_warps=4, num_stages=3)
     monkeypatch.setattr(block_matmul_kernel, "configs", [config])
     check(make(M, 96, 128, block, dtype), dtype)
     assert bool(copies) == (taken and dtype.itemsize == 2)
+
+
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="on a GPU the tuner decides")
+@pytest.mark.parametrize("M, block, descriptors", [(257, (128, 64), True), (70, (24, 72), False)])
+def test_w_on_the_left(M, block, descriptors, dtype, monkeypatch):
+    """The sums are y.T: bias, residual and rows beyond the edges lie along the other axis."""
+    copies, load = [], InterpreterBuilder.create_descriptor_load
+    monkeypatch.setattr(InterpreterBuilder, "create_descriptor_load", lambda *a: copies.append(1) or load(*a))
+    monkeypatch.setattr(_matmul, "hopper", lambda: descriptors)
+    rows = 256 if descriptors else 16
+    config = triton.Config({"BLOCK_M": rows, "TMA": descriptors, "W_LEFT": True}, num_warps=4, num_stages=2)
+    monkeypatch.setattr(block_matmul_kernel, "configs", [config])
+    args = make(M, 200, 192, block, dtype)
+    check(args, dtype)
+    assert bool(copies) == (descriptors and dtype.itemsize == 2)
+    x, values, crow, col, bias = (t.detach() for t in args)
+    residual = torch.randn(M, 200)
+    y = block_sparse_linear(
+        x, values, crow, col, bias, out_features=200, activation="gelu", residual=residual, out_dtype=torch.float32
+    )
+    sums = x.double() @ dense(values, crow, col, 200, 192).double().T
+    assert_close("y", y, finish(sums, bias.double(), residual.double(), "gelu"), dtype)
+
+
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="on a GPU the tuner decides")
+@pytest.mark.parametrize("block", [(64, 16), (32, 32), (16, 16), (24, 40)], ids=str)
+def test_a_gradient_of_several_blocks(block, dtype, monkeypatch):
+    """Rows that the blocks of a program do not fill, an empty one, edges, rows of x that no step fills."""
+    config = triton.Config({"BLOCK_M": 16, "WIDTH": 64}, num_warps=4, num_stages=2)
+    monkeypatch.setattr(block_grad_kernel, "configs", [config])
+    check(make(37, 136, 200, block, dtype, density=0.6), dtype)
 
 
 def test_dead_columns_are_not_read(device):

@@ -46,7 +46,7 @@ def test_linear(M, tile, indexed):
         index = [empty(rows + 2 * (cols + nnz), dtype=torch.int32)] * indexed
         forward = linear._block_sparse_linear
         shows_one_launch(lambda *args: forward(*args[:5], N, *args[5:]), x, values, crow, col, bias, *index)
-        dx = linear._block_sparse_linear_dx
+        dx = linear.block_sparse_linear_dx
         shows_one_launch(lambda *args: dx(*args[:4], K, *args[4:]), dy, values, crow, col, *index)
         if tile[0] != 24:  # joining blocks ends with contiguous(), which a build for the CPU refuses a fake of a GPU
             shows_one_launch(lambda *args: linear._block_sparse_linear_dvalues(*args, *tile), dy, x, crow, col)

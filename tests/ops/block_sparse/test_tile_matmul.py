@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from triton.runtime.interpreter import InterpreterBuilder
 
+from smart_kernels.kernels.block_sparse.gather import block_gather_kernel
 from smart_kernels.ops.block_sparse import kernel_rows
 from smart_kernels.ops.block_sparse import tile_matmul as _tile_matmul
 from smart_kernels.ops.block_sparse.tile_matmul import FEW_ROWS, TileProduct, plan_tiles, splits, takes_tiles
@@ -89,6 +90,17 @@ def test_epilogue(activation, M, count, device, pieces):
     y = tile_matmul(x, values, rows, 24, bias, residual, activation, torch.float32)
     assert y.dtype == torch.float32
     assert_close("y", y, finish(exact, bias.double(), residual.double(), activation), torch.float16)
+
+
+@INTERPRETER
+@pytest.mark.parametrize("block", [(128, 16), (24, 40)], ids=str)
+def test_w_on_the_left(block, dtype, monkeypatch):
+    config = triton.Config({"BLOCK_M": 16, "W_LEFT": True}, num_warps=4, num_stages=2)
+    monkeypatch.setattr(block_gather_kernel, "configs", [config])
+    x, values, rows, bias, exact = problem(70, 200, 104, block, dtype)
+    residual = torch.randn(70, 200)
+    y = tile_matmul(x, values, rows, 200, bias, residual, "silu", torch.float32)
+    assert_close("y", y, finish(exact, bias.double(), residual.double(), "silu"), dtype)
 
 
 @pytest.mark.parametrize("M", [6, 70])

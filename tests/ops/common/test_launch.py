@@ -18,7 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from bench import claimed as claim
 from bench.claimed import arguments, claimed
 from bench.codegen.compile import ClaimedDriver
-from smart_kernels.kernels.common.block_matmul import block_grad_kernel
+from smart_kernels.kernels.common.block_grad import block_grad_kernel
 from smart_kernels.ops.common import kept as recorded
 from smart_kernels.ops.common import recording
 from smart_kernels.ops.common.arguments import overlapped
@@ -124,13 +124,14 @@ def test_the_first_launch_is_launched_once():
 @compiled
 def test_a_tuned_kernel_keeps_what_its_tuner_chose():
     dy, x = torch.zeros(96, 64, dtype=torch.bfloat16), torch.zeros(96, 32, dtype=torch.bfloat16)
-    rows, cols = torch.zeros(2, 2, dtype=torch.int32)
+    start, end, cols = torch.tensor([[0, 1], [1, 2], [0, 0]], dtype=torch.int32)
     grad = torch.zeros(2, 32, 32)
-    values = 96, 64, 32, *dy.stride(), *x.stride(), 256
-    constants = {"STRIDE_N": 32, "PARTS_N": 1, "STRIDE_K": 32, "PARTS_K": 1, "EVEN": True, "PRECISION": "ieee"}
+    values = 96, 64, 32, *dy.stride(), *x.stride(), 256, 1
+    constants = {"STRIDE_N": 32, "PARTS_N": 1, "STRIDE_K": 32, "PARTS_K": 1, "PRECISION": "ieee"}
+    constants |= {"EVEN_N": True, "EVEN_K": True, "WHOLE_COPIES": True}
     constants |= {"BLOCK_N": 32, "BLOCK_K": 32}
-    kept = Launch(block_grad_kernel, (2,), *[TENSOR] * 5, *values, **constants)
-    tensors = dy, x, rows, cols, grad
+    kept = Launch(block_grad_kernel, (2,), *[TENSOR] * 6, *values, **constants)
+    tensors = dy, x, start, end, cols, grad
     with claimed() as driver:
         for _ in range(3):
             same(driver, kept, tensors, block_grad_kernel, (2,), (*tensors, *values), constants)

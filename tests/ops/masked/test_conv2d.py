@@ -22,6 +22,7 @@ CASES = [  # images, C, H, W, N, geometry, tile
     pytest.param(1, 32, 6, 6, 32, Conv((3, 3)), (32, 32), id="interior"),
     pytest.param(1, 40, 7, 6, 24, Conv((3, 3), (2, 2), (1, 1)), (24, 40), id="stride-no-power-of-two"),
     pytest.param(1, 20, 7, 8, 30, Conv((3, 2), (2, 3), (1, 0), (1, 2)), (16, 16), id="ragged"),
+    pytest.param(1, 20, 5, 4, 30, Conv((1, 1), (2, 1)), (16, 16), id="pointwise-stride"),
     pytest.param(1, 80, 4, 4, 20, Conv((2, 1), (1, 1), (1, 0)), (16, 48), id="several-blocks-ragged"),
     pytest.param(1, 72, 3, 3, 136, PAIR_OF_TAPS, (136, 72), id="several-parts"),
     pytest.param(1, 90, 3, 3, 20, Conv((1, 2)), (200, 100), id="tile-over-the-matrix"),
@@ -69,7 +70,7 @@ def both(tile, conv, eps=0.0, **flags):
     )
 
 
-@pytest.mark.parametrize("B, C, H, W, N, conv, tile", [*CASES[:1], CASES[5], *CASES[8:]])
+@pytest.mark.parametrize("B, C, H, W, N, conv, tile", [*CASES[:1], CASES[6], *CASES[9:]])
 def test_matches_the_formula(B, C, H, W, N, conv, tile, dtype, device):
     inputs, dy = make(B, C, H, W, N, conv, tile, dtype, device)
     check(*both(tile, conv), inputs, dy, dtype)

@@ -31,7 +31,9 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="PTX comes from the compiler")
 
 def both_ways(N, K, kernel, dtype=torch.float32, weight=None):
     """The dense W; values and metadata of W and of W.T, each packed from its own saved form."""
-    weight = torch.randn(N, K, dtype=dtype) if weight is None else weight
+    if weight is None:
+        weight = torch.randn(N, K, dtype=dtype)
+        weight[weight == 0] = 1
     values, indices, values_t, indices_t = semi_structured_prune(weight, transposable=True)
     packed = arrange(values, kernel), arrange_indices(indices, K // 4)
     return expand(values, indices, 2, 4, K), packed, (arrange(values_t, kernel), arrange_indices(indices_t, N // 4))
@@ -57,7 +59,7 @@ def test_what_is_kept_of_a_matrix(kernel, dtype):
     dense, (weight, metadata), _ = both_ways(N, K, kernel, dtype)
     assert torch.equal(kept(dense, metadata, kernel), weight)
     other = torch.randn(K, N, dtype=dtype).T
-    mask = (dense != 0).to(dtype)
+    mask = (dense != 0).to(dtype)  # of a weight without a zero of its own
     assert torch.equal(kept(other, metadata, kernel), kept(other * mask, metadata, kernel)), "strides; the rest is left"
 
 
