@@ -37,8 +37,7 @@ SCALED: in fp8 each step sums anew, and one multiply-add per sum scales it and a
 PERSISTENT: a step of 64 columns of the persistent form is what one barrier hands over. Derived from sparse_wgmma
     (``sparse.py``: 41 with two products, their metadata and W from shared memory): 34 for the wait, the arrival at the
     stage before, fence, commit, wait, rotation and branch; PER_PRODUCT for each product with its two descriptors. A
-    group does four products for each 64 rows of W, and has 128 of them where it multiplies by turns. Written before the
-    kernel.
+    group does four for each 64 rows of W, and has 128 of them where it multiplies by turns. Written before the kernel.
 
 AMD has no budget: no count was measured there.
 """
