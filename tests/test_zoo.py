@@ -91,7 +91,7 @@ def test_the_page_counts_what_was_tried():
         return table.Result(f"timm {verdict}", "m", size, left, "1x3x64x64", verdict, "a | b", 1.0, "here")
 
     text = "\n".join(page.lines([result("slimmed"), result("stays"), result("fails"), result("left out")]))
-    assert "**33 % of 3 families slimmed**: 1 fails, 1 stays, 1 slimmed, 1 left out" in text
+    assert "**33.3 % of 3 families slimmed**: 1 fails, 1 stays, 1 slimmed, 1 left out" in text
     assert "Made with: here" in text and "a / b" in text
 
 

@@ -35,7 +35,7 @@ def lines(results: list[Result]) -> list[str]:
     rows = sorted(results, key=lambda result: (ORDER.index(result.verdict), result.family))
     return [
         HEAD,
-        f"**{part:.0f} % of {tried} families slimmed**: {numbers} (for their size).\n",
+        f"**{part:.1f} % of {tried} families slimmed**: {numbers} (for their size).\n",
         *(f"Made with: {each}\n" for each in made),
         "| family | model | parameters | left | input | verdict | why |",
         "|---|---|---:|---:|---|---|---|",

@@ -10,6 +10,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "low = scores.masked_fill(down, torch.inf).amin(1)",
     ): "scores are (G, n): the last dim is dim 1",
     (
+        SOLVER,
+        "rows = zip(*(_rows(each, sizes) for each in (dmask, mask, cost)), _each(dthreshold, sizes), strict=True)",
+        "rows = zip(*(_rows(each, sizes) for each in (dmask, mask, cost)), _each(dthreshold, sizes), strict=False)",
+    ): "all four are cut by the same sizes, and what does not fit them cannot be cut",
+    (
         BUDGET,
         "return math.floor((1 - Fraction(sparsity).limit_denominator(10**9)) * weights)",
         "return math.floor((1 - Fraction(sparsity).limit_denominator( 11**9)) * weights)",

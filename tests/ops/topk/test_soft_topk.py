@@ -81,6 +81,12 @@ def test_threshold_is_finer_than_fp32(n, device):
     assert_close("mask", mask, oracle(scores, n / 3, 1e-3), torch.float32)
 
 
+def test_float64_scores_meet_the_budget_to_float64():
+    scores = torch.randn(40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for temperature in TEMPERATURES[:2]:
+        assert budget_error(soft_topk(scores, 7, temperature)[0], 7) <= 1e-12
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["cost-per-score", "cost-per-group-and-score"])
 @pytest.mark.parametrize("groups, n", [(3, 5), (2, 1000), (2, LARGE)])
 def test_cost_is_what_the_budget_counts(groups, n, shared, device):
