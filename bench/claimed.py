@@ -26,7 +26,7 @@ from smart_kernels.ops.common import forget
 from .codegen.compile import ClaimedDriver, launchers
 
 DEVICES = itertools.count(1000)  # Triton keeps what it compiled by device: each claim is another one
-METADATA = {"shared": 0, "num_ctas": 1, "warp_size": 32, "launch_cooperative_grid": False, "launch_pdl": False}
+METADATA = {"shared": 0, "num_ctas": 1, "warp_size": 32, "launch_cooperative_grid": False}
 METADATA |= {f"{kind}_scratch_{what}": 0 for kind in ("global", "profile") for what in ("size", "align")}
 
 
@@ -71,6 +71,7 @@ class NotCompiled(CompiledKernel):
     def __init__(self, src, target, options):
         tensors = [_descriptor(t) for t in src.signature.values() if str(t).startswith("tensordesc")]
         settings = {"name": src.name, "target": target, "num_warps": options["num_warps"], "tensordesc_meta": tensors}
+        settings["launch_pdl"] = options.get("launch_pdl", False)
         self.metadata = SimpleNamespace(**METADATA, **settings)
         self.packed_metadata = (options["num_warps"], 1, 0)
         self.src = src

@@ -26,6 +26,7 @@ from smart_kernels.formats import (
 )
 from smart_kernels.formats.buckets import even, split
 from smart_kernels.formats.union import union_factor, unite, worth_uniting
+from smart_kernels.formats.union_order import agreeing_rows
 from tests.util import assert_close
 
 LLVM = importlib.util.find_spec("llvmlite")
@@ -359,7 +360,8 @@ def test_union_factor_without_tiles():
 
 def test_which_unions_are_worth_trying():
     def worth(bsr):
-        return worth_uniting(bsr.crow_indices, bsr.col_indices, bsr.tile[0])
+        found = worth_uniting(bsr.crow_indices, bsr.col_indices, bsr.tile)
+        return tuple(union.count for union in found if not union.sort)
 
     assert worth(stored_rows(0.05, rows=64, cols=200)) == ()
     assert worth(stored_rows(0.5, rows=64, cols=200)) == (2, 4, 8)
@@ -368,6 +370,36 @@ def test_which_unions_are_worth_trying():
     same = torch.zeros(128, 64)
     same[:, 16:32] = 1
     assert worth(BSR.from_dense(same, (16, 16))) == (2, 4, 8)
+
+
+def kinds(N=272, K=1024, count=4):
+    """Rows of 16x16 tiles of four kinds in turn: neighbours have nothing in common; the last tile is half a one."""
+    live = torch.zeros(-(-N // 16), K // 16)
+    for row in range(len(live)):
+        live[row, row % count :: count] = 1
+    weight = torch.randn(len(live) * 16, K) * live.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    return weight[: N - 8]
+
+
+def test_rows_that_agree_are_united_wherever_they_lie():
+    bsr, x = BSR.from_dense(kinds(), (16, 16), union=4, sort=True), torch.randn(65, 1024)
+    indices = bsr.crow_indices, bsr.col_indices
+    order = agreeing_rows(*indices, 4)
+    assert sorted(order.tolist()) == [*range(17)]
+    assert union_factor(*indices, 4) > 3.5 and union_factor(*indices, 4, order) < 1.5
+    worth = [str(union) for union in worth_uniting(*indices, (16, 16))]
+    assert "union 4 sorted" in worth and "union 4" not in worth
+    bias = torch.randn(264)
+    with torch.no_grad():
+        y = bsr.linear(x, bias)
+        residual = torch.randn_like(y)
+        ended = bsr.linear(x, bias, "relu", residual)
+        act = bsr.linear(x, bias, "relu")
+    exact = F.linear(x.double(), bsr.to_dense().double(), bias.double())
+    assert_close("y", y, exact, x.dtype)
+    assert_close("act", act, exact.relu(), x.dtype)
+    assert_close("ended", ended, (exact + residual).relu(), x.dtype)
+    assert bsr._cache.by_geometry[()][0].shape[1:] == (64, 16) and bsr.options() == {"union": 4, "sort": True}
 
 
 def test_unions_are_read_where_x_has_many_rows():

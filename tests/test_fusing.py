@@ -1,6 +1,7 @@
 """Layers that do in their launch what follows them, and layers that are one launch: right whatever the model does."""
 
 import copy
+import json
 from functools import partial
 
 import pytest
@@ -364,6 +365,33 @@ def test_compress_fuses_what_it_finds_and_files_remember_it(make, size, measured
     assert kinds[0] == kinds[1] and joined[0] == joined[1]
     with torch.no_grad():
         assert_close("y", again(x), expected.double(), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "change, joins",  # with what reads another tensor, has other sizes, is not there
+    [
+        ({"activation": "tanh"}, None),
+        ({"joined": ["0.query", "0.up"]}, True),
+        ({"joined": ["0.query", "0.down"]}, False),
+        ({"joined": ["0.query", "1"]}, False),
+    ],
+)
+def test_a_report_that_somebody_changed_does_no_harm(change, joins, measured, tmp_path):
+    model, x = pruned(ENCODER), torch.randn(TOKENS)
+    save(model, tmp_path, compress_(model, x, backends=("dense", "bsr"), seconds=0))
+    config = json.loads((tmp_path / "config.json").read_text())
+    for row in config["report"]["rows"]:
+        row |= {"joined": []} | (change if row["name"] == "0.query" else {})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = ENCODER().eval()
+    if joins is None:
+        with pytest.raises(ValueError, match="activations must be out of"):
+            load(again, tmp_path)
+    else:
+        load(again, tmp_path)
+        assert (again[0].query.joined is not None) == joins
+        with torch.no_grad():
+            assert_close("y", again(x), model(x).double(), torch.float32)
 
 
 def test_what_is_not_faster_fused_stays_apart(measured):

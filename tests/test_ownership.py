@@ -509,3 +509,30 @@ def test_layers_of_other_numbers_or_of_none_stay(caplog):
     half_dead(model[2])
     report = compressed(model, torch.randn(2, 8))
     assert [row.note for row in report.rows][:2] == ["without weights: left as it is"] * 2
+
+
+def test_names_that_are_taken_stay_the_users(caplog):
+    convs = [nn.Conv2d(8, 8, 1) for _ in range(4)]
+    model, x = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), *convs), torch.randn(1, 8, 2, 2)
+    model[0].pattern, model[2].scores, model[1].layer = "mine", nn.Parameter(torch.ones(3)), 7
+    model[3].register_buffer("index", torch.arange(3))
+    kept = model[2].scores, model[3].index
+    assert list(mask_(model, Block(4, 4), lambda *_: True)) == ["4", "5"]
+    assert "0 stays dense: its own pattern would be overwritten" in caplog.text
+    unmask_(model)
+    model[5].format = "mine"
+    compressed(half_dead(model[4]) and half_dead(model[5]) and model.eval(), x)
+    assert (model[0].pattern, model[1].layer, model[5].format) == ("mine", 7, "mine")
+    assert (model[2].scores, model[3].index) == kept
+
+
+@torch.no_grad()
+def test_under_autocast_weights_are_read_as_they_are_by_now():
+    model, x = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), torch.randn(3, 16)
+    model[0].weight[:4], model[0].bias[:4] = 0, 0
+    expected = model(x)
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):  # which keeps what it has cast, of what learns
+        slim_(model, x)
+        assert_close("y", model(x), expected, torch.bfloat16)
+    assert model[0].out_features == 12
+    assert_close("y", model(x), expected, x.dtype)

@@ -34,6 +34,12 @@ first rows had failed; see docs/decisions/0014.
 SCALED: in fp8 each step sums anew, and one multiply-add per sum scales it and adds it up in fp32; the scale costs its
     address, its load and the wait for it. Products are 32 deep. Derived, not measured.
 
+PERSISTENT: a step of 64 columns of the persistent form is what one barrier hands over. Derived from sparse_wgmma
+    (``sparse.py``: 41 with two products, their metadata and W from shared memory): 34 for the wait, the arrival at the
+    stage before, fence, commit, wait, rotation and branch; PER_PRODUCT for each product with its two descriptors. A
+    group does four products for each 64 rows of W, and has 128 of them where it multiplies by turns. Written before the
+    kernel.
+
 AMD has no budget: no count was measured there.
 """
 
@@ -58,12 +64,14 @@ TRANSPOSED = 2
 KINDS = {"block_matmul_kernel": "matmul", "block_grad_kernel": "grad", "weight_grad_kernel": "grad"}
 KINDS |= {"block_gather_kernel": "gather", "block_decode_kernel": "decode"}
 KINDS |= {"semi_structured_kernel": spread.KIND, "semi_structured_conv_kernel": spread.KIND}
-KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad"}
+KINDS |= {"conv_matmul_kernel": "matmul", "conv_grad_kernel": "grad", "persistent_matmul_kernel": "persistent"}
 TAP = 12
 HALO = 5
 CARRY = 32
 SCALED = 6
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+PERSISTENT = 34
+PER_PRODUCT = 5
 LABEL = {"fp32": "tf32 ", "fp8": "fp8 ", "fp16": "", "bf16": ""}
 
 
@@ -81,7 +89,7 @@ def shape(row: dict) -> dict[str, int]:
 
 def copies(row: dict, threads_per_warp: int = 32) -> float:
     """Return the loads per thread and step: of 16 bytes, or of 4 where fp32 must be transposed on the way."""
-    if kind(row) == "tma":
+    if kind(row) in ("tma", "persistent"):
         return 0
     s = shape(row)
     if kind(row) == spread.KIND:
@@ -144,6 +152,8 @@ def budget(row: dict) -> int | None:
         return None
     tile = shape(row)
     synchronous = not row["instruction"].startswith(("HGMMA", "QGMMA"))
+    if kind(row) == "persistent":
+        return persistent(row)
     if kind(row) == spread.KIND:
         count = spread.instructions(tile, copies(row), row["tensor_core"], synchronous)
         return math.floor(MARGIN * (count + convolution(row)))
@@ -159,6 +169,13 @@ def budget(row: dict) -> int | None:
     matrix = row["tensor_core"] * (1 + fetch * synchronous)
     extra = fence(row) + edge + second_index(row) + gathering(row) + convolution(row) + scaling(row)
     return math.floor(MARGIN * (FIXED[kind(row)] + PER_COPY * copies(row) + matrix + extra))
+
+
+def persistent(row: dict) -> int:
+    """Return the limit for the loop of the persistent form, which does several steps where it is unrolled."""
+    products = 4 * min(2, max(1, shape(row)["BLOCK_N"] // 64)) if "PING_PONG=True" in row["config"] else 4
+    step = PERSISTENT + PER_PRODUCT * products
+    return math.floor(MARGIN * step * max(1, row["tensor_core"] // products))
 
 
 def second_index(row: dict) -> float:

@@ -31,6 +31,10 @@ CASES: dict[str, Callable[[], None]] = {
     "block_sparse_linear 64x64 ragged bf16": partial(calls.blocks, (64, 64), N=1008, K=1024),
     "block_sparse_linear 128x128 bf16": partial(calls.blocks, (128, 128), activation="gelu"),
     "block_sparse_linear 256x128 bf16": partial(calls.blocks, (256, 128), activation="silu", out_dtype=torch.float32),
+    "block_sparse_linear 256x128 bf16 to fp16": partial(
+        calls.blocks, (256, 128), activation="gelu", out_dtype=torch.float16
+    ),
+    "block_sparse_linear 64x64 bf16 gelu": partial(calls.blocks, (64, 64), activation="gelu", out_dtype=torch.bfloat16),
     "block_sparse_linear 16x16 bf16": partial(calls.blocks, (16, 16)),
     "block_sparse_linear 64x64 fp16": partial(calls.blocks, (64, 64), dtype="fp16"),
     "block_sparse_linear 128x128 fp32": partial(calls.blocks, (128, 128), dtype="fp32"),

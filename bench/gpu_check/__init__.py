@@ -2,7 +2,7 @@
 
 from .check import Check, Context, Setting
 
-PARTS = ("ceilings", "calls", "speed", "topk", "masked", "block", "conv", "nm", "train")
+PARTS = ("ceilings", "calls", "speed", "topk", "masked", "block", "persistent", "conv", "nm", "train")
 PARTS += ("graphs", "tuning", "models", "steps", "sanitizer")
 
 __all__ = ["PARTS", "Check", "Context", "Setting"]

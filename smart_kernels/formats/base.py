@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +14,7 @@ from smart_kernels.shapes import Conv
 
 from .prepared import GEOMETRIES, Prepared, alike, eager_inference, state
 from .views import kernel
-from .zeros import Zeros
-
-
-class Candidate(NamedTuple):
-    """A variant of a format that a layer could run as.
-
-    Attributes:
-        label: for reports and timings; its first word is the name of the format.
-        options: keyword arguments of ``from_zeros`` and ``lacking``.
-    """
-
-    label: str
-    options: dict
+from .zeros import Candidate, Zeros
 
 
 class Format(nn.Module, ABC):
@@ -98,6 +86,11 @@ class Format(nn.Module, ABC):
     def candidates(cls, zeros: Zeros) -> Iterator[Candidate]:
         """Yield the variants that a layer with such zeros may gain from; ``from_zeros`` may still refuse one."""
         yield Candidate(cls.name, {})
+
+    @classmethod
+    def remark(cls, zeros: Zeros) -> str:
+        """Say in a line what a report should hold about the candidates; nothing by default."""
+        return ""
 
     @classmethod
     def lacking(cls, device: torch.device, dtype: torch.dtype, **options) -> str | None:

@@ -10,10 +10,9 @@ from smart_kernels.shapes import tiles
 from .base import Candidate, Format
 from .indexed import Indexed, rows_of
 from .prepared import eager_inference, plain_operators
-from .union import COUNTS, unite, worth_uniting
+from .tiling import blocks_of, check_tile
+from .union import Union, check_union, sorted_linear, unite, unite_sorted, worth_uniting
 from .zeros import Zeros
-
-PADDING = 2**20  # weights that may be filled up to whole tiles, if the weight itself is smaller than that
 
 
 class BSR(Indexed, Format):
@@ -23,6 +22,7 @@ class BSR(Indexed, Format):
 
     Args:
         union: rows of tiles that inference reads as one where x has many rows; see ``formats/union.py``.
+        sort: whether rows that keep the same columns are united, and not those that lie side by side.
 
     Attributes:
         values: (nnz, tile_n, tile_c) Parameter, zeros beyond the edge of the weight.
@@ -33,6 +33,7 @@ class BSR(Indexed, Format):
     name = "bsr"
     saves = ("values", "crow_indices", "col_indices")
     union = 1
+    sort = False
 
     def __init__(
         self, values: Tensor, crow_indices: Tensor, col_indices: Tensor, shape: tuple[int, int], taps: int = 1
@@ -49,24 +50,24 @@ class BSR(Indexed, Format):
     def from_saved(cls, tensors, shape, taps):
         if tensors[0].dim() != 3:
             raise ValueError(f"values must be (blocks, tile_n, tile_c), got {tuple(tensors[0].shape)}")
-        _check_tile(tuple(tensors[0].shape[1:]), shape, taps)
+        check_tile(tuple(tensors[0].shape[1:]), shape, taps)
         return cls(*tensors, shape, taps)
 
     @classmethod
-    def from_dense(cls, weight, tile, *, taps=1, keep=None, union=1):
-        _check_union(union)
-        _check_tile(tile, weight.shape, taps)
-        blocks = _blocks(weight.detach(), tile, taps)
-        live = blocks.ne(0) if keep is None else _blocks(keep.to(torch.uint8), tile, taps).bool()
+    def from_dense(cls, weight, tile, *, taps=1, keep=None, union=1, sort=False):
+        check_union(union)
+        check_tile(tile, weight.shape, taps)
+        blocks = blocks_of(weight.detach(), tile, taps)
+        live = blocks.ne(0) if keep is None else blocks_of(keep.to(torch.uint8), tile, taps).bool()
         live = live.any(-1).any(-1)
         crow = F.pad(live.sum(1).cumsum(0), (1, 0))
         stored = cls(blocks[live], crow.int(), live.nonzero()[:, 1].int(), weight.shape, taps)
-        stored.union = union
+        stored.union, stored.sort = union, sort
         return stored
 
     @classmethod
-    def from_zeros(cls, zeros, union=1):
-        return BSR.of(zeros).united(union)
+    def from_zeros(cls, zeros, union=1, sort=False):
+        return BSR.of(zeros).united(union, sort)
 
     @classmethod
     def of(cls, zeros: Zeros) -> "BSR":
@@ -87,20 +88,32 @@ class BSR(Indexed, Format):
         if zeros.tile is None or not zeros.any():
             return
         yield Candidate(cls.name, {})
-        if zeros.weight.is_cuda:
-            bsr = BSR.of(zeros)
-            for count in worth_uniting(bsr.crow_indices, bsr.col_indices, zeros.tile[0]):
-                yield Candidate(f"{cls.name} union {count}", {"union": count})
+        for union in cls._unions(zeros):
+            yield Candidate(f"{cls.name} {union}", {"union": union.count} | ({"sort": True} if union.sort else {}))
 
-    def united(self, union: int) -> "BSR":
+    @classmethod
+    def remark(cls, zeros):
+        """Say how many more tiles the unions read."""
+        unions = cls._unions(zeros) if zeros.tile is not None and zeros.any() else ()
+        return ", ".join(f"{union} reads {union.factor:.2f} times the tiles" for union in unions)
+
+    @classmethod
+    def _unions(cls, zeros: Zeros) -> tuple[Union, ...]:
+        if worth_uniting not in zeros.made:
+            indices = BSR.of(zeros).crow_indices, BSR.of(zeros).col_indices
+            zeros.made[worth_uniting] = worth_uniting(*indices, zeros.tile) if zeros.weight.is_cuda else ()
+        return zeros.made[worth_uniting]
+
+    def united(self, union: int, sort: bool = False) -> "BSR":
         """Return a format of the same stored tensors that reads ``union`` rows of tiles as one."""
-        _check_union(union)
+        check_union(union)
         other = BSR(self.values, self.crow_indices, self.col_indices, self.shape, self.taps)
-        other.union = union
+        other.union, other.sort = union, sort
         return other
 
     def options(self):
-        return {"union": self.union} if self.union > 1 else {}
+        options = {"union": self.union} if self.union > 1 else {}
+        return options | ({"sort": True} if self.sort else {})
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -132,6 +145,9 @@ class BSR(Indexed, Format):
         index = self._index()
         # fewer rows cost what is read of W; not asked of a dynamic batch, which the answer would limit
         if self.union > 1 and eager_inference(x, self.values, bias) and x.numel() > FEW_ROWS * self.shape[1]:
+            if self.sort:
+                ending = residual, activation
+                return sorted_linear(x, bias, self.prepared(self._unite), self.grid[0] * self.tile[0], *ending)
             stored = self.prepared(self._unite)
             index = None
         ending = {"activation": activation, "residual": residual}
@@ -150,8 +166,9 @@ class BSR(Indexed, Format):
     def fuses(self):
         return self.name == BSR.name and self.values.device.type in TRITON_DEVICES
 
-    def _unite(self) -> tuple[Tensor, Tensor, Tensor]:
-        return unite(self.values.detach(), self.crow_indices, self.col_indices, self.union)
+    def _unite(self) -> tuple[Tensor, ...]:
+        stored = self.values.detach(), self.crow_indices, self.col_indices
+        return unite_sorted(*stored, self.union, self.shape[0]) if self.sort else unite(*stored, self.union)
 
     def _check(self, crow: Tensor, col: Tensor) -> None:
         rows, taps, cols = self.grid
@@ -172,24 +189,3 @@ class BSR(Indexed, Format):
     def extra_repr(self) -> str:
         tile_n, tile_c = self.tile
         return f"{super().extra_repr()}, {self.values.shape[0]} tiles of {tile_n}x{tile_c}"
-
-
-def _check_union(union: int) -> None:
-    if not 1 <= union <= COUNTS[-1]:
-        raise ValueError(f"union must count rows of tiles, from 1 to {COUNTS[-1]}, got {union}")
-
-
-def _check_tile(tile: tuple[int, int], shape: tuple[int, int], taps: int) -> None:
-    """Raise ValueError for tiles that are none, or so large that filling them up takes memory out of all proportion."""
-    if min(tile) < 1:
-        raise ValueError(f"tiles must have at least one row and one column, got {tile}")
-    rows, cols = tiles.grid((shape[0], shape[1] // taps), tile)
-    if rows * tile[0] * taps * cols * tile[1] > 4 * shape[0] * shape[1] + PADDING:
-        raise ValueError(f"tiles must not be that much larger than the weight, got {tile} for {tuple(shape)}")
-
-
-def _blocks(matrix: Tensor, tile: tuple[int, int], taps: int) -> Tensor:
-    """Cut (N, taps * C) into (block rows, taps * block columns, tile_n, tile_c); taps are filled up to whole tiles."""
-    channels = matrix.shape[1] // taps
-    filled = F.pad(matrix.unflatten(1, (taps, channels)), (0, -channels % tile[1]))
-    return tiles.split(filled.flatten(1), tile)

@@ -41,6 +41,18 @@ def read_groups(kept: Tensor) -> tuple[int, int]:
     return n, m
 
 
+class Candidate(NamedTuple):
+    """A variant of a format that a layer could run as.
+
+    Attributes:
+        label: for reports and timings; its first word is the name of the format.
+        options: keyword arguments of ``from_zeros`` and ``lacking``.
+    """
+
+    label: str
+    options: dict
+
+
 @dataclass(frozen=True, eq=False)
 class Zeros:
     """A weight and what its zeros are made of.

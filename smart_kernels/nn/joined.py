@@ -34,8 +34,8 @@ class Joined:
 
     def output(self, layer, x: Tensor) -> Tensor | None:
         """Return the output of one of the layers for x; None where it has to compute it alone."""
-        if any(getattr(each, "joined", None) is not self for each in self.layers):  # one has become another since
-            return None
+        if torch.compiler.is_compiling() or any(getattr(each, "joined", None) is not self for each in self.layers):
+            return None  # one has become another since
         if not eager_inference(x, *self._tensors()):
             return None
         if layer is self.layers[0]:

@@ -134,8 +134,11 @@ class Pruner(Staged):
         """Continue where ``state_dict()`` was taken; ``model.load_state_dict`` has to bring the rest.
 
         Raises:
-            ValueError: the state is of other layers, patterns or budgets.
+            ValueError: the state is of other layers, patterns or budgets, or none.
         """
+        needed = {"step", "stage", *self.masked.state_dict()}
+        if not isinstance(taken, dict) or not needed <= taken.keys():
+            raise ValueError(f"the state must be one that state_dict() gave, with {', '.join(sorted(needed))}")
         self.masked.load_state_dict(taken)
         self.findings.load_state_dict(taken)
         self.steps = taken["step"]

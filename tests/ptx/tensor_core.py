@@ -1,4 +1,5 @@
-"""mma.sp and wgmma.sp. A is stored 2:4: of every four elements along k two are kept, and 2 bits say where each was.
+"""mma.sp, wgmma.sp and wgmma. With .sp, A is stored 2:4: of every four elements along k two are kept, and 2 bits say
+where each was.
 
 lane 4g + t                  word r of A (m16)             word r of B               sums
                              row g + 8 (r & 1)             column g                  row g + 8 (r >> 1)
@@ -121,7 +122,53 @@ def wgmma(warp, i):
     elif i.parts[1:3] == ("mma_async", "sp"):
         wgmma_sp(warp, i)
     else:
-        raise Fault("only wgmma.mma_async.sp")
+        wgmma_dense(warp, i)
+
+
+def columns_at(warp, descriptor: int, rows: int) -> np.ndarray:
+    """The (rows, 32 bytes) of 16 elements each that a descriptor points at whose rows lie next to each other.
+
+    64 rows of one column are 128 bytes, 8 columns an atom: the next 8 are a stride further, the next 64 rows a leading
+    offset.
+    """
+    start, leading, stride = (((descriptor >> shift) & 0x3FFF) << 4 for shift in (0, 16, 32))
+    if descriptor >> 62 != 1:
+        raise Fault("only a swizzle of 128 bytes where rows lie next to each other")
+    row, column = np.ogrid[:rows, :16]
+    address = start + row // 64 * leading + column // 8 * stride + column % 8 * 128 + row % 64 * 2
+    address = swizzled(address, 128)[..., None] + np.arange(2)
+    return warp.block.seen_by_copies[address].reshape(rows, 32)
+
+
+def wgmma_dense(warp, i):
+    """``wgmma.mma_async.m64nNk16 d, a-desc, b-desc, scale-d, scale-a, scale-b, transpose-a, transpose-b`` of 16 bits.
+
+    As ``wgmma_sp`` otherwise.
+    """
+    sums, type = i.names(0), dtype(i.parts)
+    columns = int(next(m[1] for part in i.parts if (m := re.fullmatch(r"m64n(\d+)k16", part))))
+    if set(sums) & warp.written:
+        raise Fault("registers of wgmma were written after the last wgmma.fence")
+    if "f32" not in i.parts or i.operands[4:6] != ["1", "1"] or not set(i.operands[6:]) <= {"0", "1"}:
+        raise Fault("only fp32 sums, no signs")
+    a, b = warp.one(i.operands[1], "u64"), warp.one(i.operands[2], "u64")
+    goes_on = bool(warp.one(i.operands[3], "pred"))
+    transposes = [operand == "1" for operand in i.operands[6:]]
+
+    def matrix(descriptor, rows, transposed):
+        raw = columns_at(warp, descriptor, rows) if transposed else rows_at(warp, descriptor, rows, 32)
+        return values(np.ascontiguousarray(raw), type).astype(np.float64)
+
+    def work():
+        left = matrix(a, 64, transposes[0])[16 * (warp.index % 4) :][:16]
+        product = left @ matrix(b, columns, transposes[1]).T
+        for r, name in enumerate(sums):
+            before = warp.get(name, "f32") if goes_on else 0
+            total = before + product[G + 8 * (r >> 1 & 1), 8 * (r >> 2) + 2 * T + (r & 1)]
+            warp.registers[name] = total.astype(np.float32).view(np.uint32)
+
+    submit(warp, warp.products, work)
+    warp.block.count["wgmma", columns] += 1
 
 
 def wgmma_sp(warp, i):

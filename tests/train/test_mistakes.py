@@ -362,3 +362,12 @@ def test_a_weight_that_is_computed_after_the_pruner_was_made():
     model, _, _ = start()
     with pytest.raises(ValueError, match="must keep its Parameter weight, got one computed by a parametrization"):
         nn.utils.parametrizations.weight_norm(model[0])
+
+
+@pytest.mark.parametrize("state", [None, {}, {"step": 1, "stage": "search"}, 7])
+def test_what_is_no_state_of_a_pruner(state):
+    _, pruner, _ = start()
+    pruner.step()
+    with pytest.raises(ValueError, match=r"must be one that state_dict\(\) gave, with .*pools"):
+        pruner.load_state_dict(state)
+    assert (pruner.steps, pruner.stage) == (1, "dense")

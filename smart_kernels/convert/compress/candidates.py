@@ -20,11 +20,13 @@ def tried(layers: list[Layer], zeros: Zeros, x: Tensor, settings: Settings) -> t
     """Build what layers that share a weight could run as, and leave out what is wrong or cannot be timed.
 
     Returns:
-        the candidates by label, and a line about each reason why some were left out.
+        the candidates by label, and lines about them: what a format remarks, and why some were left out.
     """
     modules = candidates(layers, zeros, settings.tried)  # outside of inference mode: what is built here trains later
+    remarks = [FORMATS[name].remark(zeros) for name in settings.tried]
     with torch.inference_mode():
-        return usable(modules, x, settings.cuda_graph)
+        modules, reasons = usable(modules, x, settings.cuda_graph)
+    return modules, [line for line in (*remarks, *reasons) if line]
 
 
 def timed(modules: dict[str, nn.Module], x: Tensor, settings: Settings, effort: timing.Effort = timing.FULL) -> Times:

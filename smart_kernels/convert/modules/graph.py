@@ -40,13 +40,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def call(model: nn.Module, example_input):
-    """Run the model on its positional or keyword arguments.
+    """Run the model on its positional or keyword arguments, with its weights as they are by now.
 
     Raises:
         ValueError: there are none.
     """
     if example_input is None:
         raise ValueError("example_input must be a tensor, a tuple or a dict of arguments, got None")
+    torch.clear_autocast_cache()  # of copies of weights that have changed since
     if isinstance(example_input, dict):
         return model(**example_input)
     return model(*example_input) if isinstance(example_input, tuple | list) else model(example_input)

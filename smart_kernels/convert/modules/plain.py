@@ -3,12 +3,27 @@
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from smart_kernels.nn import TRANSPOSED
+from smart_kernels.nn import TRANSPOSED, MaskedBatchNorm, MaskedConv2d, MaskedLinear, SparseConv2d, SparseLinear
 
 LAYERS = (nn.Linear, nn.Conv2d)
 MASKABLE = (*LAYERS, nn.Conv1d, nn.Conv3d, *TRANSPOSED)  # the others run dense, however many zeros they have
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 TABLES = (nn.Embedding, nn.EmbeddingBag)  # weights that are looked up, not multiplied
+OURS = (MaskedLinear, MaskedConv2d, SparseLinear, SparseConv2d, MaskedBatchNorm)
+OWN_NAMES = {name for cls in OURS for name in dir(cls)} - {name for cls in (*LAYERS, *BATCHNORMS) for name in dir(cls)}
+OWN_NAMES -= {"weight", "bias"}
+OWN_NAMES |= {
+    "pattern",
+    "scores",
+    "held",
+    "blocks",
+    "batchnorm",
+    "layer",
+    "format",
+    "live",
+    "joined",
+    "epilogue",
+}  # set on the layers
 
 
 def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYERS) -> str | None:
@@ -28,6 +43,8 @@ def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYER
     if computed := [name for name in ("weight", "bias") if name not in layer._parameters]:
         hooks = ", ".join(type(hook).__name__ for hook in layer._forward_pre_hooks.values()) or "somebody"
         return f"its {' and '.join(computed)} is computed by {hooks}"
+    if taken := sorted(OWN_NAMES & _names(layer)):
+        return f"its own {' and '.join(taken)} would be overwritten"
     if not layer.weight.is_floating_point():
         return f"its weight is of {layer.weight.dtype}"
     kind = type(layer._parameters["weight"])
@@ -42,7 +59,13 @@ def plain_batchnorm(module: nn.Module) -> bool:
         return False
     cls = type(module)
     own = cls.forward is nn.BatchNorm2d.forward and cls.__call__ is nn.Module.__call__
-    return own and {"weight", "bias"} <= module._parameters.keys() and not hasattr(cls, "weight")
+    own = own and {"weight", "bias"} <= module._parameters.keys() and not hasattr(cls, "weight")
+    return own and OWN_NAMES.isdisjoint(_names(module))
+
+
+def _names(module: nn.Module) -> set[str]:
+    """Return the names of what hangs on a module."""
+    return {*vars(module), *module._parameters, *module._buffers, *module._modules}
 
 
 def left_alone(model: nn.Module) -> dict[str, str]:

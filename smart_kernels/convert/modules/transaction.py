@@ -70,6 +70,8 @@ def whole_or_not_at_all(model: nn.Module) -> Iterator[Snapshot]:
         except BaseException:
             before.restore()
             raise
+        finally:
+            torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from smart_kernels.kernels.common.blocks import block_limit, block_start
 from smart_kernels.kernels.common.epilogue import finish
+from smart_kernels.kernels.common.overlap import after_launch_before
 from smart_kernels.kernels.common.tuning import autotune, shared_memory
 
 from .steps import columns_of, in_step, listed, rows_of_tile
@@ -34,13 +35,14 @@ KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "
 def worth_trying(configs, args, **kwargs):
     """Keep configurations whose threads have room for their sums, with as many stages as fit.
 
-    With too few warps threads would exchange masks. Two stages are kept only where no more fit: what few rows wait for
-    is memory.
+    With too few warps threads would exchange masks, with more than there are products of 16 x 8 they would repeat what
+    others do. Two stages are kept only where no more fit: what few rows wait for is memory.
     """
     warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 1024, 1 if kwargs["EVEN_K"] else 4)
+    most = max(warps, kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // (16 * 8))
     step = (kwargs["BLOCK_M"] + kwargs["BLOCK_N"]) * kwargs["BLOCK_K"] * args["x_ptr"].element_size()
     stages = min(6 if kwargs["BLOCK_M"] <= 32 else 4, shared_memory() // step)
-    return [c for c in configs if c.num_warps >= warps and 2 < c.num_stages <= stages] or configs[:1]
+    return [c for c in configs if warps <= c.num_warps <= most and 2 < c.num_stages <= stages] or configs[:1]
 
 
 @autotune(CONFIGS, KEY, worth_trying)
@@ -56,9 +58,10 @@ def block_decode_kernel(
     STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
     GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr, SPLITS: tl.constexpr,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
+    after_launch_before(OVERLAPPED)
     pid_n, pid_s = tl.program_id(0), tl.program_id(1)
     PIECE: tl.constexpr = BLOCK_K // GATHER
     start, end = tl.load(start_ptr + pid_n // PARTS_N) * PARTS_K, tl.load(end_ptr + pid_n // PARTS_N) * PARTS_K

@@ -3,7 +3,8 @@
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma
+from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma_wait as wgmma_wait
 
 from . import epilogue
 
@@ -34,5 +35,5 @@ def finish(y, bias_ptr, residual_ptr, rows, cols, M, N, stride_rm, stride_rn, AC
 
 __all__ = [
     "async_copy", "barrier", "copy_to_shared", "fence_async_shared", "finish", "gl", "gluon", "mbarrier", "reinterpret",
-    "tma", "tma_load", "tma_store",
+    "tma", "tma_load", "tma_store", "warpgroup_mma", "wgmma_wait",
 ]

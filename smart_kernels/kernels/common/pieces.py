@@ -5,6 +5,8 @@ import triton.language as tl
 
 from smart_kernels.kernels.common.epilogue import finish
 
+from .overlap import after_launch_before
+
 
 @triton.jit
 def sum_pieces_kernel(
@@ -15,9 +17,10 @@ def sum_pieces_kernel(
     # strides
     stride_s, stride_rm, stride_rn, stride_ym,
     # compile-time
-    SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
+    SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, OVERLAPPED: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     """Store y = activation(scale * sum of pieces + bias + residual)."""
+    after_launch_before(OVERLAPPED)
     m = tl.program_id(1).to(tl.int64)
     offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = offs_n < N

@@ -22,7 +22,7 @@ from torch import Tensor
 from smart_kernels.kernels.block_sparse.decode import block_decode_kernel
 from smart_kernels.kernels.block_sparse.gather import block_gather_kernel
 from smart_kernels.kernels.common.pieces import sum_pieces_kernel
-from smart_kernels.ops.common.arguments import m_class, strides
+from smart_kernels.ops.common.arguments import m_class, overlapped, strides
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import block_strides
 from smart_kernels.ops.common.launch import TENSOR, Launch, slot
@@ -128,7 +128,7 @@ def _plan_decode(tensors: tuple, n: Axis, k: Axis, product: TileProduct, new: Ca
         *map(slot, tensors), TENSOR,
         M, N, k.size,
         *x.stride(), *strides(residual), N,
-        **_constants(values, n, k, product), SPLITS=pieces,
+        **_constants(values, n, k, product), SPLITS=pieces, **overlapped(),
         BLOCK_M=next(rows for rows in (16, 32, FEW_ROWS) if rows >= M),
     )  # fmt: skip
     sums = functools.partial(torch.empty, (pieces, M, N), dtype=torch.float32, device=x.device)
@@ -158,7 +158,7 @@ def _sum_launch(tensors: tuple, pieces: int, N: int, product: TileProduct) -> La
         TENSOR, None, slot(bias), slot(residual), TENSOR,
         M, N,
         0, *strides(residual), N,
-        SPLITS=pieces, ACTIVATION=product.activation, BLOCK_N=256,
+        SPLITS=pieces, ACTIVATION=product.activation, BLOCK_N=256, **overlapped(),
     )  # fmt: skip
 
 

@@ -1,9 +1,13 @@
 """Arguments that many launches compute alike."""
 
-import torch
-from torch import Tensor
+import functools
 
-from .launch import NOTHING, Nothing
+import torch
+import triton
+from torch import Tensor
+from triton.runtime import driver
+
+from .launch import NOTHING, STATE, Nothing
 
 
 def m_class(M: int) -> int:
@@ -19,3 +23,21 @@ def precision() -> str:
 def strides(matrix: Tensor | Nothing | None) -> tuple[int, int]:
     """Return the strides of a matrix, zeros where there is none."""
     return (0, 0) if matrix is None or matrix is NOTHING else (matrix.stride(0), matrix.stride(1))
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Return the number of multiprocessors of a GPU; 1 where kernels are only compiled."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def overlapped() -> dict[str, bool]:
+    """Return the arguments of a launch that is set up while the one before it ends, where the device can.
+
+    Not in a graph of ``torch.compile``, which launches by itself.
+    """
+    if triton.knobs.runtime.interpret or STATE.tracing:
+        return {"OVERLAPPED": False}
+    target = driver.active.get_current_target()
+    able = target.backend == "cuda" and target.arch >= 90
+    return {"OVERLAPPED": True, "launch_pdl": True} if able else {"OVERLAPPED": False}

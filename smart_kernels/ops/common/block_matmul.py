@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -14,30 +13,14 @@ from smart_kernels.kernels.common.block_grad import block_grad_kernel
 from smart_kernels.kernels.common.block_matmul import block_matmul_kernel
 from smart_kernels.kernels.common.tuning import hopper
 
-from .arguments import m_class, strides
+from . import exact
+from .arguments import m_class, processors, strides
 from .axis import Axis, constants
-from .blocks import block_strides
+from .blocks import Product, block_strides
+from .capture import capturing
+from .fastest import Fastest
 from .launch import NOTHING, TENSOR, Descriptor, Launch, slot
-
-
-@dataclass(frozen=True)
-class Product:
-    """All that a product with stored blocks follows from, but for its tensors.
-
-    Attributes:
-        n, k: the axes of W.
-        aligned: whether x and the blocks lie at multiples of 16 bytes.
-        activation: a key of ``reference.common.epilogue.ACTIVATIONS`` or None.
-        dtype: of the result; None: that of x.
-        precision: of ``tl.dot`` in fp32.
-    """
-
-    n: Axis
-    k: Axis
-    aligned: bool
-    activation: str | None
-    dtype: torch.dtype | None
-    precision: str
+from .persistent import configurations, fits, form_of, key_of, launched, sources
 
 
 def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual, product: Product) -> Callable:
@@ -61,18 +44,40 @@ def plan_matmul(x, values, start, end, cols, slots, order, scale, bias, residual
     if not M * N:
         return lambda *tensors: new()
     tensors = (x, values, start, end, cols, slots, order, scale, bias, residual)
-    rows = tma_rows(tensors, product)
-    launch = _matmul_launch(tensors, product, rows)
+    multiply = _plan_ways(tensors, product)
 
-    def run(x, values, *others):
+    def run(*tensors):
         y = new()
-        if rows:
-            launch(x, values, *others, y, x, values)
-        else:
-            launch(x, values, *others, y)
+        multiply(*tensors, y)
         return y
 
     return run
+
+
+def _plan_ways(tensors: tuple, product: Product) -> Callable[..., None]:
+    """Return the launch of the product, or the choice between two, given the tensors and y."""
+    rows = tma_rows(tensors, product)
+    launch = _matmul_launch(tensors, product, rows)
+
+    def plain(x, values, *others):
+        launch(x, values, *others, x, values)
+
+    plain = plain if rows else launch
+    persistent = _plan_persistent(tensors, product) if hopper() else None
+    if persistent is None:
+        return plain
+    return Fastest({"plain": plain, "persistent": persistent}, sources() + key_of(tensors, product))
+
+
+def _plan_persistent(tensors: tuple, product: Product) -> Callable[..., None] | None:
+    """Return the launch of the persistent form; None where it does not fit or has not proved right."""
+    if not fits(tensors, product) or capturing():
+        return None
+    device = tensors[0].device
+    form = form_of(tensors, product)
+    if exact.verified(device, form) is not None or not configurations(form):
+        return None
+    return launched(tensors, product, form, processors(device))
 
 
 def _matmul_launch(tensors: tuple, product: Product, rows: int) -> Launch:

@@ -55,6 +55,26 @@ class BlockPlaces:
     k: Axis
 
 
+@dataclass(frozen=True)
+class Product:
+    """All that a product with stored blocks follows from, but for its tensors.
+
+    Attributes:
+        n, k: the axes of W.
+        aligned: whether x and the blocks lie at multiples of 16 bytes.
+        activation: a key of ``reference.common.epilogue.ACTIVATIONS`` or None.
+        dtype: of the result; None: that of x.
+        precision: of ``tl.dot`` in fp32.
+    """
+
+    n: Axis
+    k: Axis
+    aligned: bool
+    activation: str | None
+    dtype: torch.dtype | None
+    precision: str
+
+
 def block_strides(values: Tensor) -> dict[str, int]:
     """Return the compile-time arguments that say how (S, n.block, k.block) blocks lie in memory."""
     return dict(zip(("STRIDE_WS", "STRIDE_WN", "STRIDE_WK"), values.stride(), strict=True))

@@ -1,12 +1,15 @@
 """Decisions of a call, kept for the next call with tensors alike."""
 
+import contextlib
 import functools
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import triton
 from torch import Tensor
+from triton.runtime.autotuner import Autotuner
 
 from .launch import ALIGNMENT, NOTHING, STATE, all_given
 
@@ -86,6 +89,19 @@ def forget() -> None:
     with CHANGING:
         for planned in EVERY:
             planned.plans.clear()
+
+
+@contextlib.contextmanager
+def forced(tuned: Autotuner, config: triton.Config) -> Iterator[None]:
+    """Launch a tuned kernel with this configuration, untuned; launches kept with another one are forgotten."""
+    before = tuned.configs
+    tuned.configs = [config]
+    forget()
+    try:
+        yield
+    finally:
+        tuned.configs = before
+        forget()
 
 
 def buffers(sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[], Sequence[Tensor]]:

@@ -5,6 +5,8 @@ import functools
 import torch
 import triton
 
+from smart_kernels.ops.common.arguments import processors
+
 
 def supported(device: torch.device | str, kernel: str = "mma") -> str | None:
     """Return why ``kernel`` cannot run on ``device``; None when it may, see ``verified``."""
@@ -49,7 +51,4 @@ def _no_gluon() -> str | None:
     return None
 
 
-@functools.cache
-def processors(device: torch.device) -> int:
-    """Return the number of multiprocessors of a GPU; 1 where kernels are only compiled."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+__all__ = ["lacks", "processors", "supported", "words_kernel"]

@@ -8,7 +8,7 @@ import triton
 from torch import Tensor
 
 from smart_kernels.kernels.common.pieces import sum_pieces_kernel
-from smart_kernels.ops.common.arguments import m_class, strides
+from smart_kernels.ops.common.arguments import m_class, overlapped, strides
 from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, Nothing, slot
 
 from . import device
@@ -41,7 +41,7 @@ def _plan_shares(
     add = Launch(
         sum_pieces_kernel, (triton.cdiv(N, SUMMED), M),
         TENSOR, *map(slot, others), TENSOR, M, N, stride_of(scale), *strides(residual), N,
-        SPLITS=count, ACTIVATION=activation, BLOCK_N=SUMMED, num_warps=1,
+        SPLITS=count, ACTIVATION=activation, BLOCK_N=SUMMED, num_warps=1, **overlapped(),
     )  # fmt: skip
     dtype = torch.int32 if x.dtype == torch.int8 else torch.float32
     sums = functools.partial(torch.empty, (count * M, N), dtype=dtype, device=packed.weight.device)

@@ -1,13 +1,12 @@
 """The tuned kernels and their configurations. They are imported late: not every triton has their Gluon."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from smart_kernels.ops.common.plan import forget
+from smart_kernels.ops.common import plan
 
 from .packing import BYTES
 
@@ -23,18 +22,9 @@ def offered(kernel: str, dtype: torch.dtype) -> list[triton.Config]:
     return [c for c in configs if dtype not in BYTES or sparse_wgmma.few_sums(c)]
 
 
-@contextlib.contextmanager
-def forced(kernel: str, config: triton.Config) -> Iterator[None]:
-    """Launch ``kernel`` with this configuration, untuned; launches that were kept with another one are forgotten."""
-    tuned = tuner(kernel)
-    before = tuned.configs
-    tuned.configs = [config]
-    forget()
-    try:
-        yield
-    finally:
-        tuned.configs = before
-        forget()
+def forced(kernel: str, config: triton.Config) -> AbstractContextManager[None]:
+    """Launch ``kernel`` with this configuration, untuned."""
+    return plan.forced(tuner(kernel), config)
 
 
 def tuner(kernel: str) -> Autotuner:

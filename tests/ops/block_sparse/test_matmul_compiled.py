@@ -1,5 +1,7 @@
 """A compiler sees the launches of the ops on a GPU, and takes no tensor that is only read for written."""
 
+import re
+
 import pytest
 import torch
 from torch._functorch.aot_autograd import aot_export_joint_simple
@@ -7,6 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.claimed import claimed
 from smart_kernels.ops.block_sparse import conv_operators, linear
+from smart_kernels.ops.block_sparse.tile_matmul import TileProduct, plan_tiles
+from smart_kernels.ops.common.launch import NOTHING
+from tests.ptx.launch import Machine, emulated
 
 from ...conftest import INTERPRETED
 
@@ -60,3 +65,24 @@ def test_convolution(tile):
         op_dvalues = conv_operators.block_conv_dvalues
         if tile[0] != 24:
             shows_one_launch(lambda *args: op_dvalues(*args, GEOMETRY, *tile), dy, x, crow, col)
+
+
+class Compiled(Machine):
+    """A GPU on which nothing runs."""
+
+    def launch(self, compiled, values, grid):
+        self.compiled.append(compiled)
+
+
+def test_nothing_is_touched_before_the_launch_before_has_ended():
+    product = TileProduct(64, None, None, "ieee")
+    x, values = torch.empty(16, 2048, dtype=torch.bfloat16), torch.empty(64, 64, 64, dtype=torch.bfloat16)
+    rows = (*torch.zeros(2, 1, dtype=torch.int32), torch.zeros(64, dtype=torch.int32))
+    nothing = (NOTHING,) * 3
+    with emulated("sm_90", Compiled()) as gpu:
+        plan_tiles(x, values, *rows, *nothing, product)(x, values, *rows, *nothing)
+    assert [compiled.name for compiled in gpu.compiled] == ["block_decode_kernel", "sum_pieces_kernel"]
+    for compiled in gpu.compiled:
+        ptx = compiled.asm["ptx"]
+        touched = re.search(r"(ld|st)\.global|cp\.async", ptx).start()
+        assert ptx.index("griddepcontrol.wait") < touched and compiled.metadata.launch_pdl

@@ -12,14 +12,17 @@ import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench import claimed as claim
 from bench.claimed import arguments, claimed
+from bench.codegen.compile import ClaimedDriver
 from smart_kernels.kernels.common.block_grad import block_grad_kernel
 from smart_kernels.ops.common import kept as recorded
 from smart_kernels.ops.common import recording
-from smart_kernels.ops.common.launch import TENSOR, Descriptor, Launch
+from smart_kernels.ops.common.arguments import overlapped
+from smart_kernels.ops.common.launch import TENSOR, Descriptor, Launch, traced
 
 from ...conftest import INTERPRETED
 
@@ -75,6 +78,28 @@ def test_arguments_are_those_of_triton(offsets, stride, n, warps):
             args = (tensors[0], None, tensors[1], *values)
             same(driver, kept, tensors, copy_kernel, grid, args, constants)
         assert all(kept.kept.values()), "every launch was understood"
+
+
+@compiled
+@pytest.mark.parametrize("pdl", [False, True])
+def test_an_overlapped_launch_stays_one(pdl):
+    x, y = torch.zeros(64), torch.zeros(64)
+    constants = {"EVEN": False, "launch_pdl": pdl}
+    kept = Launch(copy_kernel, (1,), TENSOR, None, TENSOR, 1, 1, 1.0, **constants)
+    with claimed() as driver:
+        for _ in range(2):
+            told = same(driver, kept, (x, y), copy_kernel, (1,), (x, None, y, 1, 1, 1.0), constants)
+            assert sum(value is True for value in told) == pdl, "no other flag of the launch is set"
+        assert all(kept.kept.values())
+
+
+@compiled
+@pytest.mark.parametrize(("target", "able"), [("sm_80", False), ("sm_90", True), ("sm_120", True), ("gfx942", False)])
+def test_where_a_launch_is_set_up_while_another_ends(target, able, monkeypatch):
+    monkeypatch.setattr(driver, "_active", ClaimedDriver(target))
+    assert overlapped() == ({"OVERLAPPED": True, "launch_pdl": True} if able else {"OVERLAPPED": False})
+    with traced():
+        assert overlapped() == {"OVERLAPPED": False}, "a compiler launches by itself"
 
 
 @compiled
