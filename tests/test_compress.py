@@ -369,7 +369,7 @@ def test_report_prints_and_round_trips():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: compress_(nn.DataParallel(mlp()), torch.randn(6, 48)), "got one in DataParallel"),
+        (lambda: compress_(nn.DataParallel(mlp()), torch.randn(6, 48)), "got an nn.DataParallel, which copies it"),
         (lambda: compress_(nn.Linear(8, 8), torch.randn(6, 8)), "put it into nn.Sequential"),
         (lambda: compress_(mlp(), torch.randn(6, 48), policy="fast"), "policy must be"),
         (lambda: compress_(mlp(), torch.randn(6, 48), backends=("mkl",)), "backends must be out of"),
