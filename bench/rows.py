@@ -20,16 +20,35 @@ import smart_kernels
 from .places import IS_CHECKOUT, RESULTS
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Where, with what and by which command something was measured; see ``environment``.
+
+    Attributes:
+        load: of the machine then; None where it was not recorded.
+    """
+
+    device: str
+    threads: int
+    load: float | None
+    torch: str
+    triton: str
+    python: str
+    commit: str
+    date: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Measured):
     """One line of results.
 
     Times in ms; ``of_floor`` = floor / p50, with the floor of ``bench.floor``; ``speedup`` = p50 of the best baseline /
     p50; ``ratio`` = median over the rounds of time / time of the best baseline, ``spread`` = interquartile range of
     those over it. ``timer`` is "rounds" (CPU, interleaved), "events" (GPU, called one by one), "graph" (GPU, replayed
     from a CUDA graph: kernels alone) or "host" (how long a call keeps the host, without waiting for the GPU).
-    ``l2_bytes`` is 0 where it is not known, ``l2_gbps`` None where the L2 cache was not measured; ``runs`` is 0 and
-    ``load`` None where they were not recorded.
+    ``l2_bytes`` is 0 where it is not known, ``l2_gbps`` None where the L2 cache was not measured; ``runs`` is 0 where
+    they were not recorded.
     """
 
     op: str
@@ -56,15 +75,6 @@ class Row:
     floor_ms: float
     of_floor: float
     speedup: float | None
-    device: str
-    threads: int
-    load: float | None
-    torch: str
-    triton: str
-    python: str
-    commit: str
-    date: str
-    command: str
     choice: str = ""
     ratio: float | None = None
     spread: float | None = None

@@ -12,8 +12,8 @@ from .cells import METHODS
 FOLDER = rows.RESULTS / "accuracy"
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(rows.Measured):
     """Record what one method made of one dense model.
 
     Attributes:
@@ -24,7 +24,6 @@ class Run:
         kept, asked: weights.
         step_ms, dense_step_ms: processor time of a step of all threads, mean over the training.
         z2, flips, live, gap: as in ``Pruner.report()``, where the method has them; the gap as the search ended.
-        device, threads, load, torch, triton, python, commit, date, command: see ``bench.rows``.
     """
 
     cell: str
@@ -38,15 +37,6 @@ class Run:
     asked: int
     step_ms: float
     dense_step_ms: float
-    device: str
-    threads: int
-    load: float
-    torch: str
-    triton: str
-    python: str
-    commit: str
-    date: str
-    command: str
     options: dict[str, Any] = field(default_factory=dict)
     z2: float | None = None
     gap: float | None = None

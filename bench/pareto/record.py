@@ -8,8 +8,8 @@ from .. import lines, rows
 FOLDER = rows.RESULTS / "pareto"
 
 
-@dataclass(frozen=True)
-class Point:
+@dataclass(frozen=True, kw_only=True)
+class Point(rows.Measured):
     """Record what became of a model: how right and how fast.
 
     Attributes:
@@ -20,7 +20,6 @@ class Point:
         sparsity: of the prunable weights.
         speedup, spread, dense_ms, sparse_ms: beside the best dense model, as ``compare`` measures it.
         plan: pattern and density of each layer, where there is a plan.
-        device, threads, load, torch, triton, python, commit, date, command: see ``bench.rows``.
     """
 
     model: str
@@ -36,15 +35,6 @@ class Point:
     dense_ms: float
     sparse_ms: float
     plan: dict[str, list]
-    device: str
-    threads: int
-    load: float
-    torch: str
-    triton: str
-    python: str
-    commit: str
-    date: str
-    command: str
 
     @property
     def key(self) -> tuple:
