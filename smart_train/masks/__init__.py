@@ -2,7 +2,7 @@
 
 from .carried import Masks
 from .counts import counts
-from .inputs import graphed
+from .inputs import Graphed
 from .masked_model import MaskedModel, check_not_nan
 from .planned import PlannedPool
 from .pool import Pool
@@ -14,6 +14,7 @@ from .tiles import fold_, per_weight, tile_means
 
 __all__ = [
     "Budget",
+    "Graphed",
     "MaskedModel",
     "Masks",
     "PlannedPool",
@@ -22,7 +23,6 @@ __all__ = [
     "counts",
     "erk",
     "fold_",
-    "graphed",
     "is_shard",
     "per_weight",
     "spread_",

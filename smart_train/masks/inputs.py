@@ -49,33 +49,39 @@ class MasksAsInputs(nn.Module):
             self.masked.set_gates(before)
 
 
-def graphed(masked: MaskedModel, example: tuple[Tensor, ...], capture: Capture) -> Callable[..., Any]:
-    """Return the model as graphs of its forward and backward, for masks of the kind that its layers have now.
+class Graphed:
+    """A model as graphs of its forward and backward, for masks of the kind that its layers have at the capture.
+
+    It takes the arguments of the model and gives its outputs. In the mode, training or not, in which it was not
+    captured, the model runs as it is.
 
     Args:
         masked: the model.
         example: its arguments; what comes later has their shapes.
         capture: ``torch.cuda.make_graphed_callables``, or what does the same.
 
-    Returns:
-        What takes the model's arguments and gives its outputs. It raises ValueError where the masks have become of
-        another kind. In the mode, training or not, in which it was not captured, the model runs as it is.
+    Raises:
+        ValueError: in a call, the masks have become of another kind.
     """
-    module = MasksAsInputs(masked)
-    module.train(masked.model.training)
-    gates = module.gates()
-    kinds = {name: _kind(gate) for name, gate in gates.items()}
-    samples = [_sample(each) for each in (*example, *map(_tensor, gates.values()))]
-    run = capture(module, tuple(samples), allow_unused_input=True)
 
-    def call(*inputs: Tensor) -> Any:
-        now = module.gates()
-        if {name: _kind(gate) for name, gate in now.items()} != kinds:
+    def __init__(self, masked: MaskedModel, example: tuple[Tensor, ...], capture: Capture):
+        self.module = MasksAsInputs(masked)
+        self.module.train(masked.model.training)
+        gates = self.module.gates()
+        self.kinds = _kinds(gates)
+        samples = [_sample(each) for each in (*example, *map(_tensor, gates.values()))]
+        self.run = capture(self.module, tuple(samples), allow_unused_input=True)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        gates = self.module.gates()
+        if _kinds(gates) != self.kinds:
             raise ValueError("a graph must be captured anew for each stage, got masks of another kind than it was for")
-        module.training = masked.model.training
-        return run(*inputs, *map(_tensor, now.values()))
+        self.module.training = self.module.model.training
+        return self.run(*inputs, *map(_tensor, gates.values()))
 
-    return call
+
+def _kinds(gates: dict[str, Gate]) -> dict[str, tuple[Any, ...]]:
+    return {name: _kind(gate) for name, gate in gates.items()}
 
 
 def _tensor(gate: Gate) -> Tensor:

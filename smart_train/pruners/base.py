@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from smart_kernels import Pattern
-from smart_train.masks import Budget, MaskedModel, graphed
+from smart_train.masks import Budget, Graphed, MaskedModel
 from smart_train.plans import Plan
 from smart_train.schedule import Lengths
 
@@ -121,7 +121,7 @@ class Pruner(Staged):
         self._check_open()
         if self.masked.ranks.count != 1:
             raise ValueError(f"one process must train a model in graphs, got {self.masked.ranks.count}")
-        return graphed(self.masked, example, torch.cuda.make_graphed_callables)
+        return Graphed(self.masked, example, torch.cuda.make_graphed_callables)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what ``model.state_dict()``, which holds weights and scores, does not know: stage and masks.

@@ -32,24 +32,19 @@ def prune(
     graph: str = "auto",
     workers: int | None = None,
 ) -> dict:
-    """Train, prune, compress, measure and save a model.
+    """Train, prune, compress, measure and save a model; return the report, as written to ``report.json``.
 
     Args:
         recipe: every setting.
         out: gets the files of ``save``, ``recipe.json``, ``report.json``, ``report.md``, plots and ``training/``.
         resume: continue the run in ``out``, if there is one; without it ``out`` must not hold one.
-        graph: whether training steps come from CUDA graphs; see ``Stages``.
-        workers: threads that read pictures; see ``data.load``.
         baseline: also finetune a one-shot magnitude mask for as many steps, unless that is the recipe's method.
-
-    Returns:
-        The report, as written to ``report.json``.
+        graph, workers: see ``Stages`` and ``data.load``.
 
     Raises:
         ValueError: ``out`` is taken or no directory, the data is not there or too little, the budget cannot be met.
     """
-    data = _data(recipe, workers)
-    stages = Stages(recipe, data, out, device(), resume, graph)
+    stages = Stages(recipe, _data(recipe, workers), out, device(), resume, graph)
     stages.check()  # before the directory is taken and the dense model trained
     _claim(out, recipe, resume)
     return _finish(stages, *_train(stages, baseline))

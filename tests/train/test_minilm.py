@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smart_train import docstrings, minilm
+from smart_train import docstrings, embeddings, minilm
 from smart_train.cli import main
 
 
@@ -12,9 +12,9 @@ def test_rank_agreement_of_equal_and_of_unrelated_embeddings():
     torch.manual_seed(0)
     dense, other = (F.normalize(torch.randn(80, 16), dim=1) for _ in range(2))
     turned = dense @ torch.linalg.qr(torch.randn(16, 16)).Q
-    same = minilm.rank_agreement(dense, turned)  # similarities are what counts
+    same = embeddings.rank_agreement(dense, turned)  # similarities are what counts
     assert same["top"] == pytest.approx(1, abs=0.01) and same["first"] > 0.98 and same["spearman"] > 0.999
-    apart = minilm.rank_agreement(dense, other)
+    apart = embeddings.rank_agreement(dense, other)
     assert apart["top"] < 0.3 and abs(apart["spearman"]) < 0.2 and apart["first"] < 0.2
 
 
@@ -22,7 +22,7 @@ def test_padding_does_not_count():
     states, mask = torch.randn(2, 5, 4), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     changed = states.clone()
     changed[0, 3:] = 100.0
-    torch.testing.assert_close(minilm.pooled(states, mask), minilm.pooled(changed, mask))
+    torch.testing.assert_close(embeddings.pooled(states, mask), embeddings.pooled(changed, mask))
 
 
 def test_texts_of_the_test_are_others():
