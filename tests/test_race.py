@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smart_kernels.convert.measure import choose, timing
-from smart_kernels.convert.measure.effort import FIXED, FULL
+from smart_kernels.convert.measure.effort import FULL, TOLD
 from smart_kernels.convert.measure.race import decided, in_reach
 
 CPU = torch.device("cpu")
@@ -64,9 +64,9 @@ class Clock:
         seconds = self.seconds[self.now] * (1 + self.noise * ((count + ord(self.now[0])) % 5 - 2))
         return lambda: seconds
 
-    def measure(self, effort=FULL):
+    def measure(self, effort=FULL, seconds=0.0):
         calls = {name: self.of(name) for name in self.seconds}
-        return timing.time_in_turns(calls, DENSE, CPU, 0.0, clock=self.clock, effort=effort)
+        return timing.time_in_turns(calls, DENSE, CPU, seconds, clock=self.clock, effort=effort)
 
 
 def test_a_clear_comparison_ends_early():
@@ -90,5 +90,12 @@ def test_noise_takes_all_rounds_and_leaves_nobody_out():
 
 
 def test_numbers_that_are_told_have_all_rounds():
-    times = Clock({"dense": 1.0, "a": 0.1}).measure(FIXED)
-    assert {len(rounds) for rounds in times.values()} == {FIXED.pairs}
+    times = Clock({"dense": 1.0, "a": 0.1}).measure(TOLD)
+    assert {len(rounds) for rounds in times.values()} == {TOLD.pairs}
+
+
+def test_numbers_that_are_told_go_on_while_they_have_not_settled():
+    noisy = {"dense": 1.0, "a": 0.1}
+    assert len(Clock(noisy, noise=0.2).measure(TOLD, 0.02)["a"]) > TOLD.pairs
+    assert len(Clock(noisy, noise=0.2).measure(FULL, 0.02)["a"]) < FULL.pairs, "it is clear who wins"
+    assert len(Clock(noisy).measure(TOLD, 5.0)["a"]) == TOLD.pairs, "settled"

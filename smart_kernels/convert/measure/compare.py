@@ -13,7 +13,7 @@ from smart_kernels.convert.modules import call, device_of, evaluating
 
 from . import timing
 from .choice import Times, pair_ratio
-from .effort import FIXED, FULL, Effort
+from .effort import FULL, TOLD, Effort
 from .race import STEADY
 
 logger = logging.getLogger("smart_kernels")
@@ -61,7 +61,7 @@ def compare(
         ValueError: no parameters in ``dense``, or no ``example_input``.
     """
     models = {"dense": dense, "sparse": sparse}
-    times = time_models(models, example_input, seconds, cuda_graph, FIXED)
+    times = time_models(models, example_input, seconds, cuda_graph, TOLD)
     ms = {name: 1e3 * median(rounds) for name, rounds in times.items()}
     return Comparison(ms["dense"], ms["sparse"], *pair_ratio(times["dense"], times["sparse"]), len(times["dense"]))
 

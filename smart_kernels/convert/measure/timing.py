@@ -78,7 +78,7 @@ def time_in_turns(
     while race.rounds(times) < effort.pairs and not race.decided(times, dense):
         _extend(times, final, STEP)
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline and not (race.settled(times) or race.decided(times, dense)):
+    while time.perf_counter() < deadline and not (race.settled(times) or effort.enough(race.decided(times, dense))):
         _extend(times, final, STEP)
     return times
 
