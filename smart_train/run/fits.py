@@ -1,7 +1,10 @@
 """Checks that the state in a checkpoint is one of the training that is to go on with it."""
 
+import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,11 +97,26 @@ def _check_random(saved: Any) -> None:
         isinstance(cuda, list) and all(isinstance(t, Tensor) and t.dtype == torch.uint8 for t in cuda), "cuda is none"
     )
     kind, words, place, *gauss = saved["numpy"] if _length(saved["numpy"], 5) else (None, (), None)
-    _check(kind == "MT19937" and _words(words, 624) and _within(place, 624), "numpy must hold a state of its generator")
+    _check(
+        type(kind) is str and kind == "MT19937" and _words(words, 624) and _within(place, 624),
+        "numpy must hold a state of its generator",
+    )
     _check([type(value) for value in gauss] == [int, float], "numpy must hold a state of its generator")
     version, words, gauss = saved["python"] if _length(saved["python"], 3) else (None, (), None)
     whole = isinstance(words, tuple) and _words(words[:-1], 624) and _within(words[-1], 624)
-    _check(version == 3 and whole and type(gauss) in (type(None), float), "python must hold a state of its generator")
+    known = type(version) is int and version == 3 and type(gauss) in (type(None), float)
+    _check(known and whole, "python must hold a state of its generator")
+    _takes("torch", torch.Generator().set_state, saved["torch"].cpu())
+    _takes("numpy", np.random.RandomState().set_state, saved["numpy"])
+    _takes("python", random.Random().setstate, saved["python"])
+
+
+def _takes(name: str, set_state: Callable[[Any], Any], state: Any) -> None:
+    """Check that a generator takes a state: one that nobody draws from, so that a refusal changes nothing."""
+    try:
+        set_state(state)
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        _check(False, f"{name} must hold a state of its generator, not: {error}")
 
 
 def _tensors(what: str, saved: Any, own: dict[str, Tensor]) -> None:

@@ -77,6 +77,10 @@ def numpy_beyond_its_end(state):
     state["random"]["numpy"] = (name, words, 10**6, *rest)
 
 
+def numpy_of_too_large_a_number(state):
+    state["random"]["numpy"] = (*state["random"]["numpy"][:3], 2**70, 0.0)
+
+
 def mask_of_another_shape(state):
     state["pruner"]["masks"] = {"0": torch.ones(1, 1, dtype=torch.bool)}
 
@@ -100,6 +104,12 @@ def moment_of_another_shape(state):
         (lambda state: state.update(step=99), "step must be a whole number up to 6"),
         (lambda state: state.update(pruner=None), "a pruner in both or in none"),
         (lambda state: state["random"].update(python=(3, (1,), None)), "python must hold"),
+        (
+            lambda state: state["random"].update(python=(torch.ones(2), *state["random"]["python"][1:])),
+            "python must hold",
+        ),
+        (lambda state: state["random"]["torch"].fill_(255), "torch must hold a state of its generator, not: "),
+        (numpy_of_too_large_a_number, "numpy must hold a state of its generator, not: "),
     ],
 )
 def test_a_state_of_something_else_changes_nothing(change, message):
