@@ -19,6 +19,7 @@ from smart_kernels.ops.tensor_core import mma, verify
 from smart_kernels.ops.tensor_core.launch import _plan_rows
 from smart_kernels.reference.common import compress
 from smart_kernels.reference.common.epilogue import ACTIVATIONS, finish
+from tests.ptx.changes import every, nth
 from tests.ptx.launch import Machine, emulated
 from tests.ptx.warp import Fault
 from tests.util import assert_close
@@ -325,27 +326,6 @@ def test_epilogue(activation):
 
 
 # ---- a broken kernel is noticed
-
-
-def nth(pattern, replacement, n=0):
-    """Replace the n-th match only."""
-
-    def change(ptx):
-        found = list(re.finditer(pattern, ptx))
-        assert len(found) > n, f"{pattern} is not in the PTX"
-        m = found[n]
-        return ptx[: m.start()] + m.expand(replacement) + ptx[m.end() :]
-
-    return change
-
-
-def every(pattern, replacement):
-    def change(ptx):
-        changed = re.sub(pattern, replacement, ptx)
-        assert changed != ptx, f"{pattern} is not in the PTX"
-        return changed
-
-    return change
 
 
 def another_metadata(ptx):

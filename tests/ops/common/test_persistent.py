@@ -18,6 +18,7 @@ from smart_kernels.ops.common.block_matmul import Product, plan_matmul
 from smart_kernels.ops.common.launch import NOTHING, STATE
 from smart_kernels.ops.common.persistent import Form
 from smart_kernels.ops.common.plan import forced
+from tests.ptx.changes import every, nth
 from tests.ptx.launch import Machine, emulated
 from tests.ptx.warp import Fault
 
@@ -93,25 +94,6 @@ def test_nothing_beyond_the_edges_is_read_or_written(config):
 
 
 # ---- a broken kernel is noticed
-
-
-def nth(pattern, replacement, n=0):
-    """Replace the n-th match only."""
-
-    def change(ptx):
-        m = list(re.finditer(pattern, ptx))[n]
-        return ptx[: m.start()] + m.expand(replacement) + ptx[m.end() :]
-
-    return change
-
-
-def every(pattern, replacement):
-    def change(ptx):
-        changed = re.sub(pattern, replacement, ptx)
-        assert changed != ptx, f"{pattern} is not in the PTX"
-        return changed
-
-    return change
 
 
 WAIT = r"wgmma\.wait_group\.sync\.aligned "
