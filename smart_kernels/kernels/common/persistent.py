@@ -23,19 +23,11 @@ from dataclasses import replace
 import triton
 
 from .gluon import fence_async_shared, finish, gl, gluon, mbarrier, tma, tma_load, tma_store, warpgroup_mma, wgmma_wait
+from .producing import next_stage, tile_at
 from .tuning import autotune
 
 TALLEST = 128  # rows of W that a tile takes: a block of 256 is two tiles
 BOX = 256  # rows that TMA copies at once
-
-
-@gluon.jit
-def tile_at(number, rows_n, tiles_m):
-    """Return row of W's tiles and tile of M: eight of M side by side share the blocks of W in L2."""
-    group = number // (8 * rows_n)
-    height = gl.minimum(tiles_m - group * 8, 8)
-    within = number - group * (8 * rows_n)
-    return within // height, group * 8 + within % height
 
 
 @gluon.jit
@@ -56,15 +48,6 @@ def place(turn, start_ptr, end_ptr, order_ptr, tiles, rows_n, tiles_m, HALVES: g
     start = gl.load(start_ptr + block_row)
     end = gl.load(end_ptr + block_row)
     return block_row * HALVES + row % HALVES, gl.where(there, tile_m, tiles_m), start, gl.where(there, end, start)
-
-
-@gluon.jit
-def next_stage(s, phase, STAGES: gl.constexpr):
-    s += 1
-    if s == STAGES:
-        s = 0
-        phase ^= 1
-    return s, phase
 
 
 @gluon.jit

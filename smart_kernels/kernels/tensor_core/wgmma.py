@@ -26,6 +26,7 @@ from dataclasses import replace
 import triton
 
 from smart_kernels.kernels.common.gluon import fence_async_shared, finish, gl, gluon, mbarrier, tma, tma_load, tma_store
+from smart_kernels.kernels.common.producing import next_stage, tile_at
 from smart_kernels.kernels.common.tuning import autotune
 
 from .mma import TRIED, bytewise
@@ -238,24 +239,6 @@ def load_round(meta_p, w_p, first, steps, HALVES: gl.constexpr, W_SHARED: gl.con
     if W_SHARED:
         words = metas  # not used; a loop cannot carry an empty tuple
     return metas, words
-
-
-@gluon.jit
-def tile_at(number, tiles_n, tiles_m):
-    # eight tiles of M side by side share the tiles of W in L2
-    group = number // (8 * tiles_n)
-    height = gl.minimum(tiles_m - group * 8, 8)
-    within = number - group * (8 * tiles_n)
-    return within // height, group * 8 + within % height
-
-
-@gluon.jit
-def next_stage(s, phase, STAGES: gl.constexpr):
-    s += 1
-    if s == STAGES:
-        s = 0
-        phase ^= 1
-    return s, phase
 
 
 @gluon.jit
