@@ -38,8 +38,8 @@ launches do nothing, as a multiple of that of `F.linear`, which multiplies there
 """
 
 
-@dataclass(frozen=True)
-class HostRow:
+@dataclass(frozen=True, kw_only=True)
+class HostRow(rows.Made):
     """The counts of one call.
 
     Attributes:
@@ -61,12 +61,6 @@ class HostRow:
     layers: int
     us: float
     dense_us: float
-    torch: str
-    triton: str
-    python: str
-    commit: str
-    date: str
-    command: str
 
 
 class Ops(TorchDispatchMode):
@@ -157,7 +151,7 @@ def _row(case: HostCase, pass_: str, driver: claimed.CountingDriver, dense: dict
     kernels = sum(map(is_kernel, ops.seen))
     found = {"launches": launches, "torch_kernels": kernels, "torch_ops": len(ops.seen), "calls": calls}
     times = {"us": round(us, 1), "dense_us": round(us_dense, 1)}
-    return HostRow(case.name, pass_, **found, layers=case.layers, **times, **env)
+    return HostRow(name=case.name, pass_=pass_, **found, layers=case.layers, **times, **env)
 
 
 def line(row: HostRow) -> str:

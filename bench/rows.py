@@ -21,8 +21,20 @@ from .places import IS_CHECKOUT, RESULTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Where, with what and by which command something was measured; see ``environment``.
+class Made:
+    """With what and by which command something was counted or measured; see ``environment``."""
+
+    torch: str
+    triton: str
+    python: str
+    commit: str
+    date: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Made):
+    """Where it was measured, besides.
 
     Attributes:
         load: of the machine then; None where it was not recorded.
@@ -31,12 +43,6 @@ class Measured:
     device: str
     threads: int
     load: float | None
-    torch: str
-    triton: str
-    python: str
-    commit: str
-    date: str
-    command: str
 
 
 @dataclass(frozen=True, kw_only=True)
