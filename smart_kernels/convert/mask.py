@@ -6,14 +6,10 @@ import torch
 from torch import nn
 
 from smart_kernels.nn import (
+    MASKED_CONVS,
     Masked,
     MaskedBatchNorm,
-    MaskedConv1d,
     MaskedConv2d,
-    MaskedConv3d,
-    MaskedConvTranspose1d,
-    MaskedConvTranspose2d,
-    MaskedConvTranspose3d,
     MaskedLinear,
     masked_batchnorm,
     start_scores_,
@@ -32,16 +28,8 @@ from .modules import (
 )
 
 logger = logging.getLogger("smart_kernels")
-MASKED: tuple[type[Masked], ...] = (
-    MaskedLinear,
-    MaskedConv1d,
-    MaskedConv2d,
-    MaskedConv3d,
-    MaskedConvTranspose1d,
-    MaskedConvTranspose2d,
-    MaskedConvTranspose3d,
-)
-MASKED_CLASSES: dict[type[nn.Module], type[Masked]] = {cls.dense_class: cls for cls in MASKED}
+MASKED: tuple[type[Masked], ...] = (MaskedLinear, MaskedConv2d, *MASKED_CONVS)
+MASKED_CLASSES = {cls.dense_class: cls for cls in MASKED}
 
 
 def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, example_input=None) -> dict[str, Masked]:

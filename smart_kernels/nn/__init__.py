@@ -10,13 +10,7 @@ from .gates import Gate, GroupGate, HardGate, SoftGate
 from .joined import Joined, joined
 from .keep import random_mask
 from .masked import Masked
-from .masked_convs import (
-    MaskedConv1d,
-    MaskedConv3d,
-    MaskedConvTranspose1d,
-    MaskedConvTranspose2d,
-    MaskedConvTranspose3d,
-)
+from .masked_convs import MASKED_CONVS
 from .masked_layers import MaskedConv2d, MaskedLinear
 from .prepared import Prepared
 from .quantized import QuantizedLinear, is_2_4
@@ -26,6 +20,7 @@ from .sparse_base import TRANSPOSED, Sparse, geometry, matrix, weight_shape
 from .waiting import Waiting, settled
 
 __all__ = [
+    "MASKED_CONVS",
     "TRANSPOSED",
     "Epilogue",
     "Gate",
@@ -36,12 +31,7 @@ __all__ = [
     "MaskedBatchNorm",
     "MaskedBatchNorm1d",
     "MaskedBatchNorm2d",
-    "MaskedConv1d",
     "MaskedConv2d",
-    "MaskedConv3d",
-    "MaskedConvTranspose1d",
-    "MaskedConvTranspose2d",
-    "MaskedConvTranspose3d",
     "MaskedLinear",
     "Pieces",
     "Prepared",

@@ -59,3 +59,6 @@ class MaskedConvTranspose3d(MaskedTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` whose weight is masked tile by tile."""
 
     dense_class = nn.ConvTranspose3d
+
+
+MASKED_CONVS = (MaskedConv1d, MaskedConv3d, MaskedConvTranspose1d, MaskedConvTranspose2d, MaskedConvTranspose3d)
