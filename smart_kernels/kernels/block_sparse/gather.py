@@ -19,7 +19,7 @@ from smart_kernels.kernels.common.tuning import autotune, hopper, sums_beside, w
 from .steps import columns_of, in_step, listed, rows_of_tile
 
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({"BLOCK_M": 16, "W_LEFT": False}, num_warps=4, num_stages=2),
+    triton.Config({"BLOCK_M": 16, "W_LEFT": False}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 64, "W_LEFT": False}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128, "W_LEFT": False}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 128, "W_LEFT": False}, num_warps=8, num_stages=3),
