@@ -27,7 +27,7 @@ class Epilogue(NamedTuple):
         return self.activation == activation and self.residual == residual
 
     def seen(self, layer, activation: str | None, residual: bool) -> None:
-        """Take note of what a layer has computed: nothing here, see ``convert.compress.follow``."""
+        """Take note of what a layer has computed: nothing here, see ``convert.compress.fusing``."""
 
     def spoiled(self, layer) -> None:
         """Raise ``RuntimeError``: what the output of the layer depends on has changed before it was computed."""

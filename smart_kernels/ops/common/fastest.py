@@ -93,5 +93,8 @@ def _stored(key: str) -> str | None:
     path = get_cache_manager(key).get_file(FILE)
     if path is None:
         return None
-    with open(path) as file:
-        return json.load(file)["fastest"]
+    try:
+        with open(path) as file:
+            return json.load(file)["fastest"]
+    except (OSError, ValueError, KeyError, TypeError):  # cut off or of another version: measured again and replaced
+        return None

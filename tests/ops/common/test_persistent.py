@@ -239,6 +239,19 @@ def test_the_fastest_way_is_kept(ways, monkeypatch):
     assert called[5:] == ["a"], "nothing is timed within a graph"
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}'])
+def test_a_damaged_choice_is_made_anew(ways, tmp_path, damage):
+    both, called = ways
+    fastest.Fastest(both, ("a shape",))(1)
+    (path,) = tmp_path.rglob(fastest.FILE)
+    for after in (["a", "b", "b"], ["b"]):  # measured and stored again, then read
+        path.write_text(damage) if len(after) > 1 else None
+        fastest._found.clear()
+        called.clear()
+        fastest.Fastest(both, ("a shape",))(1)
+        assert called == after
+
+
 def test_all_ways_are_compiled(ways):
     both, called = ways
     way = fastest.Fastest(both, ("a shape",))
