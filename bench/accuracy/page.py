@@ -20,10 +20,10 @@ is typed in. `python -m bench accuracy` runs what has no row yet, `--quick` for 
 
 Every method prunes the same dense model (Fashion-MNIST, 5,000 images drawn by the seed, all 10,000 test images) with
 the same number of batches afterwards, those that it only looks at included, and the best of six settings, which the
-same search has found for each on other cells, another seed and images that were not for testing. Each cell of the table
-is SMART minus the method in points, the mean over paired seeds ± half of the 95 % t-interval and, in brackets, the
-pairs. One pair has no interval. *Not run* is not run; a dash is what a method is not for. What each takes from its paper
-and what is our reading is in [pruners.md](pruners.md).
+same search has found for each on other cells, another seed and images that were not for testing. Each cell of the
+table is SMART minus the method in points, the mean over paired seeds ± half of the 95 % t-interval and, in brackets,
+the pairs. One pair has no interval. *Not run* is not run; a dash is what a method is not for. What each takes from its
+paper and what is our reading is in [pruners.md](pruners.md).
 """
 
 
