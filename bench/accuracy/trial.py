@@ -3,9 +3,11 @@
 import hashlib
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from smart_kernels import parse
 from smart_train import PRUNERS
 from smart_train.data import Data, load
+from smart_train.run import checkpoint
 from smart_train.run.evaluate import accuracy
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
@@ -24,6 +27,7 @@ from .cells import Cell
 from .record import Run, Task
 
 SCRATCH = Path(__file__).parents[2] / "build" / "accuracy"  # dense models, which all methods of a seed share
+NOTE = "dense.json"  # beside a dense model
 HELD = 10_000  # images to validate on
 
 
@@ -49,10 +53,10 @@ def run(cell: Cell, task: Task, device: str, tested: str = "test") -> Run:
     recipe = cell.recipe(task.seed, task.method, task.settings)
     data = pictures(cell, task.seed, tested)
     place = SCRATCH / _digest(recipe, cell)
-    pruning = Stages(recipe, data, place / "last", device)
     dense, known = _dense(Stages(recipe, data, place, device, resume=True), tested)
     start = time.process_time()
-    model, last = pruning.pruned(dense)
+    with TemporaryDirectory() as out:
+        model, last = Stages(recipe, data, Path(out), device).pruned(dense)
     spent = time.process_time() - start
     kept = sum(layer["kept"] for layer in last["layers"].values())
     weights = sum(layer["weights"] for layer in last["layers"].values())
@@ -70,16 +74,28 @@ def run(cell: Cell, task: Task, device: str, tested: str = "test") -> Run:
 
 def _dense(stages: Stages, tested: str) -> tuple[nn.Module, dict[str, float]]:
     """Return the dense model, and its accuracy and the ``step_ms`` of its training, which are kept beside it."""
-    note = stages.out / "dense.json"
-    start = time.process_time()
+    if not stages.out.exists():
+        _train(stages)
     model = stages.dense()
-    if not note.exists():
-        note.write_text(json.dumps({"step_ms": 1e3 * (time.process_time() - start) / stages.recipe.dense_steps}))
+    note = stages.out / NOTE
     known = json.loads(note.read_text())
     if tested not in known:
         known[tested] = accuracy(model, stages.data, stages.device)
-        note.write_text(json.dumps(known))
+        checkpoint.write_text(note, json.dumps(known))
     return model, known
+
+
+def _train(stages: Stages) -> None:
+    """Train the dense model in a folder of its own, which becomes that of all when it is done."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=SCRATCH) as folder:
+        out = Path(folder) / "dense"
+        start = time.process_time()
+        replace(stages, out=out).dense()
+        milliseconds = 1e3 * (time.process_time() - start) / stages.recipe.dense_steps
+        (out / NOTE).write_text(json.dumps({"step_ms": milliseconds}))
+        with suppress(OSError):  # another process was first
+            out.rename(stages.out)
 
 
 def _digest(recipe: Recipe, cell: Cell) -> str:
