@@ -9,7 +9,7 @@ from torch import nn
 
 from bench import accuracy
 from bench.__main__ import main
-from bench.accuracy import cells, page, record, search, trial
+from bench.accuracy import cells, page, record, search, trial, tuning, variants
 from bench.accuracy.compare import Comparison, outcome
 from bench.accuracy.paired import holm, interval, paired, t_below, t_quantile
 from smart_kernels import parse
@@ -90,6 +90,21 @@ def test_cells_differ_in_nothing_but_pruner_and_options():
     assert len(cells.CORE) in range(6, 9)
 
 
+def test_changes_of_smart_have_cells_and_seeds_of_their_own():
+    tasks = variants.tasks({})
+    assert not {task.cell for task in tasks} & cells.CORE.keys() and not {task.seed for task in tasks} & set(range(101))
+    assert len({task.key for task in tasks}) == len(tasks)
+    for task in tasks:
+        cells.CELLS[task.cell].recipe(task.seed, task.method, task.settings)  # raises for a setting that is none
+    cool = [variants.varied("vit-2:8", "cool", {}, seed, {}) for seed in range(3)]
+    runs = [replace(ROW, **vars(task), accuracy=70.0 + task.seed) for task in cool]
+    runs += [replace(ROW, cell="vit-2:8", seed=seed, accuracy=69.0) for seed in range(2)]
+    assert variants.difference(runs, "vit-2:8", "cool") == paired({0: 70.0, 1: 71.0}, {0: 69.0, 1: 69.0})
+    assert variants.difference(runs, "vit-2:8", "short") is None
+    text = tuning.text(runs)
+    assert "| – | – | – | – | not run |" in text and "+1.50 ± 6.35 (2)" in text
+
+
 def test_pictures_are_drawn_by_the_seed(monkeypatch):
     images = torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4)
     data = Data("few", (images, torch.arange(20)), (images[:3], torch.arange(3)), tuple("01"))
@@ -159,6 +174,8 @@ def test_the_committed_page_is_what_the_committed_rows_give(tmp_path):
     """Run ``python -m bench report`` after the rows have changed."""
     pytest.importorskip("matplotlib")
     page.write(tmp_path)
-    committed = page.DOCS / "results-accuracy.md"
-    assert (tmp_path / "results-accuracy.md").read_text() == committed.read_text()
+    pages = list(tmp_path.glob("*.md"))
+    assert {path.stem for path in pages} == {"results-accuracy", "results-accuracy-search", "tuning-smart"}
+    for path in pages:
+        assert path.read_text() == (page.DOCS / path.name).read_text()
     assert {path.name for path in (tmp_path / "accuracy").iterdir()} == {"matrix.png", "sparsity.png"}

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .. import lines
+from . import variants
 from .cells import CELLS, CORE, METHODS, STEPS, Cell
-from .record import FOLDER, SEARCH, Run, Task, path, read
+from .record import FOLDER, SEARCH, VARIANTS, Run, Task, path, read
 from .search import chosen, kind, searches
 from .trial import refusal, run
 
@@ -29,6 +30,9 @@ def main(args: argparse.Namespace) -> int:
         return rehearse(cells[0], methods)
     minutes = SLICE if args.quick else args.minutes
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
+    if args.variants:
+        advance(variants.tasks(searched()), path(FOLDER / VARIANTS), "validation", args.device, deadline)
+        return 0
     kinds = dict.fromkeys(kind(CELLS[cell]) for cell in cells)
     whole = advance(searches(kinds, methods), path(SEARCHES), "validation", args.device, deadline)
     if whole and not args.search:
@@ -44,7 +48,7 @@ def searched() -> dict[tuple, Run]:
 
 def advance(tasks: list[Task], place: Path, tested: str, device: str, deadline: float) -> bool:
     """Run what has no row, until the deadline, and add its rows; return whether all have one."""
-    known = searched() if tested == "validation" else read([place])
+    known = read(sorted(place.parent.glob("*.jsonl"))) if tested == "validation" else read([place])
     missing = [task for task in tasks if task.key not in known]
     done = 0
     for task in missing:

@@ -20,6 +20,7 @@ def title(method: str) -> str:
     return ", ".join([PRUNERS[pruner].title, *map(str, options.values())])
 
 
+VARIANT = "variant"  # in the settings of a run that is of no method as it is
 STEPS = {"dense_steps": 780, "search_steps": 117, "finetune_steps": 117}  # of 64 images: 10, 1.5 and 1.5 epochs
 
 
@@ -51,12 +52,12 @@ class Cell:
             seed: of the run.
             name: of the method.
             found: by a search: ``rate`` and ``score_rate``, factors of the learning rates of the model; all else are
-                settings of the ``Recipe`` or options of the pruner.
+                settings of the ``Recipe`` or options of the pruner. ``variant`` is a name and changes nothing.
         """
         pruner, options = METHODS[name]
         task = {"data": self.data, "seed": seed, "pattern": self.pattern, "sparsity": self.sparsity}
         plain = Recipe.for_model(self.model, pruner=pruner, **task, **{**STEPS, **self.settings})
-        own = dict(found or {})
+        own = {name: value for name, value in (found or {}).items() if name != VARIANT}
         rates = {
             "lr_pruned": own.pop("rate", 1) * (plain.lr_pruned or plain.lr),
             "lr_scores": own.pop("score_rate", 1) * plain.lr_scores,

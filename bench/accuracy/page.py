@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..report.drawing import save
-from . import record
+from . import record, tried, tuning
 from .cells import CELLS, METHODS, title
 from .compare import OURS, Comparison
 from .pictures import pictures
@@ -20,10 +20,11 @@ is typed in. `python -m bench accuracy` runs what has no row yet, `--quick` for 
 
 Every method prunes the same dense model (Fashion-MNIST, 5,000 images drawn by the seed, all 10,000 test images) with
 the same number of batches afterwards, those that it only looks at included, and the best of six settings, which the
-same search has found for each on other cells, another seed and images that were not for testing. Each cell of the
-table is SMART minus the method in points, the mean over paired seeds ± half of the 95 % t-interval and, in brackets,
-the pairs. One pair has no interval. *Not run* is not run; a dash is what a method is not for. What each takes from its
-paper and what is our reading is in [pruners.md](pruners.md).
+same [search](results-accuracy-search.md) has found for each on other cells, another seed and images that were not for
+testing. [Changes of SMART](tuning-smart.md) were tried there, too. Each cell of the table is SMART minus the method in
+points, the mean over paired seeds ± half of the 95 % t-interval and, in brackets, the pairs. One pair has no interval.
+*Not run* is not run; a dash is what a method is not for. What each takes from its paper and what is our reading is in
+[pruners.md](pruners.md).
 """
 
 
@@ -31,11 +32,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def write(docs: Path, folder: Path = FOLDER) -> None:
-    """Write the page and its pictures under ``docs``, from all files of rows in a folder."""
+    """Write the pages and their pictures under ``docs``, from all files of rows in a folder."""
     runs = list(record.read(sorted(folder.glob("*.jsonl"))).values())
     for name, draw in pictures(Comparison.of(runs)).items():
         save(draw, docs / "accuracy" / f"{name}.png")
-    (docs / "results-accuracy.md").write_text(text(runs) + "\n")
+    known = record.read(sorted((folder / record.SEARCH).glob("*.jsonl")))
+    varied = record.read(sorted((folder / record.VARIANTS).glob("*.jsonl"))).values()
+    texts = {"results-accuracy": text(runs), "results-accuracy-search": tried.text(known)}
+    for name, page in {**texts, "tuning-smart": tuning.text(varied)}.items():
+        (docs / f"{name}.md").write_text(page.rstrip("\n") + "\n")
 
 
 def text(runs: Iterable[Run]) -> str:

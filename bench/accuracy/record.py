@@ -10,6 +10,7 @@ from .. import lines, rows
 
 FOLDER = rows.RESULTS / "accuracy"
 SEARCH = "search"  # the folder of a search's rows in it
+VARIANTS = "variants"  # that of changes of SMART
 
 
 @dataclass(frozen=True)
