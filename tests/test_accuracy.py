@@ -77,7 +77,7 @@ def test_the_best_settings_of_a_search_are_taken():
     (task,) = accuracy.wanted(["vit-2:4"], ["pdp"], [7], known)
     assert task == record.Task("vit-2:4", "pdp", tasks[3].settings, 7) and "rate" in task.settings
     recipe = cells.CELLS["vit-2:4"].recipe(7, "pdp", task.settings)
-    assert recipe.lr_pruned == recipe.lr * task.settings["rate"] and recipe.options["softness"] == 0.3
+    assert recipe.lr_pruned == recipe.lr * task.settings["rate"] and recipe.options["softness"] == 0.1
     assert search.chosen("channels, SGD", "pdp", known) == {}
     scored = cells.CELLS["vit-2:4"].recipe(0, "smart", {"score_rate": 3, "warmup": 0.2})
     assert scored.lr_scores == pytest.approx(0.09) and scored.warmup == 0.2 and not scored.options

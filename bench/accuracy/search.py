@@ -23,7 +23,7 @@ OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down before anything 
     "gradual": ("every", (3, 10)),
     "gradual-uniform": ("every", (3, 10)),
     "gradual-erk": ("every", (3, 10)),
-    "pdp": ("softness", (0.1, 0.3)),
+    "pdp": ("softness", (0.03, 0.1)),
     "acdc": ("phases", (1, 3)),
     "straight": ("score_rate", (0.3, 1)),
     "srste": ("decay", (2e-4, 1e-2)),
@@ -34,6 +34,7 @@ OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down before anything 
     "catro": ("prepare_batches", (4, 16)),
     "activation": ("prepare_batches", (4, 16)),
     "rl": ("prepare_batches", (8, 24)),
+    "dsp": ("strength", (0.5, 1)),
 }
 
 
