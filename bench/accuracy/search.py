@@ -18,7 +18,7 @@ RATES = {"SGD": (0.5, 1, 2), "AdamW": (2, 4, 8)}  # times the learning rate of t
 MORE_RATES = {"SGD": (0.25, 0.5, 1, 1.5, 2, 4), "AdamW": (1, 2, 3, 4, 6, 8)}  # without a parameter of their own
 OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down before anything was searched
     "smart": ("score_rate", (1, 3)),
-    "oneshot": ("scope", ("global", "layer")),
+    "oneshot": ("spread", ("scores", "uniform")),
     "taylor": ("prepare_batches", (4, 16)),
     "gradual": ("every", (3, 10)),
     "gradual-uniform": ("every", (3, 10)),
@@ -27,7 +27,7 @@ OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down before anything 
     "acdc": ("phases", (1, 3)),
     "straight": ("score_rate", (0.3, 1)),
     "srste": ("decay", (2e-4, 1e-2)),
-    "lookahead": ("scope", ("global", "layer")),
+    "lookahead": ("spread", ("scores", "uniform")),
     "gdp": ("strength", (1, 3)),
     "dais": ("strength", (0.3, 3)),
     "dhp": ("score_rate", (1, 3)),
@@ -47,11 +47,11 @@ def kind(cell: Cell) -> str:
 def settings(kind_: str, method: str) -> list[dict[str, Any]]:
     """Return the six settings that are tried: three learning rates by two values of the method's own parameter.
 
-    Methods without one, as all are whose scope means nothing because groups have budgets of their own, try six rates.
+    Methods without one try six rates; a spread over layers is none where groups have their own budgets.
     """
     pattern, optimizer = kind_.split(", ")
     name, values = OWN.get(method, ("", ()))
-    if not values or (name == "scope" and pattern == "N:M"):
+    if not values or (name == "spread" and pattern == "N:M"):
         return [{"rate": rate} for rate in MORE_RATES[optimizer]]
     return [{"rate": rate, name: value} for rate in RATES[optimizer] for value in values]
 

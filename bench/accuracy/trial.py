@@ -27,6 +27,7 @@ from .cells import Cell
 from .record import Run, Task
 
 SCRATCH = Path(__file__).parents[2] / "build" / "accuracy"  # dense models, which all methods of a seed share
+STATE = "training/dense/state.pt"
 NOTE = "dense.json"  # beside a dense model
 HELD = 10_000  # images to validate on
 
@@ -53,7 +54,7 @@ def run(cell: Cell, task: Task, device: str, tested: str = "test") -> Run:
     recipe = cell.recipe(task.seed, task.method, task.settings)
     data = pictures(cell, task.seed, tested)
     place = SCRATCH / _digest(recipe, cell)
-    dense, known = _dense(Stages(recipe, data, place, device, resume=True), tested)
+    dense, known = _dense(Stages(recipe, data, place, device), tested)
     start = time.process_time()
     with TemporaryDirectory() as out:
         model, last = Stages(recipe, data, Path(out), device).pruned(dense)
@@ -76,7 +77,8 @@ def _dense(stages: Stages, tested: str) -> tuple[nn.Module, dict[str, float]]:
     """Return the dense model, and its accuracy and the ``step_ms`` of its training, which are kept beside it."""
     if not stages.out.exists():
         _train(stages)
-    model = stages.dense()
+    model = stages.model()
+    model.load_state_dict(checkpoint.load(stages.out / STATE, stages.device)["model"])
     note = stages.out / NOTE
     known = json.loads(note.read_text())
     if tested not in known:
