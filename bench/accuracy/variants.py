@@ -35,6 +35,7 @@ class Variant:
 
 
 VARIANTS: dict[str, Variant] = {
+    "no floor": Variant("soft masks do not know that hard ones keep the best tile of each layer", None, RANKED),
     "saliency": Variant("start from saliency everywhere", {"init": "saliency"}, RANKED),
     "magnitude": Variant("start from magnitudes everywhere", {"init": "magnitude"}, ("mobilenet-32x32-80",)),
     "cool": Variant("temperature from .05 instead of .2", {"temperature": [0.05, 1e-3]}),
