@@ -23,6 +23,9 @@ class Floor:
     def __init__(self, pools: Sequence[RankedPool]):
         self.places, self.layers, self.pools = _members(pools)
         self.count = int(self.layers.max()) + 1
+        scored = sum(pool.scored for pool in pools)
+        self.plain = self.places.equal(torch.arange(scored))  # each tile is of one layer, in their order
+        self.zero = torch.zeros(())
 
     def lifted(self, scores: Tensor, threshold: Tensor) -> Tensor:
         """Return the scores with the best of each layer at least ``MARGIN`` above its pool's threshold.
@@ -31,19 +34,17 @@ class Floor:
             scores: (n,) of all pools.
             threshold: (pools,) float64, the last ones; NaN lifts nothing.
         """
-        if self.places.device != scores.device:
-            self.places, self.layers, self.pools = (each.to(scores.device) for each in _tensors(self))
-        with torch.no_grad():
-            own = scores[self.places]
-            best = own.new_full((self.count,), -torch.inf).scatter_reduce(0, self.layers, own, "amax")
-            missing = (threshold.to(own) + MARGIN)[self.pools] - own
-            missing = torch.where((own == best[self.layers]) & (missing > 0), missing, 0.0)
-            lift = torch.zeros_like(scores).scatter_reduce(0, self.places, missing, "amax")
-        return scores + lift
-
-
-def _tensors(floor: Floor) -> tuple[Tensor, Tensor, Tensor]:
-    return floor.places, floor.layers, floor.pools
+        if self.zero.device != scores.device:
+            for name in ("places", "layers", "pools", "zero"):
+                setattr(self, name, getattr(self, name).to(scores.device))
+        with torch.no_grad():  # few kernels, whatever the number of layers
+            own = scores.detach() if self.plain else scores.index_select(0, self.places)
+            best = own.new_full((self.count,), -torch.inf).scatter_reduce_(0, self.layers, own, "amax")
+            missing = torch.add(threshold.index_select(0, self.pools), own, alpha=-1).add_(MARGIN)
+            missing = torch.fmax(missing, self.zero).mul_(own == best.index_select(0, self.layers)).to(own)
+            if not self.plain:
+                missing = torch.zeros_like(scores).scatter_reduce_(0, self.places, missing, "amax")
+        return scores + missing
 
 
 def _members(pools: Sequence[RankedPool]) -> tuple[Tensor, Tensor, Tensor]:

@@ -198,6 +198,7 @@ def test_layers_that_share_scores_keep_a_tile_each():
     pool = SimpleNamespace(
         sharing={"a": {"x": first, "y": second}, "b": {"z": SimpleNamespace(index=None)}},
         costs={"a": torch.ones(4, 1), "b": torch.ones(3, 1)},
+        scored=7,
     )
     scores = torch.tensor([0.1, 0.2, -3.0, -4.0, 5.0, 6.0, 7.0], requires_grad=True)
     lifted = floor.Floor([pool]).lifted(scores, torch.tensor([4.0], dtype=torch.float64))
