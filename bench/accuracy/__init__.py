@@ -31,7 +31,8 @@ def main(args: argparse.Namespace) -> int:
     minutes = SLICE if args.quick else args.minutes
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     if args.variants:
-        advance(variants.tasks(searched()), path(FOLDER / VARIANTS), "validation", args.device, deadline)
+        cells = [cell for cell in args.cells or variants.WHERE if cell in variants.WHERE]
+        advance(variants.tasks(searched(), cells), path(FOLDER / VARIANTS), "validation", args.device, deadline)
         return 0
     kinds = dict.fromkeys(kind(CELLS[cell]) for cell in cells)
     whole = advance(searches(kinds, methods), path(SEARCHES), "validation", args.device, deadline)

@@ -37,11 +37,8 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     "no floor": Variant("soft masks do not know that hard ones keep the best tile of each layer", None, RANKED),
     "saliency": Variant("start from saliency everywhere", {"init": "saliency"}, RANKED),
-    "magnitude": Variant("start from magnitudes everywhere", {"init": "magnitude"}, ("mobilenet-32x32-80",)),
     "cool": Variant("temperature from .05 instead of .2", {"temperature": [0.05, 1e-3]}),
-    "warmup": Variant("the budget shrinks within a tenth of the search instead of half", {"warmup": 0.1}, RANKED),
     "short": Variant("a quarter of the steps are search instead of half", {"search_steps": 59, "finetune_steps": 175}),
-    "long": Variant("three quarters are search", {"search_steps": 175, "finetune_steps": 59}),
     "distil": Variant("learn from the dense model's probabilities; its passes are not counted", {"distill": True}),
     "follow": Variant("scores move with the standardised magnitudes from step to step, plus what they learn"),
     "erk": Variant("scores are shifted per layer at the start, so that the budget begins as ERK's", None, RANKED),
@@ -58,17 +55,18 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def tasks(known: Mapping[tuple, Run]) -> list[Task]:
-    """Return the runs: SMART as the search has set it, every change that is a matter of settings, longer budgets."""
-    changed = [(name, each) for name, each in VARIANTS.items() if each.settings is not None]
-    found = []
-    for seed in SEEDS:
-        found += [Task(cell, OURS, base(cell, OURS, known), seed) for cell in WHERE]
-        found += [varied(cell, name, each.settings, seed, known) for name, each in changed for cell in each.cells]
-        for cell in RANKED:
-            ours, theirs = (base(cell, method, known) for method in (OURS, RIVAL))
-            found += [Task(cell, RIVAL, theirs, seed), Task(cell, RIVAL, {**theirs, **TWICE}, seed)]
-            found.append(Task(cell, OURS, {**ours, **TWICE}, seed))
+def tasks(known: Mapping[tuple, Run], cells: Iterable[str] = WHERE) -> list[Task]:
+    """Return the runs of some cells: SMART as the search has set it, changes of settings, longer budgets."""
+    return [task for seed in SEEDS for cell in cells for task in _tasks(cell, seed, known)]
+
+
+def _tasks(cell: str, seed: int, known: Mapping[tuple, Run]) -> list[Task]:
+    ours, theirs = (base(cell, method, known) for method in (OURS, RIVAL))
+    changed = [(name, each.settings) for name, each in VARIANTS.items() if each.settings and cell in each.cells]
+    found = [Task(cell, OURS, ours, seed), *(varied(cell, *each, seed, known) for each in changed)]
+    if cell in RANKED:
+        found += [Task(cell, OURS, {**ours, **TWICE}, seed), Task(cell, RIVAL, theirs, seed)]
+        found.append(Task(cell, RIVAL, {**theirs, **TWICE}, seed))
     return found
 
 
