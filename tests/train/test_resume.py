@@ -115,7 +115,7 @@ from smart_train.run.stages import Stages
 from smart_train.run.training import Training
 
 settings = {"pattern": "block:16x16", "sparsity": 0.8, "batch": 16}
-recipe = Recipe.for_model("vit-tiny", dense_steps=20, search_steps=150, finetune_steps=20, **settings)
+recipe = Recipe.for_model("vit-tiny", dense_steps=5, search_steps=60, finetune_steps=5, **settings)
 last = int(sys.argv[1])
 advance = Training.advance
 
@@ -136,8 +136,8 @@ def test_sigkill(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL}
     history = Path("training/smart/history.jsonl")
-    process = subprocess.run([sys.executable, "-c", TRAIN, "97", str(killed)], **options)
-    assert process.returncode == -signal.SIGKILL and _last_step(killed / history) == 95
+    process = subprocess.run([sys.executable, "-c", TRAIN, "57", str(killed)], **options)
+    assert process.returncode == -signal.SIGKILL and _last_step(killed / history) == 55
     subprocess.run([sys.executable, "-c", TRAIN, "-1", str(killed), str(whole)], check=True, **options)
     states = [checkpoint.load(run / "training/smart/state.pt", "cpu") for run in (killed, whole)]
     assert states_equal(*states)
