@@ -212,6 +212,13 @@ def test_each_part_of_a_state_must_be_of_its_kind(path, values, message):
     assert training.step == 0 and not training.optimizers[0].state
 
 
+def test_a_training_that_has_not_begun_can_be_taken_up():
+    taken = copy.deepcopy(originals.training().state_dict())
+    training = originals.training()
+    training.load_state_dict(taken)
+    assert taken["step"] == 0 and originals.equal(training.state_dict(), taken)
+
+
 def test_a_state_may_hold_all_that_a_training_may_come_to():
     state, training = copy.deepcopy(originals.state()), originals.training()
     changes = {

@@ -2,6 +2,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,34 @@ def test_random_states_come_back():
     checkpoint.set_random_state(state)
     again = torch.rand(3), np.random.rand(3).tolist(), random.random()
     assert torch.equal(drawn[0], again[0]) and drawn[1:] == again[1:]
+
+
+def test_states_of_gpus_come_back(monkeypatch):
+    taken, given = [torch.tensor([1, 2], dtype=torch.uint8)], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: taken)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    checkpoint.set_random_state(checkpoint.random_state())
+    assert states_equal(given, taken)
+
+
+def test_a_seed_is_that_of_all_generators():
+    drawn = []
+    for _ in range(2):
+        checkpoint.seed(3)
+        drawn.append((torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, monkeypatch):
+    log, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda it: log.append("folder" if stat.S_ISDIR(os.fstat(it).st_mode) else "file"))
+    monkeypatch.setattr(os, "replace", lambda *paths: log.append("replaced") or replace(*paths))
+    checkpoint.save(tmp_path / "state.pt", {"step": 1})
+    assert log == ["file", "replaced", "folder"]
+    checkpoint.write_text(tmp_path / "history.jsonl", "x")
+    assert log[3:] == ["file", "replaced"]
+    assert checkpoint.load(tmp_path / "state.pt", "cpu") == {"step": 1}
 
 
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
