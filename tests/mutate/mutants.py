@@ -106,7 +106,10 @@ def _mutant(place: Place, operator: str, occurrence: int) -> Mutant | None:
 
     file, line, _ = place
     source = (ROOT / file).read_text()
-    changed = mutate_code(source, _operators()[operator], occurrence)
+    try:
+        changed = mutate_code(source, _operators()[operator], occurrence)
+    except AttributeError:  # Cosmic Ray can only replace exceptions whose names have no dot
+        return None
     if changed is None or changed == source or not _compiles(changed):
         return None
     lines = list(difflib.ndiff(source.splitlines(), changed.splitlines()))

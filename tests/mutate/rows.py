@@ -8,6 +8,7 @@ from .areas import AREAS
 from .equivalent import EQUIVALENT
 
 ROWS = Path(__file__).parent / "rows.jsonl"
+KILLED, SURVIVED = "killed", "survived"
 HEAD = """
 ## Do the tests notice?
 
@@ -42,7 +43,7 @@ def section() -> str:
             "equivalent" if key in EQUIVALENT else row["outcome"] for key, row in rows.items() if row["area"] == area
         )
         if outcomes:
-            of = outcomes["killed"] + outcomes["survived"]
-            cells = area, outcomes["killed"], of, outcomes["equivalent"], outcomes["survived"]
+            of = outcomes[KILLED] + outcomes[SURVIVED]
+            cells = area, outcomes[KILLED], of, outcomes["equivalent"], outcomes[SURVIVED]
             lines.append(f"| {' | '.join(map(str, cells))} |\n")
     return HEAD + "".join(lines) if lines else ""

@@ -25,7 +25,7 @@ class Table:
         if missing := self.keys.keys() - self.optional - value.keys():
             raise ValueError(f"{where} must hold {sorted(self.keys)}, got it missing {missing}")
         if unknown := value.keys() - self.keys.keys():
-            raise ValueError(f"{where} must hold {sorted(self.keys)}, got also {_shown(sorted(unknown))}")
+            raise ValueError(f"{where} must hold {sorted(self.keys)}, got also {_shown(', '.join(sorted(unknown)))}")
         for name, entry in value.items():
             self.keys[name](entry, f"{where}.{name}")
 
