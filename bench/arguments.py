@@ -65,6 +65,7 @@ def _add_accuracy(command: argparse.ArgumentParser) -> None:
     add("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"default: the core; of {', '.join(CELLS)}")
     add("--pruners", nargs="+", choices=METHODS, metavar="NAME", help=f"default: all of {', '.join(METHODS)}")
     add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--cost", action="store_true", help="only count what each method costs in memory")
     time = command.add_mutually_exclusive_group()
     time.add_argument("--quick", action="store_true", help="one slice of 10 minutes")
     time.add_argument("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
