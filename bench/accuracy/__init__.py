@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 
 from .. import lines
+from . import cost
 from .cells import CELLS, CORE, METHODS, STEPS, Cell
 from .record import Run, key, path, read
 from .trial import refusal, run
@@ -24,6 +25,8 @@ def main(args: argparse.Namespace) -> int:
     methods = args.pruners or list(METHODS)
     if args.dry_run:
         return rehearse(cells[0], methods)
+    if args.cost:
+        return cost.measure_all(cells, methods)
     place = args.out or path()
     tasks = wanted(cells, methods, range(args.seeds))
     missing = left(tasks, read([place]))

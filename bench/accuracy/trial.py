@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smart_kernels import parse
 from smart_train import PRUNERS
 from smart_train.data import Data, load
-from smart_train.run.evaluate import accuracy
+from smart_train.run.evaluate import quality as accuracy
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import Pattern, parse
@@ -71,7 +70,7 @@ def aim_of(recipe: Recipe, model: nn.Module, example: Tensor, data: Data | None)
     if data is not None:
         batches = [data.batch(number, recipe.batch, recipe.seed) for number in range(BATCHES)]
         seen = {"batches": [[part.to(example.device) for part in batch] for batch in batches]}
-        seen["loss"] = lambda images, labels: F.cross_entropy(model(images), labels)
+        seen["loss"] = lambda images, labels: data.task.loss(model(images), labels)
     training = model.training
     found = plan(model.eval(), example, parse_target(recipe.target), patterns=patterns, **seen)
     model.train(training)
