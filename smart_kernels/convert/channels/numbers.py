@@ -48,11 +48,11 @@ def marked(model: nn.Module) -> Iterator[dict[int, Number]]:
 
 def sizes_given(operator: str, args: tuple, kwargs: Mapping) -> dict[int, object]:
     """Return the sizes that an operator of ``SHAPES`` was given, by the dimension of its result."""
-    before, sizes = 0, args[1:] or tuple(kwargs[name] for name in ("size", "shape") if name in kwargs)
     if operator == "unflatten":
-        before, sizes = sizes[0] % args[0].dim(), sizes[1:]
-    sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-    return dict(enumerate(sizes, before))
+        known = len(args) == 3 and isinstance(args[1], int)  # dimensions may have names
+        return dict(enumerate(args[2], args[1] % args[0].dim())) if known else {}
+    sizes = args[1:] or tuple(kwargs[name] for name in ("size", "shape") if name in kwargs)
+    return dict(enumerate(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes))
 
 
 def set_numbers_(model: nn.Module, sizes: Mapping[Number, set[int]]) -> frozenset[Number]:
@@ -62,7 +62,8 @@ def set_numbers_(model: nn.Module, sizes: Mapping[Number, set[int]]) -> frozense
     """
     modules = dict(model.named_modules())
     agreed = {number: min(found) for number, found in sizes.items() if len(found) == 1}
-    changed = {n: size for n, size in agreed.items() if 0 < size < vars(modules[n.module])[n.name]}
+    now = {number: vars(modules[number.module]).get(number.name) for number in agreed}
+    changed = {number: size for number, size in agreed.items() if type(now[number]) is int and 0 < size < now[number]}
     for number, size in changed.items():
         vars(modules[number.module])[number.name] = size
     _note(model, changed)
