@@ -257,6 +257,27 @@ def test_a_forward_with_sizes_written_down_leaves_the_model_as_it_was(caplog):
     assert model.a.out_channels == 8
 
 
+class Sized(Small):
+    """Keeps the number of its channels and cuts by it what has so many; where ``twice``, also what always has 8."""
+
+    def __init__(self, twice):
+        super().__init__(None)
+        self.width, self.twice = 8, twice
+
+    def forward(self, x):
+        y = self.b(self.a(x).view(len(x), self.width, *x.shape[2:]))
+        return y + x.new_ones(8).view(1, self.width).mean() if self.twice else y
+
+
+@pytest.mark.parametrize("twice, channels", [(False, 6), (True, 8)])
+def test_a_number_that_a_module_keeps_is_set_unless_it_is_needed(twice, channels):
+    model = Sized(twice)
+    before = outputs(model)
+    slim_(model, X)
+    assert model.width == model.a.out_channels == channels and type(model.width) is int
+    assert_same(model, before)
+
+
 @pytest.mark.parametrize("kind", ["masked", "compressed"])
 def test_only_plain_models_are_slimmed(kind):
     model = nn.Sequential(nn.Linear(8, 8), SparseLinear(8, 8, Channel(), 0.5), nn.Linear(8, 8))
