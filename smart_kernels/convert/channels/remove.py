@@ -38,7 +38,8 @@ class Stopped(Exception):
 def remove_(model: nn.Module, example_input, held: frozenset[Place] = frozenset()) -> Removed:
     """Cut every channel that nothing reads, in place.
 
-    Where the model does not run then, the channels that reach the place of the error stay, and it begins anew.
+    Where the model does not run then, the channels that reach the place of the error stay, and it begins anew. Where
+    that is not enough, those that enter the module stay, too: it may have taken a size from there.
 
     Args:
         model: plain.
@@ -60,10 +61,11 @@ def remove_(model: nn.Module, example_input, held: frozenset[Place] = frozenset(
                     raise ValueError(f"{LEFT}: the output must agree to rounding, got {difference}")
             return Removed(held, notes)
         except Stopped as stopped:
-            if stopped.place in held:
+            more = {stopped.place, Place(stopped.place.module)} if stopped.place in held else {stopped.place}
+            if more <= held:
                 why = f"with fewer channels it does not run {stopped.place}: {stopped.__cause__}"
                 raise ValueError(f"{LEFT}: {why}") from stopped.__cause__
-            held |= {stopped.place}
+            held |= more
 
 
 def _cut_all(model: nn.Module, example_input, held: frozenset[Place]) -> dict[str, None]:
