@@ -33,7 +33,7 @@ class Removed(NamedTuple):
 class Stopped(Exception):
     """A model that was cut does not run, or is another one; ``culprits`` are what may be held so that it does."""
 
-    def __init__(self, why: str, culprits: frozenset[Place | Number]):
+    def __init__(self, why: str, culprits: Collection[Place | Number]):
         super().__init__(why)
         self.culprits = culprits
 
@@ -42,7 +42,8 @@ def remove_(model: nn.Module, example_input, held: frozenset[Place | Number] = f
     """Cut every channel that nothing reads, in place, and set the numbers that modules keep of these.
 
     Where the model does not run then, the channels that reach the place of the error stay, and it begins anew; where
-    that is of no use, or the output is another, the numbers stay.
+    that is of no use, or the output is another, the numbers stay, and at last what enters the module of that place,
+    which may have taken a size from there.
 
     Args:
         model: plain.
@@ -66,7 +67,7 @@ def remove_(model: nn.Module, example_input, held: frozenset[Place | Number] = f
         except Stopped as stopped:
             if not stopped.culprits:
                 raise ValueError(f"{LEFT}: {stopped}") from stopped.__cause__
-            held |= stopped.culprits
+            held = held.union(stopped.culprits)
 
 
 def _cut_all(model: nn.Module, example_input, held: frozenset[Place | Number]) -> tuple[dict, frozenset[Number]]:
@@ -80,7 +81,7 @@ def _cut_all(model: nn.Module, example_input, held: frozenset[Place | Number]) -
         except Exception as error:  # the user's forward may raise anything
             place = found.trouble
             why = f"with fewer channels it does not run {place}: {error}"
-            raise Stopped(why, frozenset({place}) - held or numbers) from error
+            raise Stopped(why, {place} - held or numbers or {Place(place.module)} - held) from error
         notes |= found.notes
         cut, changed = _cut(model, found, held)
         numbers |= changed
