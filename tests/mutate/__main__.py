@@ -11,7 +11,7 @@ from tests.fuzz import report
 from . import rows
 from .areas import AREAS, Area
 from .equivalent import EQUIVALENT
-from .mutants import Mutant, sample
+from .mutants import Mutant, sample, those
 from .rows import KILLED, SURVIVED
 from .runner import inside, look, notices, notices_anew, repository, seen
 
@@ -32,12 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _try(name: str, options: argparse.Namespace) -> None:
     """Try the mutants of an area that have no row yet, and add the rows."""
     area, known = AREAS[name], rows.read()
-    chosen = [
-        mutant
-        for mutant in sample(area, options.seed, options.count)
-        if mutant.key not in EQUIVALENT
-        and (mutant.key not in known or (options.again and known[mutant.key]["outcome"] == SURVIVED))
-    ]
+    drawn = sample(area, options.seed, options.count)
+    chosen = [mutant for mutant in drawn if mutant.key not in known and mutant.key not in EQUIVALENT]
+    if options.again:
+        chosen += those(rows.survivors(name))
     if not chosen:
         return
     note = partial(_note, name, options.seed)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -59,6 +60,21 @@ def sample(area: Area, seed: int, count: int) -> list[Mutant]:
         if len(found) == count:
             break
     return list(found.values())
+
+
+def those(rows: Iterable[dict]) -> list[Mutant]:
+    """Return the mutants of rows, wherever in its file the code is now; none where it is gone."""
+    found = []
+    for row in rows:
+        lines = (ROOT / row["file"]).read_text().splitlines()
+        same = (
+            _mutant(place, name, occurrence)
+            for place, (name, occurrence) in _mutations(row["file"])
+            if name == row["operator"] and lines[place[1] - 1].strip() in row["was"]
+        )
+        key = row["file"], row["was"], row["now"]
+        found += [mutant for mutant in same if mutant is not None and mutant.key == key][:1]
+    return found
 
 
 @cache

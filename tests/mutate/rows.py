@@ -28,6 +28,12 @@ def read() -> dict[tuple[str, str, str], dict]:
     return {(row["file"], row["was"], row["now"]): row for row in map(json.loads, lines)}
 
 
+def survivors(area: str) -> list[dict]:
+    """Return the rows of mutants of an area that nobody has noticed, but for those that nobody can."""
+    named = {key: row for key, row in read().items() if row["area"] == area and key not in EQUIVALENT}
+    return [row for row in named.values() if row["outcome"] == SURVIVED]
+
+
 def add(row: dict) -> None:
     """Add a row."""
     with ROWS.open("a") as file:

@@ -1,7 +1,6 @@
 """Giving the functions that are loaded from a file the code of another version of it, without importing it."""
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -11,26 +10,31 @@ def swap(path: Path, source: str) -> bool:
 
     What the file has computed while it was imported stays as it is.
     """
-    before, after = (list(_codes(compile(text, str(path), "exec"))) for text in (path.read_text(), source))
-    if [code.co_qualname for code in before] != [code.co_qualname for code in after]:
-        return False
-    changed = {_key(old): new for old, new in zip(before, after, strict=True) if old != new}
+    before, after = (_codes(compile(text, str(path), "exec")) for text in (path.read_text(), source))
+    both = {name: (old, after.get(name, [])) for name, old in before.items()}
+    changed = {_key(a): b for old, new in both.values() for a, b in zip(old, new, strict=False) if a != b}
+    unlike = {_key(code) for old, new in both.values() for code in old if len(old) != len(new)}
     functions = (each for each in gc.get_objects() if type(each) is FunctionType)
-    found = [each for each in functions if each.__code__.co_filename == str(path) and _key(each.__code__) in changed]
+    loaded = [(each, _key(each.__code__)) for each in functions if each.__code__.co_filename == str(path)]
+    if any(key in unlike for _, key in loaded):
+        return False
     try:
-        for function in found:
-            function.__code__ = changed[_key(function.__code__)]
+        for function, key in loaded:
+            function.__code__ = changed.get(key, function.__code__)
     except ValueError:  # it uses more or fewer variables of the function around it
         return False
-    return bool(found)
+    return any(key in changed for _, key in loaded)
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield the code of all functions within one, in the order of the source."""
+def _codes(code: CodeType) -> dict[str, list[CodeType]]:
+    """Return the code of all functions within one by their names, in the order of the source."""
+    found: dict[str, list[CodeType]] = {}
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes(constant)
+            found.setdefault(constant.co_qualname, []).append(constant)
+            for name, inner in _codes(constant).items():
+                found.setdefault(name, []).extend(inner)
+    return found
 
 
 def _key(code: CodeType) -> tuple:

@@ -25,7 +25,9 @@ def test_a_row_counts_once_and_the_last_one(tmp_path, monkeypatch):
     for now, outcome in (("a", "survived"), ("b", "killed"), ("a", "killed"), ("c", "survived")):
         rows.add({"area": "save", "outcome": outcome, "file": "f.py", "was": "x", "now": now})
     monkeypatch.setitem(EQUIVALENT, ("f.py", "x", "c"), "why")
-    assert "| save | 2 | 2 | 1 | 0 |" in rows.section()
+    assert "| save | 2 | 2 | 1 | 0 |" in rows.section() and not rows.survivors("save")
+    rows.add({"area": "save", "outcome": "survived", "file": "f.py", "was": "x", "now": "d"})
+    assert [row["now"] for row in rows.survivors("save")] == ["d"] and not rows.survivors("budget")
 
 
 SOURCE = """LEAST = 3
@@ -77,6 +79,7 @@ add, sub = lambda x, y: x + y, lambda x, y: x - y
         ("return 1", "return 9", [10, 15, 1, [2, 3], 6, 4]),  # what it has returned while it was imported is kept
         ("x + 2", "x * 2", [10, 15, 1, [0, 2], 6, 4]),
         ("x - y", "y - x", [10, 15, 1, [2, 3], 6, -4]),
+        ("return [x + 2 for x in (0, one())]", "return 8", [10, 15, 1, 8, 6, 4]),
         ("return lambda x: by * x", "pass\n    return None", None),
         ("by * x", "x", None),
     ],
@@ -96,10 +99,12 @@ def test_functions_that_are_loaded_get_the_code_of_another_version(was, now, exp
 
 def test_the_sample_is_the_same_each_time():
     pytest.importorskip("cosmic_ray.operators.operator")
-    from tests.mutate.mutants import sample
+    from tests.mutate.mutants import sample, those
 
     found = sample(AREAS["budget"], 3, 10)
     assert found == sample(AREAS["budget"], 3, 10) and len(found) == 10
     for mutant in found:
         assert mutant.source != (ROOT / mutant.file).read_text() and mutant.was != mutant.now
         assert not any(f"{sign} None" in mutant.now and "| None" in mutant.was for sign in "+-*/%&^@")
+    moved = [vars(mutant) | {"line": 1} for mutant in found[:3]]
+    assert those([*moved, vars(found[0]) | {"was": "gone"}]) == found[:3]
