@@ -66,6 +66,8 @@ def _add_accuracy(command: argparse.ArgumentParser) -> None:
     add("--pruners", nargs="+", choices=METHODS, metavar="NAME", help=f"default: all of {', '.join(METHODS)}")
     add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
     add("--cost", action="store_true", help="only count what each method costs in memory")
+    add("--search", action="store_true", help="only find the settings of the methods, on a validation split")
+    add("--variants", action="store_true", help="changes of SMART, one at a time, on cells and seeds of their own")
     time = command.add_mutually_exclusive_group()
     time.add_argument("--quick", action="store_true", help="one slice of 10 minutes")
     time.add_argument("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
