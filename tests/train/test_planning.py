@@ -16,6 +16,7 @@ from smart_train import (
     PRUNERS,
     Latency,
     Macs,
+    OneShotPruner,
     Plan,
     Size,
     SmartPruner,
@@ -271,7 +272,7 @@ def test_a_plan_is_tried_before_it_is_returned(saved, share, monkeypatch):
     known = table_of(model, LINES)
     first = plan(model, None, Speedup(1.5), table=known)
     before = everything(model)
-    monkeypatch.setattr("smart_train.planning.plan.latency_table", lambda *_, **__: known)
+    monkeypatch.setitem(plan.__globals__, "latency_table", lambda *_, **__: known)
     monkeypatch.setattr(
         "smart_train.planning.confirm.measured_ms", lambda *_: first.dense_ms - saved * (first.dense_ms - first.ms)
     )
