@@ -49,6 +49,7 @@ def repository() -> Iterator[Path]:
 
 def inside(copy: Path, area: Area, work: Callable[[], bool]) -> bool:
     """Do ``work`` in a fork that has imported the tests of an area; return what it does, False where it cannot."""
+    _import_torch()
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -64,6 +65,14 @@ def inside(copy: Path, area: Area, work: Callable[[], bool]) -> bool:
         os._exit(ended)
 
 
+def _import_torch() -> None:
+    """Import torch, and the parts of it, ten seconds of them, that the settings of every test ask for."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(False)
+
+
 def look(copy: Path, area: Area) -> Covered | None:
     """Run all tests of an area, and return which lines each of them runs; None where they do not pass."""
     notes = copy / NOTES
@@ -72,7 +81,7 @@ def look(copy: Path, area: Area) -> Covered | None:
 
 
 def seen(copy: Path) -> Covered:
-    """Return what ``look`` has found, and import what its tests need of others: parts of torch take ten seconds."""
+    """Return what ``look`` has found, and import what its tests need of others."""
     found = read(copy / NOTES)
     for name in found.modules:
         if name.split(".")[0] not in OURS:
