@@ -191,10 +191,11 @@ def attend_as_wide(self, x):
     return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
 
 
-def test_saved_copied_and_loaded(tmp_path):
+def test_saved_copied_compiled_and_loaded(tmp_path):
     model, x = made()
     pruned(model, x)
     expected = model(x)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x), expected)
     again = copy.deepcopy(model)
     torch.testing.assert_close(again(x), expected)
     file = io.BytesIO()

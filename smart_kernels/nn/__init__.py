@@ -6,6 +6,7 @@ from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
 from .epilogue import Epilogue
+from .following import Following
 from .gates import Gate, GroupGate, HardGate, SoftGate
 from .joined import Joined, joined
 from .keep import random_mask
@@ -24,6 +25,7 @@ __all__ = [
     "MASKED_CONVS",
     "TRANSPOSED",
     "Epilogue",
+    "Following",
     "Gate",
     "GroupGate",
     "HardGate",
