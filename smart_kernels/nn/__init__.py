@@ -9,6 +9,7 @@ from .epilogue import Epilogue
 from .gates import Gate, GroupGate, HardGate, SoftGate
 from .joined import Joined, joined
 from .keep import random_mask
+from .live_norm import LiveNorm, NormKind, live_norm, live_norm_class
 from .masked import Masked
 from .masked_convs import MASKED_CONVS
 from .masked_layers import MaskedConv2d, MaskedLinear
@@ -27,12 +28,14 @@ __all__ = [
     "GroupGate",
     "HardGate",
     "Joined",
+    "LiveNorm",
     "Masked",
     "MaskedBatchNorm",
     "MaskedBatchNorm1d",
     "MaskedBatchNorm2d",
     "MaskedConv2d",
     "MaskedLinear",
+    "NormKind",
     "Pieces",
     "Prepared",
     "QuantizedLinear",
@@ -46,6 +49,8 @@ __all__ = [
     "geometry",
     "is_2_4",
     "joined",
+    "live_norm",
+    "live_norm_class",
     "masked_batchnorm",
     "matrix",
     "own_weights",
