@@ -8,6 +8,7 @@ exact and do not depend on the machine's load, but they are those of a CPU: on a
 import gc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 
@@ -65,26 +66,42 @@ def measure_all(cells: Iterable[str], methods: Iterable[str]) -> int:
     known = read()
     methods = list(methods)
     todo = [(cell, method) for cell in cells for method in methods if not refusal(CELLS[cell], method)]
-    for cell, method in todo:
-        if (cell, method) not in known:
-            found = measure(cell, CELLS[cell], method)
+    for cell, own in groupby((task for task in todo if task not in known), key=lambda task: task[0]):
+        dense = dense_of(CELLS[cell])
+        for _, method in own:
+            found = measure(cell, method, dense)
             lines.add(found, place)
-            print(
-                f"{cell} {method}: held {found.held / found.dense_held:.2f}x, peak {found.peak / found.dense_peak:.2f}x"
-            )
+            print(line(found), flush=True)
     print(f"{len(todo)} measurements have a row -> {place}")
     return 0
 
 
-def measure(name: str, cell: Cell, method: str) -> Cost:
-    """Return the memory of a method on a cell."""
+def line(found: Cost) -> str:
+    """Return a measurement in a few words."""
+    held, peak = found.held / found.dense_held, found.peak / found.dense_peak
+    return f"{found.cell} {found.method}: held {held:.2f}x, peak {peak:.2f}x"
+
+
+def measure(name: str, method: str, dense: tuple[int, int]) -> Cost:
+    """Return the memory of a method on a cell, beside what ``dense_of`` has counted there."""
+    setting = _setting(CELLS[name], method)
+    held, peak = counted(lambda: searched(_pruned(*setting)))
+    memory = {"held": held, "peak": peak, "dense_held": dense[0], "dense_peak": dense[1]}
+    return Cost(cell=name, method=method, **memory, **rows.environment("cpu"))
+
+
+def dense_of(cell: Cell) -> tuple[int, int]:
+    """Return held and peak of a training without a pruner."""
+    setting = _setting(cell, "oneshot")
+    return counted(lambda: searched(_unpruned(*setting)))
+
+
+def _setting(cell: Cell, method: str) -> tuple[Data, Recipe]:
+    """Return the data and the short recipe of a method."""
     data = pictures(cell, 0)
     recipe = replace(cell.recipe(0, method), search_steps=SEARCH, finetune_steps=REST)
     data.batch(0, recipe.batch, recipe.seed)  # what the data remembers is nobody's cost
-    held, peak = counted(lambda: searched(_pruned(data, recipe)))
-    dense_held, dense_peak = counted(lambda: searched(_unpruned(data, recipe)))
-    memory = {"held": held, "peak": peak, "dense_held": dense_held, "dense_peak": dense_peak}
-    return Cost(cell=name, method=method, **memory, **rows.environment("cpu"))
+    return data, recipe
 
 
 def _unpruned(data: Data, recipe: Recipe) -> Training:
@@ -115,6 +132,7 @@ def searched(training: Training) -> Training:
 
 def counted(make: Callable[[], object]) -> tuple[int, int]:
     """Return the bytes of tensors that are alive when something has been made, and the most at any time before."""
+    gc.collect()  # what others have left behind is not to be released in between
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         made = make()
         gc.collect()

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 from ..accuracy.paired import Difference, paired
 from . import record
@@ -50,12 +50,11 @@ def text(runs: Iterable[Run]) -> str:
         found[run.cell][run.method][run.seed] = run
     metrics = [TASKS[cell.task].metric for cell in CELLS.values()]
     heads = [f"{name}, {metric}" for name, metric in zip(CELLS, metrics, strict=True)]
-    lines = [HEAD, _row(["", *heads, "step"]), _row(["---"] * (len(CELLS) + 2))]
-    lines.append(_row(["dense", *(_dense(found[cell]) for cell in CELLS), "1.00x"]))
-    lines.append(_row(["**SMART**", *(_mean(found[cell][OURS]) for cell in CELLS), _cost(runs, OURS)]))
+    lines = [HEAD, _row(["", *heads]), _row(["---"] * (len(CELLS) + 1))]
+    lines.append(_row(["dense", *(_dense(found[cell]) for cell in CELLS)]))
+    lines.append(_row(["**SMART**", *(_mean(found[cell][OURS]) for cell in CELLS)]))
     for method in methods(runs):
-        cells = (_difference(cell, method, found[cell]) for cell in CELLS)
-        lines.append(_row([title(method), *cells, _cost(runs, method)]))
+        lines.append(_row([title(method), *(_difference(cell, method, found[cell]) for cell in CELLS)]))
     return "\n".join([*lines, "", _made(runs)])
 
 
@@ -88,11 +87,6 @@ def _mean(runs: dict[int, Run]) -> str:
     return f"**{fmean(run.quality for run in runs.values()):.2f}** ({len(runs)})" if runs else "not run"
 
 
-def _cost(runs: Iterable[Run], method: str) -> str:
-    steps = [run.step_ms / run.dense_step_ms for run in runs if run.method == method]
-    return f"{median(steps):.2f}x" if steps else "not run"
-
-
 def _made(runs: list[Run]) -> str:
     """Return where and with what the rows were made."""
     if not runs:
@@ -100,11 +94,8 @@ def _made(runs: list[Run]) -> str:
     device = ", ".join(sorted({f"{run.device}, {run.threads} thread{'s' * (run.threads > 1)}" for run in runs}))
     versions = ", ".join(sorted({f"torch {run.torch}, Python {run.python}" for run in runs}))
     commits = ", ".join(sorted({run.commit for run in runs}))
-    return (
-        f"{len(runs)} runs on {device}; {versions}; commits {commits}; {min(run.date for run in runs)} to "
-        f"{max(run.date for run in runs)}. Steps are processor time over that of a dense step; the machine was shared "
-        f"(mean load {fmean(run.load for run in runs):.0f}), so they are rough."
-    )
+    days = f"{min(run.date for run in runs)} to {max(run.date for run in runs)}"
+    return f"{len(runs)} runs on {device}; {versions}; commits {commits}; {days}."
 
 
 def _row(cells: Iterable[str]) -> str:

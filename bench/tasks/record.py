@@ -21,7 +21,7 @@ class Run(rows.Measured):
         prepared: of these, those that were only looked at.
         dense, quality: of the dense model and of the pruned one, on the scenes for testing.
         kept, asked: weights.
-        step_ms, dense_step_ms: processor time of a step of all threads, mean over the training.
+        step_ms, dense_step_ms: processor time of a step of all threads, mean over the training, its tests included.
         z2: as in ``Pruner.report()``, where the method has it.
     """
 
