@@ -17,7 +17,7 @@ WHERE = {  # kind of cell -> the cell to search in, none of the core
 }
 USUAL = ((0.5, 1, 2), (0.25, 0.5, 1, 1.5, 2, 4))  # times the learning rate of the model; without a parameter
 ADAMW = ((2, 4, 8), (1, 2, 3, 4, 6, 8))  # after a look at one-shot pruning
-OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down beforehand; docs/decisions/0104 says what was changed since
+OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down beforehand; what was changed: decision 0104
     "smart": ("score_rate", (1, 3)),
     "oneshot": ("spread", ("scores", "uniform")),
     "taylor": ("prepare_batches", (4, 16)),
