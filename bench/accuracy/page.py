@@ -7,7 +7,7 @@ from statistics import fmean
 
 from ..report.drawing import save
 from . import cost, record, tried, tuning
-from .cells import CELLS, METHODS, title
+from .cells import CELLS, CORE, METHODS, title
 from .compare import OURS, Comparison
 from .pictures import pictures
 from .record import FOLDER, Run
@@ -23,10 +23,10 @@ the same number of batches afterwards, those that it only looks at included, and
 same [search](results-accuracy-search.md) has found for each on other cells, another seed and images that were not for
 testing. [Changes of SMART](tuning-smart.md) were tried there, too. Each cell of the table is SMART minus the method in
 points, the mean over paired seeds ± half of the 95 % t-interval and, in brackets, the pairs. One pair has no interval.
-*Not run* is not run; a dash is what a method is not for. What each takes from its paper and what is our reading is in
-[pruners.md](pruners.md).
-*Held* is the memory of weights, optimizers and pruner, *peak* the most that a search needs at any time, both
-counted in torch's allocator, over those of dense training (`--cost`).
+*Not run* is not run; a dash is what a method is not for. Cells outside of the core are in the second picture. What each
+takes from its paper and what is our reading is in [pruners.md](pruners.md). *Held* is the memory of weights, optimizers
+and pruner, *peak* the most that a search needs at any time, both counted in torch's allocator, over those of dense
+training (`--cost`).
 """
 
 COSTS = ("step", "held", "peak")  # columns behind the cells
@@ -52,7 +52,7 @@ def text(runs: Iterable[Run], costs: Mapping[tuple, cost.Cost]) -> str:
     """Return the page, from runs and from what was counted of memory."""
     runs = list(runs)
     found = Comparison.of(runs)
-    cells = found.cells()
+    cells = list(CORE)
     lines = [HEAD, _row(["", *cells, *COSTS]), _row(["---"] * (len(cells) + 1 + len(COSTS)))]
     lines.append(_row(["dense, %", *(_number(found.dense(cell)) for cell in cells), *["1.00x"] * len(COSTS)]))
     lines.append(

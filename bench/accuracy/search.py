@@ -11,12 +11,13 @@ SEED = 100  # no seed of the comparison
 WHERE = {  # kind of cell -> the cell to search in, none of the core
     "tiles, SGD": "cnn-32x32-80",
     "tiles, AdamW": "vit-64x16-80",
+    "tiles, depthwise": "mobilenet-32x32-70",
     "channels, SGD": "cnn-channel-70",
     "N:M, AdamW": "vit-2:8",
 }
-RATES = {"SGD": (0.5, 1, 2), "AdamW": (2, 4, 8)}  # times the learning rate of the model, after a look at one-shot
-MORE_RATES = {"SGD": (0.25, 0.5, 1, 1.5, 2, 4), "AdamW": (1, 2, 3, 4, 6, 8)}  # without a parameter of their own
-OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down before anything was searched
+USUAL = ((0.5, 1, 2), (0.25, 0.5, 1, 1.5, 2, 4))  # times the learning rate of the model; without a parameter
+ADAMW = ((2, 4, 8), (1, 2, 3, 4, 6, 8))  # after a look at one-shot pruning
+OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down beforehand; what was changed: decision 0104
     "smart": ("score_rate", (1, 3)),
     "oneshot": ("spread", ("scores", "uniform")),
     "taylor": ("prepare_batches", (4, 16)),
@@ -39,7 +40,9 @@ OWN: dict[str, tuple[str, tuple[Any, Any]]] = {  # written down before anything 
 
 
 def kind(cell: Cell) -> str:
-    """Return what cells share their settings by: the pattern's kind, and the optimizer of the weights."""
+    """Return what cells share their settings by: the pattern's kind, and for what they are trained how."""
+    if cell.model.startswith("mobilenet") and cell.pattern != "channel":
+        return "tiles, depthwise"
     pattern = {"channel": "channels", "nm": "N:M"}.get(cell.pattern.partition(":")[0], "tiles")
     return f"{pattern}, {'SGD' if cell.recipe(0, 'smart').optimizer == 'sgd' else 'AdamW'}"
 
@@ -49,11 +52,11 @@ def settings(kind_: str, method: str) -> list[dict[str, Any]]:
 
     Methods without one try six rates; a spread over layers is none where groups have their own budgets.
     """
-    pattern, optimizer = kind_.split(", ")
+    few, many = ADAMW if kind_.endswith("AdamW") else USUAL
     name, values = OWN.get(method, ("", ()))
-    if not values or (name == "spread" and pattern == "N:M"):
-        return [{"rate": rate} for rate in MORE_RATES[optimizer]]
-    return [{"rate": rate, name: value} for rate in RATES[optimizer] for value in values]
+    if not values or (name == "spread" and kind_.startswith("N:M")):
+        return [{"rate": rate} for rate in many]
+    return [{"rate": rate, name: value} for rate in few for value in values]
 
 
 def searches(kinds: Iterable[str], methods: Iterable[str]) -> list[Task]:
