@@ -3,6 +3,8 @@
 SOLVER = "smart_kernels/reference/topk/soft_topk.py"
 BUDGET = "smart_kernels/patterns/budget.py"
 FITS = "smart_train/run/fits.py"
+ALIKE = "smart_kernels/convert/compress/alike.py"
+SETTINGS = "smart_kernels/convert/compress/settings.py"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
@@ -26,4 +28,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], optimizers, strict=True):',
         'for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], optimizers, strict=False):',
     ): "the line above has refused another number of them, and own is made of optimizers",
+    (
+        ALIKE,
+        "return all(abs(a - b) <= LENGTHS for a, b in zip(self.lengths, other.lengths, strict=True))",
+        "return all(abs(a - b) <= LENGTHS for a, b in zip(self.lengths, other.lengths, strict=False))",
+    ): "every likeness has a length for each quartile and one for the columns",
+    (
+        SETTINGS,
+        "seconds: float = 0.5",
+        "seconds: float = 1.5",
+    ): "who measures says how long: compress_ and the latency table",
 }
