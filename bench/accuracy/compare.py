@@ -32,8 +32,9 @@ class Comparison:
         return cls(found)
 
     def cells(self) -> list[str]:
-        """Return the cells of the core, run or not, and what else has been run."""
-        return [*CORE, *(cell for cell in self.runs if cell not in CORE)]
+        """Return the cells of the core, run or not, and what else has been run with at least two seeds."""
+        others = [cell for cell, runs in self.runs.items() if cell not in CORE and len(runs.get(OURS, ())) > 1]
+        return [*CORE, *others]
 
     def accuracies(self, cell: str, method: str) -> dict[int, float]:
         """Return percent by seed."""

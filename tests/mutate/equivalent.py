@@ -2,6 +2,7 @@
 
 SOLVER = "smart_kernels/reference/topk/soft_topk.py"
 BUDGET = "smart_kernels/patterns/budget.py"
+FITS = "smart_train/run/fits.py"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
@@ -19,4 +20,10 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return math.floor((1 - Fraction(sparsity).limit_denominator(10**9)) * weights)",
         "return math.floor((1 - Fraction(sparsity).limit_denominator( 11**9)) * weights)",
     ): "a number with nine digits behind the point, or a fraction that a person writes, is the nearest for both",
+    (SOLVER, "up = scores == torch.inf", "up = scores >= torch.inf"): "nothing is above infinity",
+    (
+        FITS,
+        'for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], optimizers, strict=True):',
+        'for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], optimizers, strict=False):',
+    ): "the line above has refused another number of them, and own is made of optimizers",
 }

@@ -80,7 +80,7 @@ def test_own_data_is_told_the_split(mine):
 def test_own_teacher_in_bfloat16(mine, monkeypatch):
     taught = []
     monkeypatch.setattr(
-        "smart_train.run.training.divergence", lambda target, logits: taught.append(target) or logits.sum()
+        "smart_train.tasks.classification.divergence", lambda target, logits: taught.append(target) or logits.sum()
     )
     task = ["--model", "mine:net", "--teacher", "mine:teacher", "--amp", *TASK, "--out", "runs"]
     assert main(["prune", *task]) == 0

@@ -9,6 +9,7 @@ from smart_kernels.nn import TRANSPOSED, LiveNorm, Masked, Sparse
 
 from .couple import Group, coupled
 from .follow import Follower
+from .numbers import Number
 from .places import Place
 from .remove import remove_
 
@@ -26,7 +27,7 @@ def rehearsed(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> 
     Raises:
         ValueError: the output shows no tensor, or that of the smaller copy differs.
     """
-    held: frozenset[Place] = frozenset()
+    held: frozenset[Place | Number] = frozenset()
     while True:
         found = Follower(model, held).run(example_input)
         groups = coupled(found, model, chosen)

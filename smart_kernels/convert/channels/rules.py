@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .follow_heads import attention, matmul
 from .follow_layers import batch_norm, conv, conv_transpose, embedding, instance_norm, linear, prelu
-from .follow_moves import chunk, fresh, glu, move, shape, write
+from .follow_moves import chunk, fresh, glu, lookup, move, shape, write
 from .follow_norms import live_norm
 from .follow_places import along, mix, normalize, pad, pool, reduce, sample
 from .follow_recurrent import pack, recurrent
@@ -45,8 +45,9 @@ BY_RULE: dict[Callable, str] = {
     move: """permute transpose squeeze unsqueeze expand expand_as movedim moveaxis swapaxes swapdims t get cat concat
         concatenate stack""",
     shape: """view view_as reshape reshape_as flatten unflatten ravel split split_with_sizes tensor_split unbind
-        getitem narrow select index_select unfold repeat tile repeat_interleave roll flip pixel_shuffle
+        narrow select index_select unfold repeat tile repeat_interleave roll flip pixel_shuffle
         pixel_unshuffle channel_shuffle""",
+    lookup: "getitem",
     chunk: "chunk",
     glu: "glu",
     write: "setitem",

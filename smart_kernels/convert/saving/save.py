@@ -9,7 +9,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.channels import noted
+from smart_kernels.convert.channels import noted, noted_numbers
 from smart_kernels.convert.compress import LayerReport, Report, explaining_groups
 from smart_kernels.convert.modules import Folded
 from smart_kernels.formats import FORMATS, Format, Zeros
@@ -57,6 +57,8 @@ def gathered(model: nn.Module, report: Report) -> tuple[dict, dict[str, Tensor]]
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
+    if numbers := noted_numbers(model):
+        config["numbers"] = numbers
     return config, {key: tensor.detach().cpu().contiguous() for key, tensor in {**rest, **tensors}.items()}
 
 
