@@ -24,7 +24,8 @@ method has been tuned. Each cell of the table is SMART minus the method in point
 the 95 % t-interval and, in brackets, the pairs. One pair has no interval. *Not run* is not run; a dash is what a method
 is not for. What each takes from its paper and what is our reading is in [pruners.md](pruners.md). *Held* is the memory
 of weights, optimizers and pruner, *peak* the most that a search needs at any time, both counted in torch's allocator,
-over those of dense training (`--cost`).
+over those of dense training, from the least to the most of the cells that have [rows](../bench/results/accuracy/cost)
+(`--cost`).
 """
 
 COSTS = ("step", "held", "peak")  # columns behind the cells
