@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from statistics import median
 
 from torch.profiler import ProfilerActivity, profile
 
@@ -146,12 +145,12 @@ def counted(make: Callable[[], object]) -> tuple[int, int]:
 
 
 def shown(known: Mapping[tuple, Cost], method: str) -> list[str]:
-    """Return held and peak over those of dense training, the medians over the cells that were measured."""
+    """Return held and peak over those of dense training, from the least to the most of the cells that were counted."""
     own = [cost for cost in known.values() if cost.method == method]
     if not own:
         return ["not run"] * 2
-    held, peak = (
-        median(cost.held / cost.dense_held for cost in own),
-        median(cost.peak / cost.dense_peak for cost in own),
-    )
-    return [f"{held:.2f}x", f"{peak:.2f}x"]
+    return [_span([each.held / each.dense_held for each in own]), _span([each.peak / each.dense_peak for each in own])]
+
+
+def _span(ratios: list[float]) -> str:
+    return "–".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios)))) + "x"

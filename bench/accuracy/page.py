@@ -26,7 +26,7 @@ points, the mean over paired seeds ± half of the 95 % t-interval and, in bracke
 *Not run* is not run; a dash is what a method is not for. Cells outside of the core are in the second picture. What each
 takes from its paper and what is our reading is in [pruners.md](pruners.md). *Held* is the memory of weights, optimizers
 and pruner, *peak* the most that a search needs at any time, both counted in torch's allocator, over those of dense
-training (`--cost`).
+training, from the least to the most of the cells that have [rows](../bench/results/accuracy/cost) (`--cost`).
 """
 
 COSTS = ("step", "held", "peak")  # columns behind the cells
