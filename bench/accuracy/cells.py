@@ -1,6 +1,7 @@
 """Define the cells: a model, a pattern and a budget each, written down before anything was measured."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smart_train import PRUNERS
@@ -19,6 +20,7 @@ def title(method: str) -> str:
     return ", ".join([PRUNERS[pruner].title, *map(str, options.values())])
 
 
+VARIANT = "variant"  # in the settings of a run that is of no method as it is
 STEPS = {"dense_steps": 780, "search_steps": 117, "finetune_steps": 117}  # of 64 images: 10, 1.5 and 1.5 epochs
 
 
@@ -43,12 +45,25 @@ class Cell:
     shrink: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def recipe(self, seed: int, name: str) -> Recipe:
-        """Return the settings of a run with one of ``METHODS``; the same for all but for pruner and options."""
+    def recipe(self, seed: int, name: str, found: Mapping[str, Any] | None = None) -> Recipe:
+        """Return the settings of a run with one of ``METHODS``; the same for all but for what is the method's own.
+
+        Args:
+            seed: of the run.
+            name: of the method.
+            found: by a search: ``rate`` and ``score_rate``, factors of the learning rates of the model; all else are
+                settings of the ``Recipe`` or options of the pruner. ``variant`` is a name and changes nothing.
+        """
         pruner, options = METHODS[name]
-        method = {"pruner": pruner, "options": options}
         task = {"data": self.data, "seed": seed, "pattern": self.pattern, "sparsity": self.sparsity}
-        return Recipe.for_model(self.model, **task, **method, **{**STEPS, **self.settings})
+        plain = Recipe.for_model(self.model, pruner=pruner, **task, **{**STEPS, **self.settings})
+        own = {name: value for name, value in (found or {}).items() if name != VARIANT}
+        rates = {
+            "lr_pruned": own.pop("rate", 1) * (plain.lr_pruned or plain.lr),
+            "lr_scores": own.pop("score_rate", 1) * plain.lr_scores,
+        }
+        settings = {name: own.pop(name) for name in list(own) if name in Recipe.__dataclass_fields__}
+        return replace(plain, **rates, **settings, options={**options, **own})
 
 
 CNN = {"shrink": 2}
@@ -56,7 +71,7 @@ CORE = {
     "cnn-16x16-90": Cell("convnet", "block:16x16", 0.9, **CNN),
     "vit-16x16-90": Cell("vit-small", "block:16x16", 0.9),
     "vit-32x32-80": Cell("vit-small", "block:32x32", 0.8),
-    "mobilenet-16x16-90": Cell("mobilenet-small", "block:16x16", 0.9, **CNN),
+    "mobilenet-32x32-80": Cell("mobilenet-small", "block:32x32", 0.8, **CNN),
     "cnn-channel-50": Cell("convnet", "channel", 0.5, **CNN),
     "mobilenet-channel-50": Cell("mobilenet-small", "channel", 0.5, **CNN),
     "vit-1:4": Cell("vit-small", "nm:1:4"),
@@ -67,9 +82,11 @@ OTHERS = {
     "cnn-32x32-80": Cell("convnet", "block:32x32", 0.8, **CNN),
     "cnn-64x16-80": Cell("convnet", "block:64x16", 0.8, **CNN),
     "cnn-channel-70": Cell("convnet", "channel", 0.7, **CNN),
-    "mobilenet-32x32-80": Cell("mobilenet-small", "block:32x32", 0.8, **CNN),
+    "mobilenet-16x16-90": Cell("mobilenet-small", "block:16x16", 0.9, **CNN),
+    "mobilenet-32x32-70": Cell("mobilenet-small", "block:32x32", 0.7, **CNN),
     "vit-16x16-95": Cell("vit-small", "block:16x16", 0.95),
     "vit-64x16-80": Cell("vit-small", "block:64x16", 0.8),
+    "vit-2:8": Cell("vit-small", "nm:2:8"),
     "digits-cnn-16x16-90": Cell("convnet", "block:16x16", 0.9, "digits", 0),
     "digits-vit-16x16-90": Cell("vit-small", "block:16x16", 0.9, "digits", 0),
     "full-cnn-16x16-90": Cell("convnet", "block:16x16", 0.9, train=0, shrink=2),

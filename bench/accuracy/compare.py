@@ -31,10 +31,6 @@ class Comparison:
             found[run.cell][run.method][run.seed] = run
         return cls(found)
 
-    def cells(self) -> list[str]:
-        """Return the cells of the core, run or not, and what else has been run."""
-        return [*CORE, *(cell for cell in self.runs if cell not in CORE)]
-
     def accuracies(self, cell: str, method: str) -> dict[int, float]:
         """Return percent by seed."""
         return {seed: run.accuracy for seed, run in self.runs.get(cell, {}).get(method, {}).items()}
@@ -66,8 +62,8 @@ class Comparison:
         return median(run.step_ms / run.dense_step_ms for run in runs) if runs else None
 
     def verdicts(self) -> dict[str, str]:
-        """Return "ahead", "tied" or "behind" of the best other for each cell with at least two pairs, after Holm."""
-        found = {cell: self.difference(cell, self.best(cell)) for cell in self.cells() if self.best(cell)}
+        """Return "ahead", "tied" or "behind" of the best other for each cell of the core with at least two pairs."""
+        found = {cell: self.difference(cell, self.best(cell)) for cell in CORE if self.best(cell)}
         found = {cell: each for cell, each in found.items() if each.pairs > 1}
         held = holm([each.p for each in found.values()])
         return {

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from statistics import fmean
 
-from .cells import CELLS, METHODS, title
+from .cells import CELLS, CORE, METHODS, title
 from .compare import OURS, Comparison, outcome
 from .paired import interval
 
@@ -21,7 +21,7 @@ def matrix(found: Comparison):
     """Draw a field for each method and cell: green where SMART is ahead by more than the interval, red behind."""
     import matplotlib.pyplot as plt
 
-    cells = [cell for cell in found.cells() if cell in found.runs]
+    cells = [cell for cell in CORE if cell in found.runs]
     methods = [method for method in METHODS if method != OURS]
     figure, axis = plt.subplots(figsize=(12, 0.36 * len(methods) + 1.6), layout="constrained")
     for row, method in enumerate(methods):
@@ -43,7 +43,7 @@ def sparsity(found: Comparison):
     import matplotlib.pyplot as plt
 
     panels: dict[str, list[str]] = defaultdict(list)
-    for cell in found.cells():
+    for cell in CELLS:
         if cell in found.runs and CELLS[cell].sparsity is not None:
             panels[f"{CELLS[cell].model}, {CELLS[cell].pattern}, {CELLS[cell].data}"].append(cell)
     across = min(3, len(panels)) or 1

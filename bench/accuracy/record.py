@@ -2,14 +2,30 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import lines, rows
-from .cells import METHODS
 
 FOLDER = rows.RESULTS / "accuracy"
+SEARCH = "search"  # the folder of a search's rows in it
+VARIANTS = "variants"  # that of changes of SMART
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to run, as in ``Run``."""
+
+    cell: str
+    method: str
+    settings: dict[str, Any]
+    seed: int
+
+    @property
+    def key(self) -> tuple:
+        """Return what makes it the same run."""
+        return self.cell, self.method, json.dumps(self.settings, sort_keys=True), self.seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +33,22 @@ class Run(rows.Measured):
     """Record what one method made of one dense model.
 
     Attributes:
-        cell, pruner, options, seed: what was run; see ``cells.CELLS``.
+        cell, method, seed: what was run; see ``cells.CELLS`` and ``cells.METHODS``.
+        settings: of the method, see ``Cell.recipe``.
+        tested: on the "test" images, or on the "validation" images of a search.
         passes: over batches after the dense stage, those that were only looked at included.
         prepared: of these, those that were only looked at.
-        dense, accuracy: percent of the test images.
+        dense, accuracy: percent of these images.
         kept, asked: weights.
         step_ms, dense_step_ms: processor time of a step of all threads, mean over the training.
         z2, flips, live, gap: as in ``Pruner.report()``, where the method has them; the gap as the search ended.
     """
 
     cell: str
-    pruner: str
+    method: str
     seed: int
+    settings: dict[str, Any]
+    tested: str
     passes: int
     prepared: int
     dense: float
@@ -37,30 +57,23 @@ class Run(rows.Measured):
     asked: int
     step_ms: float
     dense_step_ms: float
-    options: dict[str, Any] = field(default_factory=dict)
     z2: float | None = None
     gap: float | None = None
 
     @property
-    def key(self) -> tuple:
-        """Return what makes it the same run."""
-        return key(self.cell, self.pruner, self.options, self.seed)
+    def task(self) -> Task:
+        """Return what was run."""
+        return Task(self.cell, self.method, self.settings, self.seed)
 
     @property
-    def method(self) -> str:
-        """The name of pruner and options in ``METHODS``."""
-        own = [name for name, method in METHODS.items() if method == (self.pruner, self.options)]
-        return own[0] if own else f"{self.pruner} {self.options}"
+    def key(self) -> tuple:
+        """Return what makes it the same run."""
+        return self.task.key
 
 
-def key(cell: str, pruner: str, options: dict[str, Any], seed: int) -> tuple:
-    """Return what makes a run the same run."""
-    return cell, pruner, json.dumps(options, sort_keys=True), seed
-
-
-def path() -> Path:
+def path(folder: Path = FOLDER) -> Path:
     """Return where rows of this processor go."""
-    return FOLDER / rows.default_path("cpu").name
+    return folder / rows.default_path("cpu").name
 
 
 def read(paths: Iterable[Path]) -> dict[tuple, Run]:

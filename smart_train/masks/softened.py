@@ -7,6 +7,7 @@ from torch import Tensor
 
 from smart_kernels import soft_topk
 
+from .floor import Floor
 from .ranked import RankedPool
 
 
@@ -30,6 +31,8 @@ class Softened:
         costs = [pool.cost for pool in pools]
         some = any(cost is not None for cost in costs)
         self.cost = torch.cat([self._filled(pool) for pool in pools]) if some else None
+        several = any(sum(map(len, pool.sharing.values())) > 1 for pool in pools)
+        self.floor = Floor(pools) if several else None
 
     def masks(self, keep: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the masks of all layers in one piece, and as views (rows, cols) by name; differentiable in all scores.
@@ -64,6 +67,8 @@ class Softened:
             self.threshold = self.threshold.to(scores.device)
         if self.cost is not None:
             self.cost = self.cost.to(scores)
+        if self.floor is not None:
+            scores = self.floor.lifted(scores, self.threshold)
         return soft_topk(scores, keep, temperature, self.cost, self.threshold, sizes=self.sizes)
 
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:

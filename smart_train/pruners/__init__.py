@@ -6,6 +6,7 @@ from .base import Pruner
 from .catro import CATROPruner
 from .dais import DAISPruner
 from .dhp import DHPPruner
+from .dsp import DSPPruner
 from .gdp import GDPPruner
 from .gradual import GradualPruner
 from .lookahead import LookaheadPruner
@@ -30,6 +31,7 @@ PRUNERS: dict[str, type[Pruner]] = {
     "gdp": GDPPruner,
     "dais": DAISPruner,
     "dhp": DHPPruner,
+    "dsp": DSPPruner,
     "catro": CATROPruner,
     "activation": ActivationPruner,
     "rl": RLPruner,
@@ -42,6 +44,7 @@ __all__ = [
     "CATROPruner",
     "DAISPruner",
     "DHPPruner",
+    "DSPPruner",
     "GDPPruner",
     "GradualPruner",
     "LookaheadPruner",

@@ -6,15 +6,12 @@ from torch import nn
 
 from smart_kernels import Pattern
 from smart_train.checks import check_number
-from smart_train.masks import erk, spread_, uniform
 from smart_train.plans import Plan
 
-from .base import Pruner
-
-SPREADS = {"scores": None, "uniform": uniform, "erk": erk}
+from .spreading import SpreadingPruner
 
 
-class GradualPruner(Pruner):
+class GradualPruner(SpreadingPruner):
     """Gradual magnitude pruning: every few steps the smallest tiles are masked, as far as the budget of then asks.
 
     After Zhu and Gupta, "To prune, or not to prune" (arXiv 1710.01878). What is kept falls from everything to the
@@ -27,9 +24,7 @@ class GradualPruner(Pruner):
 
     Args:
         every: steps from one choice of masks to the next.
-        spread: how the budget is spread over the layers. "scores": by what they score. "uniform": the same sparsity for
-            each, as in the paper. "erk": see ``erk``.
-        common: the arguments of ``Pruner``.
+        common: the arguments of ``SpreadingPruner``, whose "uniform" is as in the paper.
     """
 
     title = "gradual magnitude"
@@ -42,27 +37,11 @@ class GradualPruner(Pruner):
         sparsity: float | None = None,
         *,
         every: int = 10,
-        spread: str = "scores",
         **common: Any,
     ):
         check_number("every", every, least=1, whole=True)
-        if spread not in SPREADS:
-            raise ValueError(f"spread must be one of {', '.join(SPREADS)}, got {spread!r}")
         self.every = every
-        self.spread = SPREADS[spread]
         super().__init__(model, pattern, sparsity, **common)
-
-    def check(self, masked):
-        local = [name for name, layer in masked.layers.items() if layer.pattern.local]
-        if self.spread and local:
-            raise ValueError(
-                f"spread must be scores for N:M, whose groups have budgets, got another for {', '.join(local)}"
-            )
-
-    def start(self):
-        self.masked.score_by_magnitude()
-        for pool in self.pools if self.spread else ():
-            spread_(pool, self.spread(pool))
 
     def search(self):
         if (self.steps - self.lengths.dense_steps - 1) % self.every == 0:

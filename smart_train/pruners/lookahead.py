@@ -21,7 +21,7 @@ class LookaheadPruner(OneShotPruner):
 
     title = "Lookahead"
 
-    def start(self):
+    def score(self):
         before, after = neighbours(self.model)
         found = tile_means(self.masked, lambda layer: lookahead(layer, before.get(layer), after.get(layer)))
         for name, layer in self.layers.items():

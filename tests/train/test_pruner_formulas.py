@@ -12,6 +12,7 @@ from smart_train import PRUNERS
 from smart_train.masks import erk, uniform
 from smart_train.pruners.activation import helping
 from smart_train.pruners.catro import scatter, trace_ratio
+from smart_train.pruners.filter_groups import hard, shares
 from smart_train.pruners.gdp import polarised
 from smart_train.pruners.lookahead import lookahead, neighbours
 from smart_train.pruners.pdp import thresholds
@@ -290,6 +291,54 @@ def dhp():
     assert flat_scores(pruner).max() == 0.5
 
 
+def group_penalty(logits, weights, noise=0.0, temperature=0.5):
+    """(sum of p^.5)^2 (groups / rows)^1.5 sum over columns of tiles of |p W|, for p = softmax((logits + noise) / T)."""
+    member = ((logits + noise) / temperature).softmax(0)
+    size = member.sqrt().sum(1).square() * (len(logits) / logits.shape[1]) ** 1.5
+    per_row = member.repeat_interleave(4, 1)  # of weights, 4 to a row of tiles
+    squares = [(per_row[k][:, None] * weights).unflatten(1, (-1, 4)).square().sum((0, 2)) for k in (0, 1)]
+    return (size * (torch.stack(squares) + 1e-20).sqrt().sum(1)).sum()
+
+
+def dsp():
+    """Logits get -d<dL/dW, d penalty/dW>/d logits; weights take a step along the penalty of hard groups, on a ramp."""
+    model, pruner = make("dsp", strength=0.3, search_steps=5)
+    for _ in range(3):
+        pruner.step()
+    for number, logits in enumerate(pruner.logits.values()):
+        logits.copy_(torch.randn(logits.shape, generator=torch.Generator().manual_seed(number)))
+    loss(model).backward()
+    pruner.after_backward()
+    weights, gradients = gradients_at(model, [torch.ones(4, 2), torch.ones(4, 4)])
+    generator = torch.Generator().manual_seed(3)
+    for weight, gradient, logits in zip(weights, gradients, pruner.logits.values(), strict=False):
+        noise = -torch.empty(logits.shape).exponential_(generator=generator).log()
+        free, moved = logits.detach().requires_grad_(), weight.clone().requires_grad_()
+        (direction,) = torch.autograd.grad(group_penalty(free, moved, noise), moved, create_graph=True)
+        (expected,) = torch.autograd.grad(-(gradient * direction).sum(), free)
+        torch.testing.assert_close(logits.grad, expected, rtol=1e-3, atol=1e-6)
+    pruner.after_step()
+    expected, far = [], []
+    for weight, logits in zip(weights, pruner.logits.values(), strict=False):
+        moved = weight.clone().requires_grad_()
+        sure = 1000 * hard(logits).float()  # the likeliest group for certain
+        expected.append(torch.autograd.grad(group_penalty(sure, moved), moved)[0])
+        far.append((tiles(weight.square()) / tiles(expected[-1].square())).sqrt())  # all weights of a tile shrink alike
+    step = 0.3 * torch.cat([each.flatten() for each in far]).mean() * 2 * 0.5 / 5
+    for weight, after, way, reach in zip(weights, plain_of(model)[0], expected, far, strict=False):
+        reached = spread((reach <= step).float(), weight).bool()
+        torch.testing.assert_close(after, torch.where(reached, 0, weight - step * way), rtol=1e-4, atol=1e-6)
+
+
+def dsp_order():
+    """Of a group goes the column with the least energy first, and by the share of the group's energy it is ranked."""
+    energy = torch.tensor([[1.0, 5.0, 2.0], [9.0, 9.0, 9.0], [3.0, 1.0, 1.0]])
+    got = shares(hard(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])), energy)
+    # the columns weigh 4, 6 and 3: gone are 1, 3 of the last, 4, 7 of the first, 8 and 13 of the middle one
+    torch.testing.assert_close(got[[0, 2]], torch.tensor([[4.0, 13 + 5, 3.0], [7.0, 8.0, 1.0]]) / 13)
+    torch.testing.assert_close(got[1], torch.tensor([9.0, 18.0, 27.0 + 9]) / 27)
+
+
 def catro():
     """Of all choices of so many channels, the one with the largest sum of S_b over the sum of S_w."""
     torch.manual_seed(3)
@@ -351,6 +400,7 @@ FORMULAS = {
     "gdp": [gdp],
     "dais": [dais],
     "dhp": [dhp],
+    "dsp": [dsp, dsp_order],
     "catro": [catro],
     "activation": [activation],
     "rl": [rl],

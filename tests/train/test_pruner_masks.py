@@ -1,6 +1,7 @@
 """The soft masks of a pruner: exact gradients, exact budgets."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from smart_kernels import NM, Block, Channel
 from smart_train import SmartPruner
+from smart_train.masks import floor
 from tests.conftest import INTERPRETED
 
 from .small_models import CONVS, LINEARS, POINTWISE, Shared, make_layers, make_mlp
@@ -19,7 +21,8 @@ from .small_models import CONVS, LINEARS, POINTWISE, Shared, make_layers, make_m
 @pytest.mark.parametrize(
     "pattern", [Block(4, 3), Block(2, 4, "all"), Channel(), NM(2, 4)], ids=["block", "all-taps", "channel", "nm"]
 )
-def test_score_gradients_match_finite_differences_through_the_whole_pruner(pattern, kind, step, scope):
+def test_score_gradients_match_finite_differences_through_the_whole_pruner(monkeypatch, pattern, kind, step, scope):
+    monkeypatch.setattr(floor, "MARGIN", -torch.inf)  # what it lifts is by a constant, for the gradient
     model, inputs = make_layers(kind)
     sparsity = pattern.sparsity or 0.5
     pruner = SmartPruner(
@@ -173,3 +176,32 @@ def test_nothing_is_compiled_anew_while_the_temperature_falls(pattern):
         pruner.step()
         compiled(torch.randn(4, 64)).sum().backward()
     assert len(graphs) <= 2  # the first threshold has no predecessor
+
+
+@pytest.mark.parametrize("pattern", [Block(4, 4), Channel()], ids=["block", "channel"])
+def test_soft_masks_keep_the_best_tile_of_a_layer_whose_scores_are_all_low_as_hard_ones_do(pattern):
+    pruner = SmartPruner(make_mlp(), pattern, 0.8, search_steps=8, temperature=(1e-3, 1e-3), warmup=0.0)
+    pruner.step()
+    low = list(pruner.layers)[1]
+    with torch.no_grad():
+        pruner.layers[low].scores.sub_(9)
+        tops = pruner.layers[low].scores.flatten().topk(2).indices
+    for _ in range(3):
+        pruner.step()
+    soft, hard = pruner.masks(), pruner.masked.hard_masks()
+    assert soft[low].flatten()[tops].round(decimals=3).tolist() == [1, 0] and hard[low].sum() == 1
+
+
+def test_layers_that_share_scores_keep_a_tile_each():
+    """Of four scores of a pool two layers have two each, whatever a third has."""
+    first, second = SimpleNamespace(index=torch.tensor([0, 1, -1])), SimpleNamespace(index=torch.tensor([2, 3]))
+    pool = SimpleNamespace(
+        sharing={"a": {"x": first, "y": second}, "b": {"z": SimpleNamespace(index=None)}},
+        costs={"a": torch.ones(4, 1), "b": torch.ones(3, 1)},
+        scored=7,
+    )
+    scores = torch.tensor([0.1, 0.2, -3.0, -4.0, 5.0, 6.0, 7.0], requires_grad=True)
+    lifted = floor.Floor([pool]).lifted(scores, torch.tensor([4.0], dtype=torch.float64))
+    assert lifted.tolist() == pytest.approx([0.1, 5.0, 5.0, -4.0, 5.0, 6.0, 7.0])
+    assert torch.autograd.grad(lifted.sum(), scores)[0].tolist() == [1] * 7
+    assert floor.Floor([pool]).lifted(scores, torch.tensor([torch.nan])).equal(scores)

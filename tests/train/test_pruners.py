@@ -70,13 +70,13 @@ def skip_refused(name, pattern):
     """Skip where a method says that it is not for a pattern; that it says so has a test of its own."""
     refused = name in CHANNELS and not pattern.whole_channels
     refused |= name == "rl" and pattern.local
-    refused |= name == "srste" and pattern.whole_channels
+    refused |= name in ("srste", "dsp") and pattern.whole_channels
     if refused:
         pytest.skip("refused")
 
 
 @pytest.mark.parametrize(
-    "name, pattern", [(n, Block(4, 4)) for n in CHANNELS] + [("rl", NM(2, 4)), ("srste", Channel())]
+    "name, pattern", [(n, Block(4, 4)) for n in CHANNELS] + [("rl", NM(2, 4)), ("srste", Channel()), ("dsp", Channel())]
 )
 def test_a_method_refuses_what_it_is_not_for(name, pattern):
     model = make_mlp()
@@ -287,6 +287,7 @@ def test_taylor_leaves_batchnorms_gates_and_gradients_as_they_were():
 OWN_NUMBERS = [
     *[("acdc", "phases"), ("dais", "strength"), ("dais", "every"), ("dhp", "shrinkage"), ("gdp", "strength")],
     *[("gradual", "every"), ("pdp", "softness"), ("srste", "decay"), ("taylor", "prepare_batches")],
+    *[("dsp", "groups"), ("dsp", "strength")],
     *[("smart", "prepare_batches"), ("catro", "prepare_batches"), ("rl", "prepare_batches")],
 ]
 
