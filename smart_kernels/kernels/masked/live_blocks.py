@@ -105,7 +105,7 @@ def block_lives(row, col, mask_ptr, threshold_ptr, temperature_ptr, N, K,
         mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
                          stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
         live = (in_tile & is_live(mask, eps)).to(tl.int32)
-        # axis 1 first: else ptxas takes the branch on it as one that threads may part at (114 instructions a step, not 83)
+        # axis 1 first: else ptxas takes the branch on it as one that threads may part at (114 instructions, not 83)
         return exists & (tl.max(live if GROUP > 1 else tl.max(live, 1), 0) > 0)
 
 
