@@ -79,7 +79,7 @@ def problems():
                     "W_SHARED": True,
                     "SPLIT": False,
                 }
-                kwargs |= {"STRIDE_WK": n if residual else 1}
+                kwargs |= {"STRIDE_WK": n if residual else 1, "TILE_BYTES": n * k * x.itemsize * tma}
                 yield args, kwargs | {"ACTIVATION": "gelu" if residual else None}
 
 
@@ -159,6 +159,7 @@ def test_what_won_on_a_gpu_is_tried(name, claim):
             "BLOCK_M": 16,
         }
         kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None, "STRIDE_WK": 1}
+        kwargs |= {"TILE_BYTES": 2 * block[0] * block[1]}
         tried = BY_NAME[name].early_config_prune(BY_NAME[name].configs, args | {"scale_ptr": None}, **kwargs)
         assert any(won.items() <= config.all_kwargs().items() for config in tried), (block, won)
 

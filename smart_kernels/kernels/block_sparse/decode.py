@@ -22,27 +22,49 @@ from smart_kernels.kernels.common.tuning import autotune, shared_memory
 from .steps import columns_of, in_step, listed, rows_of_tile
 
 CONFIGS = [  # the first is valid for every shape
-    triton.Config({}, num_warps=4, num_stages=2),
-    triton.Config({}, num_warps=4, num_stages=4),
-    triton.Config({}, num_warps=4, num_stages=6),
-    triton.Config({}, num_warps=2, num_stages=4),
-    triton.Config({}, num_warps=2, num_stages=6),
-    triton.Config({}, num_warps=1, num_stages=6),
+    triton.Config({"AHEAD": False}, num_warps=4, num_stages=2),
+    triton.Config({"AHEAD": False}, num_warps=4, num_stages=4),
+    triton.Config({"AHEAD": False}, num_warps=4, num_stages=6),
+    triton.Config({"AHEAD": False}, num_warps=2, num_stages=4),
+    triton.Config({"AHEAD": False}, num_warps=2, num_stages=6),
+    triton.Config({"AHEAD": False}, num_warps=1, num_stages=6),
+    triton.Config({"AHEAD": True}, num_warps=4, num_stages=4),
+    triton.Config({"AHEAD": True}, num_warps=2, num_stages=4),
 ]
-KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "PRECISION", "BLOCK_M"]
+KEY = ["N", "K", "TILE_N", "TILE_K", "STRIDE_WK", "EVEN_K", "WHOLE", "SPLITS", "PRECISION", "BLOCK_M", "TILE_BYTES"]
 
 
 def worth_trying(configs, args, **kwargs):
     """Keep configurations whose threads have room for their sums, with as many stages as fit.
 
     With too few warps threads would exchange masks, with more than there are products of 16 x 8 they would repeat what
-    others do. Two stages are kept only where no more fit: what few rows wait for is memory.
+    others do. Two stages are kept only where no more fit: what few rows wait for is memory. Where W can be asked for
+    ahead, four warps with four stages do so.
     """
     warps = max(kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // 1024, 1 if kwargs["EVEN_K"] else 4)
     most = max(warps, kwargs["BLOCK_M"] * kwargs["BLOCK_N"] // (16 * 8))
     step = (kwargs["BLOCK_M"] + kwargs["BLOCK_N"]) * kwargs["BLOCK_K"] * args["x_ptr"].element_size()
     stages = min(6 if kwargs["BLOCK_M"] <= 32 else 4, shared_memory() // step)
-    return [c for c in configs if warps <= c.num_warps <= most and 2 < c.num_stages <= stages] or configs[:1]
+    fit = [c for c in configs if warps <= c.num_warps <= most and 2 < c.num_stages <= stages]
+    plain = {"AHEAD": False, "num_warps": 4, "num_stages": 4}
+    left_out = plain.items() if kwargs["TILE_BYTES"] else {"AHEAD": True}.items()
+    return [c for c in fit if not left_out <= c.all_kwargs().items()] or configs[:1]
+
+
+@triton.jit
+def fetch_ahead(w_ptr, first, end, TILE_BYTES: tl.constexpr):
+    """Let L2 fetch the tiles of W from the first to the end: one thread asks, once (sm_90 and later).
+
+    Where they lie follows from where the row starts; what is copied step by step waits for its columns, too.
+    """
+    address = w_ptr.to(tl.int64) + first.to(tl.int64) * TILE_BYTES
+    tl.inline_asm_elementwise(
+        """{
+        .reg .pred asks;
+        mov.u32 $0, %tid.x;
+        setp.eq.u32 asks, $0, 0;
+        @asks cp.async.bulk.prefetch.L2.global [$1], $2;
+        }""", "=&r,l,r", [address, (end - first) * TILE_BYTES], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @autotune(CONFIGS, KEY, worth_trying)
@@ -54,12 +76,14 @@ def block_decode_kernel(
     M, N, K,
     # strides
     stride_xm, stride_xk, stride_rm, stride_rn, stride_ym,
-    # compile-time; W's strides are, so that its addresses differ by constants
+    # compile-time; W's strides are, so that its addresses differ by constants; TILE_BYTES: 0 where tiles do not follow
+    # each other in the order of the list
     STRIDE_WS: tl.constexpr, STRIDE_WN: tl.constexpr, STRIDE_WK: tl.constexpr,
     TILE_N: tl.constexpr, PARTS_N: tl.constexpr, TILE_K: tl.constexpr, PARTS_K: tl.constexpr,
     GATHER: tl.constexpr, EVEN_K: tl.constexpr, WHOLE: tl.constexpr, SPLITS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    TILE_BYTES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, AHEAD: tl.constexpr,
 ):
     after_launch_before(OVERLAPPED)
     pid_n, pid_s = tl.program_id(0), tl.program_id(1)
@@ -77,6 +101,8 @@ def block_decode_kernel(
 
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     if end > start:  # a loop that may not run would serialize wgmma
+        if AHEAD and TILE_BYTES > 0:
+            fetch_ahead(w_ptr, start // PARTS_K, tl.cdiv(end, PARTS_K), TILE_BYTES)
         entry = start + offs_k // PIECE
         col, slot = listed(entry, end, cols_ptr, slots_ptr, PARTS_K)
         for _ in range(start, end, GATHER):

@@ -83,7 +83,7 @@ def block_grad_kernel(
     in_n = n < block_limit(row, N, STRIDE_N, PARTS_N)
     g = sums_of_blocks(
         dy_ptr, x_ptr, n, in_n, k, in_k, M, stride_dym, stride_dyn, stride_xm, stride_xk,
-        EVEN_N, EVEN_K and GROUP == 1, PRECISION, BLOCK_M, BLOCK_N, COLUMNS)
+        False, EVEN_N, EVEN_K and GROUP == 1, PRECISION, BLOCK_M, BLOCK_N, COLUMNS)
     place = entry.to(tl.int64) * (BLOCK_N * BLOCK_K) + tl.arange(0, COLUMNS) % BLOCK_K
     dw_p = dw_ptr + place[None, :] + offs_n[:, None] * BLOCK_K
     tl.store(dw_p, g.to(dw_ptr.dtype.element_ty), mask=None if GROUP == 1 else (entry < end)[None, :])
@@ -106,7 +106,7 @@ def columns_of(col, left, K, STRIDE_K: tl.constexpr, PARTS_K: tl.constexpr, BLOC
 @triton.jit
 def sums_of_blocks(
     dy_ptr, x_ptr, n, in_n, k, in_k, M, stride_dym, stride_dyn, stride_xm, stride_xk,
-    ALL_N: tl.constexpr, ALL_K: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN_M: tl.constexpr, ALL_N: tl.constexpr, ALL_K: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, COLUMNS: tl.constexpr,
 ):
     """Return dy[:, n].T @ x[:, k], (BLOCK_N, COLUMNS) in fp32, 0 where not in_n or in_k; ALL_N, ALL_K: all are.
@@ -126,7 +126,7 @@ def sums_of_blocks(
     a_p, b_p = a_p[:, None], b_p[None, :]
     offs_m = tl.arange(0, BLOCK_M)
     acc = tl.zeros((COLUMNS, BLOCK_N) if X_LEFT else (BLOCK_N, COLUMNS), tl.float32)
-    whole = M // BLOCK_M * BLOCK_M
+    whole = M if EVEN_M else M // BLOCK_M * BLOCK_M
     if whole > 0:  # proves that the loop runs: wgmma stays asynchronous
         a_mp = a_p + offs_m.to(tl.int64)[None, :] * a_step
         b_mp = b_p + offs_m.to(tl.int64)[:, None] * b_step
@@ -136,13 +136,14 @@ def sums_of_blocks(
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
             a_mp += tl.cast(BLOCK_M, tl.int64) * a_step
             b_mp += tl.cast(BLOCK_M, tl.int64) * b_step
-    for m0 in tl.range(whole, M, 16, num_stages=1):  # what is left, in few registers
-        rows = m0 + tl.arange(0, 16)
-        in_m = rows < M
-        rows = rows.to(tl.int64)
-        a = tl.load(a_p + rows[None, :] * a_step, mask=both(in_m[None, :], in_a), other=0.0)
-        b = tl.load(b_p + rows[:, None] * b_step, mask=both(in_m[:, None], in_b), other=0.0)
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    if not EVEN_M:  # or else registers would hold, through the loop, where each row and column begins
+        for m0 in tl.range(whole, M, 16, num_stages=1):  # what is left, in few registers
+            rows = m0 + tl.arange(0, 16)
+            in_m = rows < M
+            rows = rows.to(tl.int64)
+            a = tl.load(a_p + rows[None, :] * a_step, mask=both(in_m[None, :], in_a), other=0.0)
+            b = tl.load(b_p + rows[:, None] * b_step, mask=both(in_m[:, None], in_b), other=0.0)
+            acc = tl.dot(a, b, acc, input_precision=PRECISION)
     acc = acc.T if X_LEFT else acc
     if not ALL_N:
         acc = tl.where(in_n[:, None], acc, 0.0)

@@ -36,7 +36,11 @@ WON = {
     "conv_grad_kernel": DEEP,
     "conv_matmul_kernel": ({"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 64}, {"BLOCK_M": 128, "num_stages": 2}),
     "block_gather_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 128}, {"BLOCK_M": 64}),
-    "block_decode_kernel": ({"num_warps": 4, "num_stages": 6}, {"num_warps": 2, "num_stages": 4}),
+    "block_decode_kernel": (
+        {"num_warps": 4, "num_stages": 6},
+        {"num_warps": 2, "num_stages": 4, "AHEAD": False},
+        {"AHEAD": True},
+    ),
     "semi_structured_kernel": ({"BLOCK_M": 64}, {"BLOCK_M": 128}, {"BLOCK_M": 16, "BLOCK_O": 64}),
     "semi_structured_conv_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128, "num_stages": 3}),
 }

@@ -22,7 +22,7 @@ CONFIGS = [  # the first is valid for every shape
     triton.Config({"BLOCK_M": 16, "WIDTH": 16}, num_warps=4, num_stages=2, maxnreg=255),
     triton.Config({"BLOCK_M": 32, "WIDTH": 16}, num_warps=4, num_stages=3),
     triton.Config({"BLOCK_M": 64, "WIDTH": 16}, num_warps=4, num_stages=3, maxnreg=255),
-    triton.Config({"BLOCK_M": 64, "WIDTH": 16}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_M": 64, "WIDTH": 16}, num_warps=8, num_stages=3, maxnreg=255),
     triton.Config({"BLOCK_M": 32, "WIDTH": 256}, num_warps=8, num_stages=4),
     triton.Config({"BLOCK_M": 64, "WIDTH": 256}, num_warps=4, num_stages=2),
 ]
@@ -272,7 +272,17 @@ def live_columns(row, first, C, mask_ptr, threshold_ptr, temperature_ptr, N, K,
     return col, before - first, before > first
 
 
+@triton.jit
+def quarters(t):
+    """Return t[..., i, j] for (i, j) = (0, 0), (0, 1), (1, 0), (1, 1)."""
+    a, b = tl.split(t)
+    first, third = tl.split(a)
+    second, fourth = tl.split(b)
+    return first, second, third, fourth
+
+
 @autotune(CONFIGS, [*GRAD_KEY, "TILES_N", "TILES_K", "C"], worth_trying)
+@triton.heuristics({"EVEN_M": lambda args: args["M"] % args["BLOCK_M"] == 0})
 @triton.jit
 def weight_grad_kernel(
     # tensors: inputs, then outputs, of which dweight, dmask and dbias are None where not needed
@@ -290,7 +300,7 @@ def weight_grad_kernel(
     PER_TILE_N: tl.constexpr, PER_TILE_K: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, WHOLE_COPIES: tl.constexpr,
     DEAD_GRAD: tl.constexpr, PRECISION: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK_M: tl.constexpr, WIDTH: tl.constexpr,
+    EVEN_M: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr,
 ):
     """Compute the gradients of GROUP live blocks of a row from g = dy.T @ x, and store zeros for dead ones.
 
@@ -313,13 +323,12 @@ def weight_grad_kernel(
                            stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k, eps,
                            TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
                            DEAD_GRAD, GROUP)
-        if GROUP > 1 or live == 0:
-            store_zeros(row, own, live.to(tl.int32), dweight_ptr, dmask_ptr, N, K,
-                        TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
-                        PER_TILE_N, PER_TILE_K, GROUP)
         if GROUP == 1:
             col, left, some = own, None, live
         else:
+            store_zeros(row, own, live.to(tl.int32), dweight_ptr, dmask_ptr, N, K,
+                        TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
+                        PER_TILE_N, PER_TILE_K, GROUP)
             col, left, some = live_columns(
                 row, first, C, mask_ptr, threshold_ptr, temperature_ptr, N, K,
                 stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k, eps,
@@ -331,7 +340,7 @@ def weight_grad_kernel(
                 of_elements(col, BLOCK_K, GROUP), left, K, STRIDE_K, PARTS_K, BLOCK_K, GROUP, EVEN_K)
             g = sums_of_blocks(
                 dy_ptr, x_ptr, offs_n, in_n, offs_k, in_k, M, stride_dym, stride_dyn, stride_xm, stride_xk,
-                EVEN_N, EVEN_K and GROUP == 1, PRECISION, BLOCK_M, BLOCK_N, GROUP * BLOCK_K)
+                EVEN_M, EVEN_N, EVEN_K and GROUP == 1, PRECISION, BLOCK_M, BLOCK_N, GROUP * BLOCK_K)
             if GROUP == 1:
                 store_gradients(
                     g, row, col, left,
@@ -343,18 +352,22 @@ def weight_grad_kernel(
                     TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
                     PER_TILE_N, PER_TILE_K, EVEN_N, EVEN_K, DEAD_GRAD, 1,
                 )
-            else:  # half by half: a thread has no registers for all weights beside all sums
-                HALF: tl.constexpr = GROUP // 2
-                halves = tl.split(tl.permute(tl.reshape(g, (BLOCK_N, 2, HALF * BLOCK_K)), (0, 2, 1)))
-                cols = tl.split(tl.permute(tl.reshape(col, (2, HALF)), (1, 0)))
-                for i in tl.static_range(2):
+            else:  # one quarter after the other: a thread has no registers for all weights beside all sums
+                FOURTH: tl.constexpr = GROUP // 4
+                sums = quarters(tl.permute(tl.reshape(g, (BLOCK_N, 2, 2, FOURTH * BLOCK_K)), (0, 3, 1, 2)))
+                cols = quarters(tl.permute(tl.reshape(col, (2, 2, FOURTH)), (2, 0, 1)))
+                for i in tl.static_range(4):
                     store_gradients(
-                        halves[i], row, tl.sum(cols[i]) if HALF == 1 else cols[i], left - i * HALF,
+                        sums[i], row, tl.sum(cols[i]) if FOURTH == 1 else cols[i], left - i * FOURTH,
                         weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, dweight_ptr, dmask_ptr,
                         N, K, group_n, group_k,
                         stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
                         eps,
                         TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N,
                         TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
-                        PER_TILE_N, PER_TILE_K, EVEN_N, EVEN_K, DEAD_GRAD, HALF,
+                        PER_TILE_N, PER_TILE_K, EVEN_N, EVEN_K, DEAD_GRAD, FOURTH,
                     )
+        elif GROUP == 1:
+            store_zeros(row, own, live, dweight_ptr, dmask_ptr, N, K,
+                        TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N, TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
+                        PER_TILE_N, PER_TILE_K, GROUP)

@@ -31,8 +31,8 @@ def product(x, values, crow_indices, col_indices, bias, index, residual, scale, 
 
 def _tiles(tensors: tuple, settings: Settings) -> Callable:
     x, values, crow, col, bias, _, residual, _ = tensors
-    rows, activation, dtype, _, precision = settings
-    tiles = TileProduct(rows, activation, dtype, precision)
+    rows, activation, dtype, aligned, precision = settings
+    tiles = TileProduct(rows, activation, dtype, precision, aligned)
     stored = len(crow) - 1
     lists = kernel_rows.stand_ins(stored, stored, len(col))
     multiply = plan_tiles(x, values, *lists, NOTHING, bias, residual, tiles)
@@ -83,7 +83,9 @@ def product_dx(
     listed = kernel_rows.stand_ins(cols, cols, nnz, nnz)
     nothing = (NOTHING, NOTHING)  # neither bias nor residual
     if takes_tiles(dy.shape[0], values.shape[1], dy.dtype):
-        multiply = plan_tiles(dy, values.mT, *listed, *nothing, TileProduct(in_features, None, None, precision))
+        multiply = plan_tiles(
+            dy, values.mT, *listed, *nothing, TileProduct(in_features, None, None, precision, aligned)
+        )
         return lambda dy, values, *indices: multiply(dy, values.mT, *columns(*indices), *nothing)
     n, k = kernel_blocks.backward_axes(values.shape[1:], (dy.shape[1], in_features), dy.element_size())
     cut = kernel_blocks.plan_cut(values.mT, k, n)

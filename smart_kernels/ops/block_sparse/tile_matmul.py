@@ -22,10 +22,10 @@ from torch import Tensor
 from smart_kernels.kernels.block_sparse.decode import block_decode_kernel
 from smart_kernels.kernels.block_sparse.gather import block_gather_kernel
 from smart_kernels.kernels.common.pieces import sum_pieces_kernel
-from smart_kernels.ops.common.arguments import m_class, overlapped, strides
+from smart_kernels.ops.common.arguments import m_class, overlapped, since_hopper, strides
 from smart_kernels.ops.common.axis import Axis
 from smart_kernels.ops.common.blocks import block_strides
-from smart_kernels.ops.common.launch import TENSOR, Launch, slot
+from smart_kernels.ops.common.launch import NOTHING, TENSOR, Launch, slot
 
 FEW_ROWS = 64
 STEP = 128  # bytes of each row of x and W that one step of the loop reads
@@ -48,12 +48,14 @@ class TileProduct:
         activation: a key of ``reference.common.epilogue.ACTIVATIONS`` or None.
         dtype: of the result; None: that of x.
         precision: of ``tl.dot`` in fp32.
+        aligned: whether x and the tiles lie at multiples of 16 bytes.
     """
 
     out_features: int
     activation: str | None
     dtype: torch.dtype | None
     precision: str
+    aligned: bool
 
 
 def plan_tiles(x, values, start, end, cols, slots, bias, residual, product: TileProduct) -> Callable:
@@ -128,7 +130,7 @@ def _plan_decode(tensors: tuple, n: Axis, k: Axis, product: TileProduct, new: Ca
         *map(slot, tensors), TENSOR,
         M, N, k.size,
         *x.stride(), *strides(residual), N,
-        **_constants(values, n, k, product), SPLITS=pieces, **overlapped(),
+        **_constants(values, n, k, product), SPLITS=pieces, **overlapped(), TILE_BYTES=_in_a_row(tensors, n, product),
         BLOCK_M=next(rows for rows in (16, 32, FEW_ROWS) if rows >= M),
     )  # fmt: skip
     sums = functools.partial(torch.empty, (pieces, M, N), dtype=torch.float32, device=x.device)
@@ -147,6 +149,14 @@ def _plan_decode(tensors: tuple, n: Axis, k: Axis, product: TileProduct, new: Ca
         return y
 
     return run if pieces == 1 else run_in_pieces
+
+
+def _in_a_row(tensors: tuple, n: Axis, product: TileProduct) -> int:
+    """Return the bytes of a tile if those that a program reads follow each other, so that one request takes all."""
+    _, values, *_, slots, _, _ = tensors
+    tile = values.stride(0) * values.itemsize
+    follow = slots is NOTHING and n.parts == 1 and values.is_contiguous() and product.aligned and tile % 16 == 0
+    return tile if follow and since_hopper() else 0
 
 
 def _sum_launch(tensors: tuple, pieces: int, N: int, product: TileProduct) -> Launch:

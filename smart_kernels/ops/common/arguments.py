@@ -36,8 +36,14 @@ def overlapped() -> dict[str, bool]:
 
     Not in a graph of ``torch.compile``, which launches by itself.
     """
-    if triton.knobs.runtime.interpret or STATE.tracing:
+    if STATE.tracing or not since_hopper():
         return {"OVERLAPPED": False}
+    return {"OVERLAPPED": True, "launch_pdl": True}
+
+
+def since_hopper() -> bool:
+    """Return whether the current device is an NVIDIA GPU of sm_90 or later; the interpreter is none."""
+    if triton.knobs.runtime.interpret:
+        return False
     target = driver.active.get_current_target()
-    able = target.backend == "cuda" and target.arch >= 90
-    return {"OVERLAPPED": True, "launch_pdl": True} if able else {"OVERLAPPED": False}
+    return target.backend == "cuda" and target.arch >= 90

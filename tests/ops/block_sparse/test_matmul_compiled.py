@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
+import triton
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.claimed import claimed
+from smart_kernels.kernels.block_sparse.decode import block_decode_kernel
 from smart_kernels.ops.block_sparse import conv_operators, linear
 from smart_kernels.ops.block_sparse.tile_matmul import TileProduct, plan_tiles
 from smart_kernels.ops.common.launch import NOTHING
@@ -75,7 +77,7 @@ class Compiled(Machine):
 
 
 def test_nothing_is_touched_before_the_launch_before_has_ended():
-    product = TileProduct(64, None, None, "ieee")
+    product = TileProduct(64, None, None, "ieee", False)
     x, values = torch.empty(16, 2048, dtype=torch.bfloat16), torch.empty(64, 64, 64, dtype=torch.bfloat16)
     rows = (*torch.zeros(2, 1, dtype=torch.int32), torch.zeros(64, dtype=torch.int32))
     nothing = (NOTHING,) * 3
@@ -86,3 +88,33 @@ def test_nothing_is_touched_before_the_launch_before_has_ended():
         ptx = compiled.asm["ptx"]
         touched = re.search(r"(ld|st)\.global|cp\.async", ptx).start()
         assert ptx.index("griddepcontrol.wait") < touched and compiled.metadata.launch_pdl
+
+
+@pytest.mark.parametrize(
+    ("tile", "listed", "aligned", "asks"),
+    [
+        ((64, 64), False, True, 1),
+        ((16, 16), False, True, 1),
+        ((64, 64), True, True, 0),  # tiles of a row lie anywhere
+        ((64, 64), False, False, 0),
+        ((128, 64), False, True, 0),  # two programs share a tile
+        ((3, 5), False, True, 0),  # of 30 bytes
+    ],
+    ids=str,
+)
+def test_w_is_asked_for_once_and_ahead_where_tiles_follow_each_other(tile, listed, aligned, asks, monkeypatch):
+    config = triton.Config({"AHEAD": True}, num_warps=4, num_stages=4)
+    monkeypatch.setattr(block_decode_kernel, "configs", [config])
+    rows = 64 * tile[0]
+    x, values = torch.empty(16, 2048, dtype=torch.bfloat16), torch.empty(64, *tile, dtype=torch.bfloat16)
+    lists = (*torch.zeros(2, 64, dtype=torch.int32), torch.zeros(64, dtype=torch.int32))
+    others = torch.zeros(64, dtype=torch.int32) if listed else NOTHING, NOTHING, NOTHING
+    with emulated("sm_90", Compiled()) as gpu:
+        plan_tiles(x, values, *lists, *others, TileProduct(rows, None, None, "ieee", aligned))(
+            x, values, *lists, *others
+        )
+    ptx = gpu.compiled[0].asm["ptx"]
+    found = [ask.start() for ask in re.finditer("cp.async.bulk.prefetch.L2.global", ptx)]
+    assert len(found) == asks
+    if asks:
+        assert ptx.index("griddepcontrol.wait") < found[0] < re.search(r"cp\.async\.c[ag]", ptx).start()

@@ -40,7 +40,7 @@ def pieces(monkeypatch):
 def tile_matmul(x, values, rows, out_features, bias=None, residual=None, activation=None, dtype=None):
     """The product, planned anew for each call: what is patched is seen."""
     tensors = all_given(x, values, *rows.lists, bias, residual)
-    product = TileProduct(out_features, activation, dtype, "ieee")
+    product = TileProduct(out_features, activation, dtype, "ieee", False)
     return plan_tiles(*tensors, product)(*tensors)
 
 
