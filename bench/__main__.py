@@ -1,4 +1,4 @@
-"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|accuracy|pareto|report``"""
+"""Measure and check: ``python -m bench ops|layers|choice|codegen|host|gpu-check|zoo|accuracy|tasks|pareto|report``"""
 
 import argparse
 import os
@@ -153,6 +153,13 @@ def accuracy(args: argparse.Namespace) -> int:
     return accuracy.main(args)
 
 
+def tasks(args: argparse.Namespace) -> int:
+    """Compare pruners on tasks other than classes."""
+    from . import tasks
+
+    return tasks.main(args)
+
+
 def pareto(args: argparse.Namespace) -> int:
     """Prune models to targets and to one pattern, and measure both."""
     from . import pareto
@@ -163,7 +170,7 @@ def pareto(args: argparse.Namespace) -> int:
 COMMANDS = {"ops": time_cases, "layers": time_cases, "choice": choice, "codegen": codegen, "gpu-check": gpu_check}
 
 
-COMMANDS |= {"pareto": pareto, "host": host, "zoo": zoo, "accuracy": accuracy, "report": report}
+COMMANDS |= {"pareto": pareto, "host": host, "zoo": zoo, "accuracy": accuracy, "tasks": tasks, "report": report}
 
 if __name__ == "__main__":
     sys.exit(main())

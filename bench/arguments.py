@@ -13,6 +13,8 @@ from .codegen.table import LIMITS
 from .gpu_check import PARTS
 from .pareto.choices import MODELS as PARETO_MODELS
 from .places import IS_CHECKOUT
+from .tasks.cells import CELLS as TASK_CELLS
+from .tasks.cells import METHODS as TASK_METHODS
 
 COMMAND = "python -m bench" if IS_CHECKOUT else "smart-bench"
 
@@ -41,6 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for part in PARTS:
         check.add_argument(f"--{part}", dest="parts", action="append_const", const=part, help="this part only")
     _add_accuracy(_command(commands, "accuracy", "every pruner with the same budget of batches, paired by seed"))
+    _add_tasks(_command(commands, "tasks", "pruners where nothing is classified: pixels, boxes, larger pictures"))
     _add_pareto(_command(commands, "pareto", "plans for a speed-up beside one pattern for all layers"))
     _command(commands, "zoo", "half of the channels of timm's and torchvision's models pruned and removed")
     _command(commands, "report", "docs/results.md and its plots, from the committed rows")
@@ -62,11 +65,21 @@ def _add_accuracy(command: argparse.ArgumentParser) -> None:
     add("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"default: the core; of {', '.join(CELLS)}")
     add("--pruners", nargs="+", choices=METHODS, metavar="NAME", help=f"default: all of {', '.join(METHODS)}")
     add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--cost", action="store_true", help="only count what each method costs in memory")
     add("--search", action="store_true", help="only find the settings of the methods, on a validation split")
     add("--variants", action="store_true", help="changes of SMART, one at a time, on cells and seeds of their own")
     time = command.add_mutually_exclusive_group()
     time.add_argument("--quick", action="store_true", help="one slice of 10 minutes")
     time.add_argument("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
+
+
+def _add_tasks(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--cells", nargs="+", choices=TASK_CELLS, metavar="CELL", help=f"default: all of {', '.join(TASK_CELLS)}")
+    usual = "default: SMART, one-shot, gradual and the method that claims the task; any of "
+    add("--pruners", nargs="+", choices=TASK_METHODS, metavar="NAME", help=usual + ", ".join(TASK_METHODS))
+    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
 
 
 def _command(commands, name: str, help_: str) -> argparse.ArgumentParser:

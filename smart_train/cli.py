@@ -97,7 +97,11 @@ def _add_task(add) -> None:
     add("--data", default="digits", metavar="DATA", help=f"{', '.join(data.names())}; default: %(default)s")
     add("--data-dir", metavar="DIR", help="the IDX files of Fashion-MNIST, if not where Debian's package puts them")
     add("--image-size", type=int, metavar="N", help=size)
-    add("--split", metavar="NAME", help="subfolder beside train to test on; default: val, valid, validation or test")
+    add(
+        "--split",
+        metavar="NAME",
+        help="what to test on: a subfolder beside train, validation, or what your function knows",
+    )
     add("--workers", type=int, metavar="N", help="threads that read the pictures of a folder; default: one per core")
     add("--seed", type=int, help="default: 0")
 

@@ -9,18 +9,22 @@ from torch import nn
 
 from bench import accuracy
 from bench.__main__ import main
-from bench.accuracy import cells, page, record, search, trial, tuning, variants
+from bench.accuracy import cells, cost, page, record, search, trial, tuning, variants
 from bench.accuracy.compare import Comparison, outcome
 from bench.accuracy.paired import holm, interval, paired, t_below, t_quantile
 from smart_kernels import parse
 from smart_train import PRUNERS
 from smart_train.data import Data
 
+MADE = {
+    **{"device": "CPU", "threads": 1, "load": 1.0, "torch": "2", "triton": "3", "python": "3.11", "commit": "abc"},
+    **{"date": "2026-01-01", "command": "python"},
+}
 ROW = record.Run(
     **{"cell": "vit-2:4", "method": "smart", "seed": 0, "passes": 234, "prepared": 0, "dense": 80.0, "accuracy": 70.0},
+    **{"kept": 9, "asked": 9, "step_ms": 3.0, "dense_step_ms": 2.0},
     **{"settings": {}, "tested": "test"},
-    **{"kept": 9, "asked": 9, "step_ms": 3.0, "dense_step_ms": 2.0, "device": "CPU", "threads": 1, "load": 1.0},
-    **{"torch": "2", "triton": "3", "python": "3.11", "commit": "abc", "date": "2026-01-01", "command": "python"},
+    **MADE,
 )
 
 
@@ -157,14 +161,34 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
     assert not out.exists()
 
 
+def test_memory_is_what_the_allocator_has_seen():
+    weight = torch.ones(1000, requires_grad=True)
+
+    def make():
+        squares = weight.square()  # 4,000 bytes
+        kept = squares.exp()  # 4,000, which backward needs
+        del squares
+        (kept.sum() * 2).backward()
+        return kept
+
+    left = {"weight": torch.ones(5000)}
+    left["itself"] = left
+    del left  # goes with the next collection, which is not to be counted
+    held, peak = cost.counted(make)
+    assert held == 8000, "the gradient and what is returned"
+    assert 12_000 <= peak < 21_000
+
+
 def test_the_page_says_what_was_not_run():
     runs = [replace(ROW, seed=seed, accuracy=70.0 + seed, z2=0.5) for seed in range(3)]
     runs += [replace(ROW, method="oneshot", seed=seed, accuracy=68.0 + 1.1 * seed) for seed in range(3)]
     runs += [replace(ROW, method="taylor", accuracy=75.0)]
-    text = page.text(runs)
+    memory = cost.Cost(cell="vit-2:4", method="taylor", held=3, peak=9, dense_held=2, dense_peak=4, **MADE)
+    text = page.text(runs, {memory.key: memory})
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "+1.90 ± 0.25 (3)" in lines["one-shot magnitude"] and "1.50x" in lines["one-shot magnitude"]
-    assert "-5.00 (1)" in lines["one-shot Taylor"] and lines["DAIS"].count("not run") == 9
+    assert "-5.00 (1)" in lines["one-shot Taylor"] and lines["DAIS"].count("not run") == 11
+    assert lines["one-shot Taylor"].endswith("| 1.50x | 1.50x | 2.25x |")
     assert "–" in lines["CATRO"] and "**71.00** (3)" in lines["**SMART, %**"]
     assert "ahead in 1, tied in 0, behind in 0 of 1 cells" in text
     assert Comparison.of(runs).best("vit-2:4") == "oneshot"  # the only one on all seeds

@@ -17,7 +17,7 @@ import triton
 from bench import choice, floor, gpu_check, l2, on_gpu, peers, report, rows, run, timing
 from bench.__main__ import main
 from bench.case import Case, Problem, Shape, wrong
-from bench.codegen import budget, sass, table, traffic
+from bench.codegen import budget, resident, sass, table, traffic
 from bench.first_run import cases
 from bench.gpu_check import check, listing, models, pool, sanitizer, stages, tuning
 from bench.report import answers, census, pages, plots, tables
@@ -551,12 +551,43 @@ GOOD |= {"asynchronous": 16, "tensor_core": 8, "instruction": "HGMMA.64x128x16.F
         ("block_matmul_kernel", "BLOCK_M=256 BLOCK_N=128 BLOCK_K=128 TMA=True W_LEFT=True w8 s2", 11.7),
         ("block_grad_kernel", "BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=16 w4 s3", 31.2),
         ("block_grad_kernel", "BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w4 s3", 19.5),
+        ("weight_grad_kernel", "BLOCK_M=32 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w8 s4", 19.5),
+        ("weight_grad_kernel", "BLOCK_M=32 BLOCK_N=128 BLOCK_K=64 WIDTH=128 w8 s4", 15.6),
+        ("weight_grad_kernel", "BLOCK_M=32 BLOCK_N=32 BLOCK_K=32 WIDTH=256 w4 s4", 35.2),
         ("sum_pieces_kernel", "", None),
     ],
 )
 def test_what_a_step_reads_from_l2(kernel, config, expected):
     found = traffic.bytes_per_kflop(GOOD | {"kernel": kernel, "config": config})
     assert found is None if expected is None else found == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("config", "live", "expected"),
+    [
+        ("BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=16 w4 s3", 13, 31.2),
+        ("BLOCK_M=32 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w8 s4", 13, 20.4),
+        ("BLOCK_M=32 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w8 s4", 64, 19.5),
+        ("BLOCK_M=32 BLOCK_N=32 BLOCK_K=32 WIDTH=256 w4 s4", 26, 36.1),
+    ],
+)
+def test_what_a_gradient_reads_for_blocks_that_live(config, live, expected):
+    row = GOOD | {"kernel": "weight_grad_kernel", "config": config}
+    assert traffic.of_live_blocks(row, live) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("config", "registers", "shared", "wrong"),
+    [
+        ("BLOCK_M=32 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w8 s4", 128, 81920, False),
+        ("BLOCK_M=32 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w8 s4", 129, 81920, True),
+        ("BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=256 w8 s3", 128, 122880, True),
+        ("BLOCK_M=64 BLOCK_N=64 BLOCK_K=64 WIDTH=16 w8 s3", 255, 122880, False),
+    ],
+)
+def test_two_programs_of_a_masked_gradient_share_a_multiprocessor(config, registers, shared, wrong):
+    row = GOOD | {"kernel": "weight_grad_kernel", "config": config, "registers": registers, "shared": shared}
+    assert bool(resident.faults(row)) == wrong
 
 
 def test_budgets_know_edges_and_exact_fp32():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import sys
 from functools import partial
 
@@ -11,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from smart_kernels import DENSE, NM, Block, SparseLinear, compare, compress_, load, mask_, save
-from smart_kernels.convert.compress.alike import likeness
+from smart_kernels.convert.compress.alike import Likeness, Measured, likeness
 from smart_kernels.convert.compress.candidates import candidates
 from smart_kernels.convert.compress.explain import explaining_tile, zeros_of
-from smart_kernels.convert.compress.select import select
+from smart_kernels.convert.compress.select import Outcome, Selected, Subject, select
 from smart_kernels.convert.compress.settings import Settings
 from smart_kernels.convert.measure import timing
 from smart_kernels.convert.measure.choice import Choice, choose, settle
@@ -286,6 +287,20 @@ def test_rows_of_other_lengths_are_not_alike_at_equal_density():
     likes = [likeness(layer, zeros_of(layer, Block(16, 16)), x) for layer in (even, uneven)]
     assert likes[0].density == pytest.approx(likes[1].density, rel=0.02)
     assert likes[0].covers(likes[0]) and not likes[0].covers(likes[1])
+
+
+@pytest.mark.parametrize("more", [1, -1], ids=["longest row", "shortest row"])
+def test_one_row_of_another_length_is_not_alike(more):
+    """All the other rows, and the columns, are as they were."""
+    layers = [nn.Linear(256, 256), nn.Linear(256, 256)]
+    for layer in layers:
+        layer.weight.data[:128, :128] = layer.weight.data[128:, 128:] = 0
+    if more > 0:
+        layers[1].weight.data[:16, 112:128] = 1
+    else:
+        layers[1].weight.data[:16, 128:144] = 0
+    likes = [likeness(layer, zeros_of(layer, Block(16, 16)), torch.randn(6, 256)) for layer in layers]
+    assert likes[0].density == pytest.approx(likes[1].density, rel=0.02) and not likes[0].covers(likes[1])
 
 
 def test_inputs_of_other_shapes_are_not_alike():
@@ -698,6 +713,21 @@ def test_equal_whole_models_keep_the_winners():
         assert settle({"chosen": chosen, "plain": plain}, "size") == "chosen"
         assert settle({"chosen": chosen, "plain": plain, "rival": [0.5] * 4}) == "rival"
     assert settle({"chosen": chosen}) == "chosen"
+
+
+@pytest.mark.parametrize("made", [Choice, Settings, Outcome, Selected, Subject, Likeness, Measured])
+def test_what_is_handed_around_is_never_changed(made):
+    assert made.__dataclass_params__.frozen
+
+
+def test_settings_survive_a_file():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for given in ((None, None, "speed"), (Block(16, 8), ("dense", "bsr"), "size"), (NM(2, 4), ("ell",), "speed")):
+        arguments = Settings.arguments(json.loads(json.dumps(Settings(*given).to_dict())), cpu)
+        assert tuple(arguments.values()) == (*given, False)
+    on_a_gpu = Settings(cuda_graph=True).to_dict()
+    assert [Settings.arguments(on_a_gpu, device)["cuda_graph"] for device in (cpu, gpu)] == [False, True]
+    assert Settings.arguments({}, gpu) == {"pattern": None, "backends": None, "policy": "speed", "cuda_graph": False}
 
 
 def test_really_measured(monkeypatch):

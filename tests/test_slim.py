@@ -1,6 +1,8 @@
 """``slim_``: tensors become smaller, the function stays; and coupled channels, so that there is something to remove."""
 
+import contextlib
 import copy
+import json
 
 import pytest
 import torch
@@ -21,6 +23,8 @@ from smart_kernels import (
     slim_,
     unmask_,
 )
+from smart_kernels.convert.channels.follow import Follower
+from smart_kernels.convert.channels.resize import fit_
 from tests.cnn_models import SIZE, ZOO, make
 from tests.util import assert_close
 
@@ -47,6 +51,21 @@ def assert_same(model, expected, x=X):
         assert_close(f"output {i}", y, old, torch.float32)
 
 
+def says(module):
+    """The shape of the weight that a layer with the sizes it says it has is made with; None where there is none."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
+        made = type(module)(module.in_channels, module.out_channels, module.kernel_size, groups=module.groups)
+    elif isinstance(module, nn.Linear):
+        made = nn.Linear(module.in_features, module.out_features)
+    elif isinstance(module, nn.Embedding):
+        made = nn.Embedding(module.num_embeddings, module.embedding_dim)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        made = type(module)(module.num_features)
+    else:
+        made = nn.PReLU(module.num_parameters) if isinstance(module, nn.PReLU) else None
+    return made and made.weight.shape
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_masked_finalized_and_slimmed_models_agree(name):
     model = make(name)
@@ -64,15 +83,18 @@ def test_masked_finalized_and_slimmed_models_agree(name):
         if n in dead:  # every pruned channel is gone, nothing else is
             assert len(module.weight) == sizes[n] - dead[n]
             assert type(module) in (nn.Conv2d, nn.Linear)
+        assert (shape := says(module)) is None or shape == module.weight.shape
     assert any(dead.values()) and report.parameters[1] < report.parameters[0]
     assert sum(p.numel() for p in model.parameters()) == report.parameters[1]
 
 
 @pytest.mark.parametrize("name", ["resnext", "efficientnet", "detector"])
-def test_a_dense_model_stays(name):
-    model = make(name)
+def test_a_dense_model_stays(name, monkeypatch):
+    """Which one look at it tells."""
+    model, looks, run = make(name), [], Follower.run
+    monkeypatch.setattr(Follower, "run", lambda self, x: looks.append(1) or run(self, x))
     state = copy.deepcopy(model.state_dict())
-    assert not slim_(model, X).layers
+    assert not slim_(model, X).layers and len(looks) == 1
     assert all(tensor.equal(state[key]) for key, tensor in model.state_dict().items())
 
 
@@ -130,7 +152,7 @@ def test_what_goes_and_what_stays(between, channels):
     model = Small(between)
     before = outputs(model)
     slim_(model, X)
-    assert model.a.out_channels == model.b.in_channels == channels
+    assert model.a.out_channels == model.b.in_channels == channels and model.b.weight.is_contiguous()
     assert_same(model, before)
 
 
@@ -201,10 +223,18 @@ def test_a_slimmed_model_is_saved_and_loaded(tmp_path):
     save(model, tmp_path, compress_(model, X, backends=("dense",), seconds=0))
     fresh = make("mobilenet_v2", seed=1)
     load(fresh, tmp_path)
-    assert fresh.features[3].conv[0][0].out_channels < 48
+    assert fresh.features[3].conv[0][0].out_channels < 48 and str(fresh) == str(model)
     assert_same(fresh, expected)
+    whole, slimmed = (make("mobilenet_v2").state_dict(), json.loads((tmp_path / "config.json").read_text())["slimmed"])
+    assert slimmed and all(list(whole[name].shape) != size for name, size in slimmed.items())
     with pytest.raises(ValueError, match=r"was slimmed to .* must be at least as large"):
         load(fresh.__class__(10, width=0.125), tmp_path)
+
+
+@pytest.mark.parametrize("name, size", [("9.bias", [4]), ("0.bias", [4, 4]), ("0.weight", [4]), ("0.bias", [9])])
+def test_only_what_is_as_large_is_cut(name, size):
+    with pytest.raises(ValueError, match=f"{name} was slimmed to .* must be at least as large in the model"):
+        fit_(nn.Sequential(nn.Linear(8, 8)), {name: size})
 
 
 def test_unknown_operators_are_named(caplog):
@@ -227,6 +257,27 @@ def test_a_forward_with_sizes_written_down_leaves_the_model_as_it_was(caplog):
     assert model.a.out_channels == 8
 
 
+class Sized(Small):
+    """Keeps the number of its channels and cuts by it what has so many; where ``twice``, also what always has 8."""
+
+    def __init__(self, twice):
+        super().__init__(None)
+        self.width, self.twice = 8, twice
+
+    def forward(self, x):
+        y = self.b(self.a(x).view(len(x), self.width, *x.shape[2:]))
+        return y + x.new_ones(8).view(1, self.width).mean() if self.twice else y
+
+
+@pytest.mark.parametrize("twice, channels", [(False, 6), (True, 8)])
+def test_a_number_that_a_module_keeps_is_set_unless_it_is_needed(twice, channels):
+    model = Sized(twice)
+    before = outputs(model)
+    slim_(model, X)
+    assert model.width == model.a.out_channels == channels and type(model.width) is int
+    assert_same(model, before)
+
+
 @pytest.mark.parametrize("kind", ["masked", "compressed"])
 def test_only_plain_models_are_slimmed(kind):
     model = nn.Sequential(nn.Linear(8, 8), SparseLinear(8, 8, Channel(), 0.5), nn.Linear(8, 8))
@@ -235,11 +286,37 @@ def test_only_plain_models_are_slimmed(kind):
         mask_(model, Channel())
     with pytest.raises(ValueError, match="needs plain layers"):
         slim_(model, X)
+    with pytest.raises(ValueError, match=r"got an nn\.DataParallel"):
+        slim_(nn.DataParallel(make("vgg")), X)
 
 
 def test_only_channels_are_coupled():
     with pytest.raises(ValueError, match="pattern must be channel"):
         mask_(make("vgg"), Block(8, 8), example_input=X)
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.c(self.a(x) + self.b(x))
+
+
+@pytest.mark.parametrize("masked_before", [False, True])
+def test_what_a_layer_that_is_not_pruned_is_added_to_stays(masked_before):
+    """Whether a rehearsal shows it or, where there is none, what writes its channels."""
+    model = Sum()
+    refused = pytest.raises(ValueError, match="needs at least one")
+    if masked_before:
+        mask_(model, Channel(), lambda _, name: name == "c")
+        refused = contextlib.nullcontext()
+    with refused:
+        mask_(model, Channel(), lambda _, name: name == "a", example_input=X)
+    assert type(model.a) is nn.Conv2d
+    mask_(model, Channel(), lambda _, name: name in "ab", example_input=X)
+    assert model.a.scores is model.b.scores
 
 
 def test_layers_that_write_the_same_channels_share_scores():

@@ -62,7 +62,7 @@ def problems():
             for residual, tma in itertools.product((False, True), repeat=2):
                 x = torch.empty(0, dtype=dtype)
                 args = {"x_ptr": x, "M": M, "M_CLASS": M, "N_PACKED": 384, "residual_ptr": x if residual else None}
-                args |= {"scale_ptr": None, "longest": 16}
+                args |= {"scale_ptr": None, "longest": 16, "C": 16}
                 kwargs = {
                     "BLOCK_N": n,
                     "BLOCK_K": k,
@@ -149,8 +149,9 @@ def test_what_won_on_a_gpu_is_tried(name, claim):
     claim("sm_90")
     for block, won in MEASURED[name]:
         M = 16 if "decode" in name else 4096
-        args = {"x_ptr": torch.empty(0, dtype=torch.bfloat16), "M": M, "M_CLASS": M, "residual_ptr": None}
+        args = {"x_ptr": torch.empty(0, dtype=torch.bfloat16), "M": M, "M_CLASS": M, "residual_ptr": None, "C": 64}
         kwargs = {
+            "WHOLE_COPIES": False,
             "BLOCK_N": block[0],
             "BLOCK_K": block[1],
             "PRECISION": "ieee",
@@ -160,6 +161,29 @@ def test_what_won_on_a_gpu_is_tried(name, claim):
         kwargs |= {"EVEN_K": True, "TILES_N": 1, "TILES_K": 1, "TYPE": "bf16", "ACTIVATION": None, "STRIDE_WK": 1}
         tried = BY_NAME[name].early_config_prune(BY_NAME[name].configs, args | {"scale_ptr": None}, **kwargs)
         assert any(won.items() <= config.all_kwargs().items() for config in tried), (block, won)
+
+
+@pytest.mark.parametrize(
+    ("change", "warps"),
+    [
+        ({}, 8),
+        ({"BLOCK_N": 32, "BLOCK_K": 32}, 4),
+        ({"BLOCK_N": 128}, None),  # would hold twice the sums
+        ({"TILES_K": 2}, None),
+        ({"WHOLE_COPIES": False}, None),
+        ({"EVEN_K": False}, None),
+        ({"C": 3}, None),  # no row has so many blocks
+    ],
+)
+def test_where_a_masked_gradient_takes_several_blocks(change, warps, claim):
+    claim("sm_90")
+    args = {"x_ptr": torch.empty(0, dtype=torch.bfloat16), "M_CLASS": 4096, "C": change.pop("C", 64)}
+    kwargs = {"BLOCK_N": 64, "BLOCK_K": 64, "PRECISION": "ieee", "EVEN_K": True, "WHOLE_COPIES": True}
+    kwargs |= {"TILES_N": 1, "TILES_K": 1} | change
+    kernel = BY_NAME["weight_grad_kernel"]
+    tried = kernel.early_config_prune(kernel.configs, args, **kwargs)
+    assert [c.num_warps for c in tried if c.kwargs["WIDTH"] == 256] == ([] if warps is None else [warps])
+    assert any(c.kwargs["WIDTH"] == 16 and c.kwargs["BLOCK_M"] == 64 for c in tried)
 
 
 def test_a_kernel_without_entry_tries_its_tallest():

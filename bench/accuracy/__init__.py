@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .. import lines
-from . import variants
+from . import cost, variants
 from .cells import CELLS, CORE, METHODS, STEPS, Cell
 from .record import FOLDER, SEARCH, VARIANTS, Run, Task, path, read
 from .search import chosen, kind, searches
@@ -28,6 +28,8 @@ def main(args: argparse.Namespace) -> int:
     methods = args.pruners or list(METHODS)
     if args.dry_run:
         return rehearse(cells[0], methods)
+    if args.cost:
+        return cost.measure_all(cells, methods)
     minutes = SLICE if args.quick else args.minutes
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     if args.variants:

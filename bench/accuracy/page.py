@@ -1,12 +1,12 @@
 """``docs/results-accuracy.md``, from the rows alone."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
 from ..report.drawing import save
-from . import record, tried, tuning
+from . import cost, record, tried, tuning
 from .cells import CELLS, CORE, METHODS, title
 from .compare import OURS, Comparison
 from .pictures import pictures
@@ -24,10 +24,12 @@ same [search](results-accuracy-search.md) has found for each on other cells, ano
 testing. [Changes of SMART](tuning-smart.md) were tried there, too. Each cell of the table is SMART minus the method in
 points, the mean over paired seeds ± half of the 95 % t-interval and, in brackets, the pairs. One pair has no interval.
 *Not run* is not run; a dash is what a method is not for. Cells outside of the core are in the second picture. What each
-takes from its paper and what is our reading is in [pruners.md](pruners.md).
+takes from its paper and what is our reading is in [pruners.md](pruners.md). *Held* is the memory of weights, optimizers
+and pruner, *peak* the most that a search needs at any time, both counted in torch's allocator, over those of dense
+training, from the least to the most of the cells that have [rows](../bench/results/accuracy/cost) (`--cost`).
 """
 
-
+COSTS = ("step", "held", "peak")  # columns behind the cells
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -38,23 +40,29 @@ def write(docs: Path, folder: Path = FOLDER) -> None:
         save(draw, docs / "accuracy" / f"{name}.png")
     known = record.read(sorted((folder / record.SEARCH).glob("*.jsonl")))
     varied = record.read(sorted((folder / record.VARIANTS).glob("*.jsonl"))).values()
-    texts = {"results-accuracy": text(runs), "results-accuracy-search": tried.text(known)}
+    texts = {
+        "results-accuracy": text(runs, cost.read(folder / cost.COSTS.name)),
+        "results-accuracy-search": tried.text(known),
+    }
     for name, page in {**texts, "tuning-smart": tuning.text(varied)}.items():
         (docs / f"{name}.md").write_text(page.rstrip("\n") + "\n")
 
 
-def text(runs: Iterable[Run]) -> str:
-    """Return the page."""
+def text(runs: Iterable[Run], costs: Mapping[tuple, cost.Cost]) -> str:
+    """Return the page, from runs and from what was counted of memory."""
     runs = list(runs)
     found = Comparison.of(runs)
     cells = list(CORE)
-    lines = [HEAD, _row(["", *cells, "step"]), _row(["---"] * (len(cells) + 2))]
-    lines.append(_row(["dense, %", *(_number(found.dense(cell)) for cell in cells), "1.00x"]))
-    lines.append(_row(["**SMART, %**", *(_mean(found, cell) for cell in cells), _cost(found, OURS)]))
+    lines = [HEAD, _row(["", *cells, *COSTS]), _row(["---"] * (len(cells) + 1 + len(COSTS)))]
+    lines.append(_row(["dense, %", *(_number(found.dense(cell)) for cell in cells), *["1.00x"] * len(COSTS)]))
+    lines.append(
+        _row(["**SMART, %**", *(_mean(found, cell) for cell in cells), _cost(found, OURS), *cost.shown(costs, OURS)])
+    )
     for method in METHODS:
         if method != OURS:
-            lines.append(_row([title(method), *(_cell(found, cell, method) for cell in cells), _cost(found, method)]))
-    lines.append(_row(["z² of SMART's scores", *(_number(found.z2(cell)) for cell in cells), ""]))
+            spent = _cost(found, method), *cost.shown(costs, method)
+            lines.append(_row([title(method), *(_cell(found, cell, method) for cell in cells), *spent]))
+    lines.append(_row(["z² of SMART's scores", *(_number(found.z2(cell)) for cell in cells), *[""] * len(COSTS)]))
     return "\n".join([*lines, "", verdict(found), "", *PICTURES, made(runs)])
 
 

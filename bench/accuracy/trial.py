@@ -18,7 +18,7 @@ from smart_kernels import parse
 from smart_train import PRUNERS
 from smart_train.data import Data, load
 from smart_train.run import checkpoint
-from smart_train.run.evaluate import accuracy
+from smart_train.run.evaluate import quality as accuracy
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import triton
 
 from ..places import CODE, RESULTS
-from . import budget, sparse, traffic
+from . import budget, resident, sparse, traffic
 
 TABLE = RESULTS / "codegen.csv"
 TARGETS = {"sm_80": 166912, "sm_90": 232448, "sm_120": 101376, "gfx942": 65536}  # shared memory per program, bytes
@@ -81,7 +81,7 @@ def faults(row: dict) -> list[str]:
         found.append(f"{row['shared']} B of shared memory, limit {LIMITS[row['target']]}")
     if row["case"] in sparse.CASES:
         return found + sparse.faults(row)
-    return found + (_matrix_faults(row) if budget.kind(row) else [])
+    return found + resident.faults(row) + (_matrix_faults(row) if budget.kind(row) else [])
 
 
 def _matrix_faults(row: dict) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from smart_kernels import compare
 from smart_train.data import Data, load
 from smart_train.run.compressed import compressed
-from smart_train.run.evaluate import accuracy
+from smart_train.run.evaluate import quality
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
 
@@ -29,7 +29,7 @@ def run(model: str, choice: Choice, recipe: Recipe, device: str, scratch: Path =
     stages = Stages(recipe, data, place / "last", device)
     pruned, last = stages.pruned(dense)
     found = stages.aim(dense)
-    right = {"dense": accuracy(dense, data, device), "accuracy": accuracy(pruned, data, device)}
+    right = {"dense": quality(dense, data, device), "accuracy": quality(pruned, data, device)}
     models = {"dense": copy.deepcopy(dense).eval(), recipe.pruner: pruned.eval()}
     results = compressed(models, recipe.pruner, stages.example, found, PATIENCE)
     fast = compare(results["dense"].model, results[recipe.pruner].model, stages.example)

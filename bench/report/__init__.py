@@ -10,6 +10,7 @@ from ..codegen.table import TABLE
 from ..pareto import page as pareto
 from ..places import DOCS, RESULTS
 from ..rows import Row, read
+from ..tasks import page as tasks
 from . import census, drawing, pages, plots, tables
 
 
@@ -26,6 +27,7 @@ def write(docs: Path | None = None, results: Path = RESULTS, *, dry_run: bool = 
         draw(devices, docs / "plots")
         accuracy.write(docs, results / accuracy.FOLDER.name)
         pareto.write(docs, results / pareto.FOLDER.name)
+        tasks.write(docs, results / tasks.FOLDER.name)
     texts = texts_of(devices, table)
     if not dry_run:
         save(texts, docs)

@@ -7,6 +7,7 @@ from torch import nn
 
 from smart_kernels.nn import (
     MASKED_CONVS,
+    LiveNorm,
     Masked,
     MaskedBatchNorm,
     MaskedConv2d,
@@ -16,7 +17,7 @@ from smart_kernels.nn import (
 )
 from smart_kernels.patterns import Pattern, check_pattern
 
-from .channels import Group, rehearsed
+from .channels import Group, rehearsed, settle_norms_, watch_norms_
 from .maskable import Filter, layers_to_mask
 from .modules import (
     Outputs,
@@ -46,26 +47,31 @@ def mask_(model: nn.Module, pattern: Pattern, filter_fn: Filter | None = None, e
         pattern: what is kept or pruned together. For convolutions larger than 1x1 that are to run on a CPU,
             ``Block(32, 32, taps="all")``, which ``parse("block:32x32:all")`` gives.
         filter_fn: ``(module, name) -> bool``, which layers to prune. Default: all but grouped convolutions, the stem
-            (a convolution with at most 4 input channels), the head (the last Linear, unless it is one of a block that
-            repeats), and weights smaller than one tile of the pattern; of convolutions other than ``nn.Conv2d``, which
-            run dense whatever their zeros, those only where whole channels are pruned.
+            (a convolution with at most 4 input channels; with ``width`` it is pruned), the head (the last Linear,
+            unless it is one of a block that repeats), and weights smaller than one tile of the pattern; of convolutions
+            other than ``nn.Conv2d``, which run dense whatever their zeros, those only where whole channels are pruned.
         example_input: for whole channels, what to run the model on to find out which layers share channels (sums,
             ``cat``, grouped convolutions, BatchNorms). They get one score per shared channel, and grouped convolutions
             and BatchNorms are masked with the layers in front of them, so that ``slim_`` can remove what is pruned.
             Layers with a channel that cannot be removed are left out, with one line in the log: half of the channels
             are pruned and slimmed on a copy to find out. Default: every layer has its own scores.
+            For ``Channel(width=True)`` it must be given; norms whose channels can be removed are over the live ones
+            until ``slim_`` makes them plain again.
 
     Returns:
         The newly masked layers by name.
 
     Raises:
-        ValueError: ``pattern`` is none, no layer was chosen, ``slim_`` could not remove what is pruned, the output
-            shows no tensor to compare, or it has changed. The model is as it was then, as after any other error.
+        ValueError: ``pattern`` is none, or prunes widths without an example; no layer was chosen, ``slim_`` could not
+            remove what is pruned, the output shows no tensor to compare, or it has changed. The model is as it was
+            then, as after any other error.
     """
     check_pattern(pattern)
     check_whole(model, "mask_")
     if example_input is not None and not pattern.whole_channels:
         raise ValueError(f"example_input couples output channels, so the pattern must be channel, got {pattern}")
+    if pattern.width and example_input is None:
+        raise ValueError("Channel(width=True) prunes channels that many layers share: example_input must show which")
     with whole_or_not_at_all(model):
         expected = None if example_input is None else Outputs(model, example_input)
         layers = _mask(model, pattern, filter_fn, example_input)
@@ -79,10 +85,13 @@ def _mask(model: nn.Module, pattern: Pattern, filter_fn: Filter | None, example_
     before = masked_layers(model)
     layers = layers_to_mask(model, pattern, filter_fn)
     if layers and example_input is not None:
+        if pattern.width:
+            watch_norms_(model)
         groups, notes = rehearsed(model, layers, example_input)
         for note in notes:
             logger.warning(note)
         _mask_coupled(groups, pattern)
+        settle_norms_(model)
         layers = {name: layer for name, layer in masked_layers(model).items() if layer.pattern == pattern}
     elif layers:
         mask_each(layers, pattern, _followers(model) if pattern.whole_channels else {})
@@ -123,7 +132,7 @@ def mask_each(layers: dict[str, nn.Module], pattern: Pattern, followers: dict[nn
 
 
 def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
-    """Mask the layers and BatchNorms of each group by one score tensor."""
+    """Mask the layers and norms of each group by one score tensor."""
     for group in groups:
         first = group.layers[0].module
         learns = any(layer.weight.requires_grad for layer, _ in group.layers)
@@ -132,15 +141,18 @@ def _mask_coupled(groups: list[Group], pattern: Pattern) -> None:
             layer.__class__ = MASKED_CLASSES[type(layer)]
             layer.attach(pattern, scores, index)
         start_scores_([layer for layer, _ in group.layers], lambda importance: importance)
-        for (batchnorm, index), before in group.batchnorms:
-            batchnorm.__class__ = masked_batchnorm(type(batchnorm))
-            batchnorm.follow_scores(first, index)
+        for (norm, index), before in group.norms:
+            if not isinstance(norm, LiveNorm):
+                norm.__class__ = masked_batchnorm(type(norm))
+            norm.follow_scores(first, index)
             if before is not None:
-                before.__dict__["batchnorm"] = batchnorm
+                before.__dict__["batchnorm"] = norm
 
 
 def unmask_(model: nn.Module) -> nn.Module:
     """Bake the hard masks into the weights as exact zeros and leave plain layers, in place.
+
+    Norms of ``Channel(width=True)`` stay norms over the live channels, for ``slim_`` to make plain.
 
     Needs the memory of the masked weights once more, on the CPU: the model is as it was after any error.
 
@@ -149,14 +161,15 @@ def unmask_(model: nn.Module) -> nn.Module:
     """
     check_whole(model, "unmask_")
     layers = masked_layers(model)
-    norms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm)]
+    batchnorms = [module for module in model.modules() if isinstance(module, MaskedBatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, LiveNorm) and "layer" in vars(module)]
     if layers and all(layer.gate is None for layer in layers.values()):
         logger.warning("unmask_ prunes nothing: no pruner has set a mask, or this is a copy that has lost its pruner")
     for layer in layers.values():
         layer.check_hard()
     with whole_or_not_at_all(model) as before:
-        before.keep(*(p for module in (*norms, *layers.values()) for p in _written(module)))
-        for module in (*norms, *layers.values()):
+        before.keep(*(p for module in (*batchnorms, *layers.values()) for p in _written(module)))
+        for module in (*norms, *batchnorms, *layers.values()):
             module.detach()
     return model
 

@@ -83,11 +83,12 @@ def _warn_of_others(model: nn.Module, pattern: Pattern) -> None:
 def _default_filter(model: nn.Module, pattern: Pattern) -> Filter:
     head = head_of(model)
     kinds = MASKABLE if pattern.whole_channels else LAYERS  # zeros in other layers gain nothing
+    stem = 0 if pattern.width else STEM_CHANNELS  # a stem writes into the residual stream
 
     def chosen(module: nn.Module, name: str) -> bool:
         if module is head or not isinstance(module, kinds):
             return False
-        if not isinstance(module, nn.Linear) and (module.groups != 1 or module.in_channels <= STEM_CHANNELS):
+        if not isinstance(module, nn.Linear) and (module.groups != 1 or module.in_channels <= stem):
             return False
         return pattern.fits(weight_shape(module))
 

@@ -6,9 +6,11 @@ from .attention import SplitAttention, split_
 from .attention_parts import Pieces, packed, projections, why_not_split
 from .batchnorm import MaskedBatchNorm, MaskedBatchNorm1d, MaskedBatchNorm2d, masked_batchnorm
 from .epilogue import Epilogue
+from .following import Following
 from .gates import Gate, GroupGate, HardGate, SoftGate
 from .joined import Joined, joined
 from .keep import random_mask
+from .live_norm import LiveNorm, NormKind, live_norm, live_norm_class
 from .masked import Masked
 from .masked_convs import MASKED_CONVS
 from .masked_layers import MaskedConv2d, MaskedLinear
@@ -23,16 +25,19 @@ __all__ = [
     "MASKED_CONVS",
     "TRANSPOSED",
     "Epilogue",
+    "Following",
     "Gate",
     "GroupGate",
     "HardGate",
     "Joined",
+    "LiveNorm",
     "Masked",
     "MaskedBatchNorm",
     "MaskedBatchNorm1d",
     "MaskedBatchNorm2d",
     "MaskedConv2d",
     "MaskedLinear",
+    "NormKind",
     "Pieces",
     "Prepared",
     "QuantizedLinear",
@@ -46,6 +51,8 @@ __all__ = [
     "geometry",
     "is_2_4",
     "joined",
+    "live_norm",
+    "live_norm_class",
     "masked_batchnorm",
     "matrix",
     "own_weights",

@@ -7,13 +7,12 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from .masked import Masked, indexed, is_shard
+from .following import Following
+from .masked import Masked, is_shard
 
 
-class MaskedBatchNorm:
+class MaskedBatchNorm(Following):
     """Base of the masked BatchNorms: ``weight`` and ``bias`` read as masked."""
-
-    dense_class: type[nn.Module]
 
     def __reduce_ex__(self, protocol):
         # its class is made when it is needed, so a pickle names the plain one
@@ -24,26 +23,14 @@ class MaskedBatchNorm:
         self.__dict__["layer"] = layer  # not a submodule: it has its own place in the model
         layer.__dict__["batchnorm"] = self
 
-    def follow_scores(self, layer: Masked, index: Tensor) -> None:
-        """Carry the mask of the scores that ``layer`` shares; ``index`` (N,) says which, -1 for none."""
-        self.__dict__["layer"] = layer
-        self._buffers["index"] = index.to(layer.raw_weight.device)
-        self._non_persistent_buffers_set.add("index")
-
     def detach(self) -> nn.Module:
         """Go back to the plain class, with gamma and beta of pruned channels exactly 0."""
         for name, masked in (("weight", self.weight), ("bias", self.bias)):
             if masked is not None:
                 self._parameters[name].data.copy_(masked.detach())
-        del self.__dict__["layer"]
-        self._buffers.pop("index", None)
-        self._non_persistent_buffers_set.discard("index")
+        self.unfollow()
         self.__class__ = self.dense_class
         return self
-
-    @property
-    def index(self) -> Tensor | None:
-        return self._buffers.get("index")
 
     @property
     def weight(self) -> Tensor | None:
@@ -57,11 +44,6 @@ class MaskedBatchNorm:
         raw = self._parameters[name]
         mask = None if raw is None or is_shard(raw) else self._mask()
         return raw if mask is None else (raw * mask).to(raw.dtype)
-
-    def _mask(self) -> Tensor | None:
-        if self.index is None or self.layer.gate is None:
-            return self.layer.channel_mask()
-        return indexed(self.layer.gate.mask[:, 0], self.index)
 
 
 @cache

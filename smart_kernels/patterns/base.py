@@ -64,12 +64,14 @@ class Pattern(ABC):
         example: arguments that tests and benchmarks build one with.
         whole_channels: a score stands for an output channel with its bias. Such channels can be coupled between layers,
             masked behind a BatchNorm, and removed from the model.
+        width: of whole channels, those that run through a LayerNorm or RMSNorm, too.
     """
 
     name: ClassVar[str]
     form: ClassVar[str]
     example: ClassVar[tuple] = ()
     whole_channels: ClassVar[bool] = False
+    width: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, parts: list[str]) -> "Pattern":

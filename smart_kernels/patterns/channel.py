@@ -7,11 +7,27 @@ from .base import Pattern, Storage
 
 @dataclass(frozen=True)
 class Channel(Pattern):
-    """Whole output channels. Stored as a smaller dense weight."""
+    """Whole output channels. Stored as a smaller dense weight.
 
+    Args:
+        width: the width of residual streams, too: LayerNorms and RMSNorms are over the live channels while they are
+            pruned, and narrower plain ones after ``slim_``. Needs ``example_input``.
+    """
+
+    width: bool = False
     name = "channel"
-    form = "channel"
+    form = "channel[:width]"
     whole_channels = True
+
+    def __post_init__(self):
+        if not isinstance(self.width, bool):
+            raise ValueError(f"Channel width must be True or False, got {self.width!r}")
+
+    @classmethod
+    def parse(cls, parts):
+        if parts not in ([], ["width"]):
+            raise cls.unreadable()
+        return cls(bool(parts))
 
     def tile(self, shape):
         return 1, shape.C
@@ -27,3 +43,6 @@ class Channel(Pattern):
 
     def tile_sums(self, per_tile, shape):
         return per_tile.sum(1, keepdim=True)
+
+    def __str__(self):
+        return "channel:width" if self.width else "channel"

@@ -7,12 +7,12 @@ from smart_train.reference import FORM, is_reference
 
 from . import digits, fashion, folder, own
 from .dataset import Data
-from .source import Parts, Source, Wanted
+from .source import VALIDATION, Parts, Source, Wanted, validating
 
 SOURCES = {
     "digits": Source(digits.read),
     "fashion": Source(fashion.read),
-    "folder": Source(folder.read, "PATH", splits=True),
+    "folder": Source(folder.read, "PATH", splits=()),
 }
 
 __all__ = ["SOURCES", "Data", "Parts", "Source", "Wanted", "load", "names"]
@@ -34,7 +34,9 @@ def load(
             of ``names()``.
         directory: where the four IDX files of Fashion-MNIST are, if not where Debian puts them.
         size: pictures of a folder are resized to size x size.
-        split: the subfolder beside ``train`` to test on; default: val, valid, validation or test, if there is one.
+        split: what to test on. Of a folder the subfolder beside ``train``; default: val, valid, validation or test, if
+            there is one. Of digits and fashion ``test``, the default, or ``validation``: a fifth of the training
+            images, which are not trained on then. A function is told it as ``split``.
         workers: threads that read the pictures of a folder; default: one per processor core, at most 8.
 
     Raises:
@@ -46,9 +48,10 @@ def load(
         return load(f"folder:{name}", directory, size, split, workers)
     _check(name, split, workers)
     if kind not in SOURCES:
-        return Data(name, *own.read(name))
+        return Data(name, *own.read(name, split))
     threads = workers or min(8, os.cpu_count() or 1)
-    return Data(name, *SOURCES[kind].read(Wanted(argument, directory, size, split, threads)))
+    parts = SOURCES[kind].read(Wanted(argument, directory, size, split, threads))
+    return Data(name, *(validating(parts) if SOURCES[kind].splits and split == VALIDATION else parts))
 
 
 def _check(name: str, split: str | None, workers: int | None) -> None:
@@ -56,8 +59,8 @@ def _check(name: str, split: str | None, workers: int | None) -> None:
     source = SOURCES.get(kind)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    if split is not None and not (source and source.splits):
-        raise ValueError(f"split is for a folder with subfolders train and {split}, got data {name!r}")
+    if split is not None and source and source.splits and split not in source.splits:
+        raise ValueError(f"split of {name} must be {' or '.join(source.splits)}, got {split!r}")
     if source is None and is_reference(name):
         return
     if source is None or bool(source.argument) != bool(argument) or name.endswith(":"):

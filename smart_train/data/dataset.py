@@ -1,11 +1,13 @@
 """Images in memory, handed out in batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from smart_train.tasks import Classification, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,14 +15,16 @@ class Data:
     """Pictures as bytes, (n, channels, size, size); ``batch`` and ``test`` hand them out normalised.
 
     Args:
-        train, test: (images uint8, labels int64).
+        train, test: (images uint8, labels int64); for a task other than classes, (images uint8, its targets).
         classes: names, in the order of the labels.
+        task: what the targets are for.
     """
 
     name: str
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     classes: tuple[str, ...]
+    task: Task = field(default_factory=Classification)
 
     @property
     def channels(self) -> int:
@@ -43,7 +47,7 @@ class Data:
         It is a function of (step, size, seed) alone, so a resumed run sees the same data.
 
         Returns:
-            (size, channels, h, w) float32 and (size,) int64. Each epoch has its own order and leaves out a short rest.
+            (size, channels, h, w) float32 and their labels. Each epoch has its own order and leaves out a short rest.
 
         Raises:
             ValueError: when the training set is smaller than one batch.

@@ -1,8 +1,10 @@
 """Images that the user's own function brings."""
 
+from inspect import signature
+
 import torch
 
-from smart_train.reference import call
+from smart_train.reference import call, resolve
 
 from .source import Parts
 
@@ -11,13 +13,19 @@ WANTED = (
 )
 
 
-def read(reference: str) -> Parts:
+def read(reference: str, split: str | None = None) -> Parts:
     """Return what ``package.module:function`` returns: training, test and, unless they are numbers, names of classes.
 
+    Args:
+        reference: the function.
+        split: what its parameter ``split`` is told, if it has one: which images to return as the test.
+
     Raises:
-        ValueError: there is no such function, or it returns something else.
+        ValueError: there is no such function, it has no parameter for the split, or it returns something else.
     """
-    given = call(reference)
+    if split is not None and "split" not in signature(resolve(reference)).parameters:
+        raise ValueError(f"{reference} must have a parameter split to be told {split!r}, got none")
+    given = call(reference, split=split)
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise ValueError(f"{reference} must return {WANTED}, got {type(given).__name__}")
     train, test = (_checked(reference, part) for part in given[:2])

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Labelled = tuple[Tensor, Tensor]  # images uint8 (n, channels, size, size), labels int64 (n,)
+VALIDATION = "validation"
+HELD_OUT = ("test", VALIDATION)  # the splits of sources whose images lie in two parts
 Parts = tuple[Labelled, Labelled, tuple[str, ...]]  # training, test, names of the classes
 
 
@@ -35,9 +38,16 @@ class Source:
     Args:
         read: gives the images, or raises ValueError that says how to get them.
         argument: how messages call what follows the name and a colon; empty if nothing may follow.
-        splits: whether it has parts to choose the test from.
+        splits: the names that a split can have; empty where ``read`` knows them.
     """
 
     read: Callable[[Wanted], Parts]
     argument: str = ""
-    splits: bool = False
+    splits: tuple[str, ...] = HELD_OUT
+
+
+def validating(parts: Parts) -> Parts:
+    """Return a training set without every fifth image, these as the test, and the classes."""
+    (images, labels), _, classes = parts
+    held_out = torch.arange(len(labels)) % 5 == 0
+    return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out]), classes

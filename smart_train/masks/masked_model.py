@@ -13,6 +13,7 @@ from smart_train.plans import Plan
 
 from .carried import CarriedMasks, Masks
 from .owners import claim, release
+from .planned import PlannedPool
 from .pools import Budget, make_pools
 from .ranks import Ranks
 from .shards import joined
@@ -75,10 +76,17 @@ class MaskedModel(CarriedMasks):
         release(self.layers)
 
     def score_by_magnitude(self) -> None:
-        """Set every score to the mean magnitude of its tile, standardised over its layer."""
+        """Set every score to the mean magnitude of its tile, standardised over its layer; with a plan from there."""
         for layers in self.sharing.values():
             with joined(layers.values()):
                 start_scores_(list(layers.values()), standardised)
+        self.start_scores_()
+
+    def start_scores_(self) -> None:
+        """Let fresh scores begin at the densities of the plan, where there is one."""
+        for pool in self.pools:
+            if isinstance(pool, PlannedPool):
+                pool.start_scores_()
 
     def hard_masks(self, u: float = 1.0) -> Masks:
         """Return the masks that keep the best scores within the budget at progress ``u``, 1 for the final budget."""

@@ -47,18 +47,19 @@ def correct_(pruner: Pruner, plan: Plan, example_input: Any, seconds: float = PA
     """
     if plan.unit != "ms" or pruner.stage != "finetune":
         raise ValueError(f"correct_ needs a plan in ms and a hardened pruner, got {plan.unit} and {pruner.stage}")
-    measured = _measured_ms(pruner, plan, example_input, seconds)
+    measured = measured_ms(pruner, plan, example_input, seconds)
     goal = plan.limit if plan.met else plan.predicted
     before = _kept(pruner)
-    for pool in pruner.pools:
-        if isinstance(pool, PlannedPool):
-            pool.afford(goal - measured)
+    planned = [pool for pool in pruner.pools if isinstance(pool, PlannedPool)]
+    whole = sum(pool.spends for pool in planned)
+    for pool in planned:
+        pool.afford((goal - measured) * pool.spends / whole if whole else 0.0)
     pruner.masked.set_masks(pruner.masked.hard_masks())
     return Correction(goal, plan.ms, measured, before, _kept(pruner))
 
 
-def _measured_ms(pruner: Pruner, plan: Plan, example_input: Any, seconds: float) -> float:
-    """Return the time in units of the plan's dense model: how busy the machine is now drops out."""
+def measured_ms(pruner: Pruner, plan: Plan, example_input: Any, seconds: float) -> float:
+    """Return what a model with hard masks takes, in units of the plan's dense one: a busy machine drops out."""
     model = unmask_(copy.deepcopy(pruner.model).eval())
     report = compress_(model, example_input, seconds=seconds)
     measured = plan.dense_ms * report.after.ms / report.before.ms

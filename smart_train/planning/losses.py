@@ -1,5 +1,6 @@
-"""Predict what pruning a layer costs the loss, by pattern and density."""
+"""Predict what pruning a layer loses, by pattern and density."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,13 +15,13 @@ from smart_train.pruners.taylor import saliency
 
 
 class LossCurve:
-    """The loss that removing the least of a layer's tiles costs, over the density.
+    """What a layer loses with the least of its tiles, over the density: ``-log`` of the share of its worth that stays.
 
-    It adds up over tiles: the sum of what is removed. That is the second order of the loss with the gradients of the
-    batches as its curvature, tiles taken as independent.
+    Layers work one behind the other, so what survives all of them is the product of the shares: losses add up over
+    layers. And the last tiles of a layer are dear, as they are in truth.
 
     Args:
-        worth: (rows, cols) loss of each tile, >= 0.
+        worth: (rows, cols) of each tile, >= 0; only shares of the layer's sum count.
         cost: (rows, cols) weights in it.
         layer: that they belong to.
     """
@@ -30,7 +31,7 @@ class LossCurve:
         self.density, self.loss = _implied(worth, cost, layer) if layer.pattern.local else (None, None)
         order = worth.flatten().double().sort(descending=True)
         self._kept = cost.flatten()[order.indices].cumsum(0)
-        self._lost = float(order.values.sum()) - order.values.cumsum(0)
+        self._shares = _shares(order.values.cumsum(0), order.values.sum())
 
     def at(self, density: float) -> tuple[float, float] | None:
         """Return what is really kept within a density, and the loss; None where not even the best tile fits."""
@@ -39,12 +40,23 @@ class LossCurve:
         count = int(torch.searchsorted(self._kept, allowed_weights(1 - density, self.weights), right=True))
         if count == 0:
             return None
-        return int(self._kept[count - 1]) / self.weights, max(0.0, float(self._lost[count - 1]))
+        return int(self._kept[count - 1]) / self.weights, _lost(float(self._shares[count - 1]))
 
 
 def _implied(worth: Tensor, cost: Tensor, layer: Masked) -> tuple[float, float]:
     mask = layer.pattern.hard_mask(worth, layer.shape)
-    return float((mask * cost).sum()) / int(cost.sum()), float((worth * (1 - mask)).double().sum())
+    share = _shares((worth * mask).double().sum(), worth.double().sum())
+    return float((mask * cost).sum()) / int(cost.sum()), _lost(float(share))
+
+
+def _shares(kept: Tensor, whole: Tensor) -> Tensor:
+    """Return what part of a worth is kept; all of it where there is none."""
+    return kept / whole if whole > 0 else torch.ones_like(kept)
+
+
+def _lost(share: float) -> float:
+    """Return what keeping a share loses; infinite only where nothing of any worth is kept."""
+    return max(0.0, -math.log(share)) if share > 0 else math.inf
 
 
 def loss_curves(
@@ -55,8 +67,8 @@ def loss_curves(
 ) -> dict[tuple[str, str], LossCurve]:
     """Return the curve of each layer in each pattern, by name and text of the pattern. The model is as it was then.
 
-    With batches a tile is worth its saliency, ``(sum of w * dloss/dw)^2`` summed over the batches; see ``saliency``.
-    Without, the sum of its squared weights as a fraction of the layer's: nothing then says that one layer matters more.
+    A tile is worth the sum of its squared weights. With batches it is worth its saliency, ``(sum of w * dloss/dw)^2``
+    summed over the batches, see ``saliency``: that knows what nothing reads, but a few batches say little of one tile.
 
     Args:
         model: plain, in the mode (train or eval) that the gradients are wanted in.
@@ -86,10 +98,9 @@ def _masked(model: nn.Module, pattern: Pattern, names: frozenset[str]) -> Masked
 
 
 def _energy(masked: MaskedModel) -> dict[str, Tensor]:
-    """Return the sum of the squared weights of each tile, as a fraction of the layer's."""
+    """Return the sum of the squared weights of each tile."""
     found = {}
     for name, layer in masked.layers.items():
         squares = layer.matrix().detach().float().square()
-        tiles = layer.pattern.importance(squares) * layer.pattern.cost(layer.shape).to(squares.device)
-        found[name] = tiles / tiles.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        found[name] = layer.pattern.importance(squares) * layer.pattern.cost(layer.shape).to(squares.device)
     return found

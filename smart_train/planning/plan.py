@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from smart_kernels import LatencyTable, LayerTimes, Pattern, latency_table
 from smart_train.plans import LayerPlan, Plan
 
+from .confirm import confirmed
 from .losses import loss_curves
 from .options import Option, all_options
 from .reasons import highest_rate, why
@@ -39,15 +40,19 @@ def plan(
         model: plain and trained, on the device it will run on.
         example_input: see ``latency_table``.
         target: ``Latency(ms)``, ``Speedup(factor)``, ``Size(nbytes)``, ``Macs(count)`` or ``Sparsity(fraction)``.
-        table: as ``latency_table`` has made it for this model and input; None measures it, with ``measuring``.
+        table: as ``latency_table`` has made it for this model and input; None measures it, with ``measuring``, and
+            for a target of time the first plan as well, in a copy pruned by magnitude: the second plan is returned.
         batches, loss: see ``Pruner.prepare`` and ``loss_curves``; None for losses by magnitude.
 
     Raises:
         ValueError: there is no layer to prune, ``target`` is none, or one of ``batches`` and ``loss`` is missing.
     """
     _check(target, batches, loss)
-    table = latency_table(model, example_input, **measuring) if table is None else table
-    return choose_plan(table, loss_curves(model, _wanted(table), batches, loss), target)
+    known = latency_table(model, example_input, **measuring) if table is None else table
+    curves = loss_curves(model, _wanted(known), batches, loss)
+    if table is None and target.in_time:
+        known = confirmed(known, model, example_input, choose_plan(known, curves, target))
+    return choose_plan(known, curves, target)
 
 
 def _check(target: Target, batches: Batches | None, loss: Callable[..., Tensor] | None) -> None:

@@ -45,7 +45,7 @@ class DSPPruner(Pruner):
         sparsity: float | None = None,
         *,
         groups: int = 2,
-        strength: float = 0.5,
+        strength: float = 1.0,
         **common: Any,
     ):
         check_number("groups", groups, least=1, whole=True)

@@ -66,6 +66,7 @@ def start_from_saliency_(masked: MaskedModel) -> None:
         parts = flat.split([root.numel() for root in roots])
         for layer, part in zip(pool.layers.values(), parts, strict=True):
             layer.scores.copy_(part.view_as(layer.scores))
+    masked.start_scores_()
 
 
 def layers_differ(masked: MaskedModel) -> bool:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from smart_kernels import Masked
-from smart_kernels.nn import MaskedBatchNorm
+from smart_kernels.nn import Following
 from smart_train.masks import MaskedModel
 
 LATE = 3  # optimizer steps without step(), and doubled calls of it, before something is said
@@ -35,7 +35,7 @@ class Watch:
         self.still = 0
         self.alive = False
         self.placed = False  # whether the layers were looked for since the pruner was made
-        self.places = {n: m for n, m in masked.model.named_modules() if isinstance(m, Masked | MaskedBatchNorm)}
+        self.places = {n: m for n, m in masked.model.named_modules() if isinstance(m, Masked | Following)}
         self.hook = None
         self.settle([])
 

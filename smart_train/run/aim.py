@@ -7,19 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import Pattern, parse
-from smart_train.data import Data
 from smart_train.planning import Correction, correct_, parse_target, plan
 from smart_train.plans import Plan
 from smart_train.pruners import Pruner
 
 from . import checkpoint
 from .recipe import ANY, Recipe
-
-BATCHES = 4  # that a plan looks at: the first of the dense training, so that no method sees more data than another
 
 
 @dataclass(frozen=True)
@@ -56,26 +52,21 @@ class Aim:
         return lambda pruner: _write(path, asdict(correct_(pruner, self.plan, example)))
 
 
-def aim_of(recipe: Recipe, model: nn.Module, example: Tensor, data: Data | None) -> Aim:
+def aim_of(recipe: Recipe, model: nn.Module, example: Tensor, trained: bool) -> Aim:
     """Return what a recipe prunes to; with a target, plan.
 
     Args:
-        model: dense; trained, where there is data.
+        model: dense.
         example: what times are measured on.
-        data: of the training, for saliencies; None for magnitudes.
+        trained: whether the plan is the one to prune by, and not only a look at what can be reached.
     """
     if recipe.target is None:
         return Aim(parse(recipe.pattern), recipe.sparsity)
     patterns = None if recipe.pattern == ANY else (parse(recipe.pattern),)
-    seen: dict[str, Any] = {}
-    if data is not None:
-        batches = [data.batch(number, recipe.batch, recipe.seed) for number in range(BATCHES)]
-        seen = {"batches": [[part.to(example.device) for part in batch] for batch in batches]}
-        seen["loss"] = lambda images, labels: F.cross_entropy(model(images), labels)
     training = model.training
-    found = plan(model.eval(), example, parse_target(recipe.target), patterns=patterns, **seen)
+    found = plan(model.eval(), example, parse_target(recipe.target), patterns=patterns)
     model.train(training)
-    print(found if seen else found.summary(), file=sys.stderr)
+    print(found if trained else found.summary(), file=sys.stderr)
     return Aim(None, None, found)
 
 

@@ -1,29 +1,26 @@
 """How good a model is on the test images."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from smart_train.data import Data
+from smart_train.tasks.classification import divergence
+
+BATCH = 250  # test images at a time
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Data, device: str = "cpu", limit: int | None = None) -> float:
-    """Return the percent of the first ``limit`` test images (all: None) that ``model`` gets right, in float32."""
+def quality(model: nn.Module, data: Data, device: str = "cpu", limit: int | None = None) -> float:
+    """Return how good a model is on the first ``limit`` test images (all: None), in float32, by the data's task.
+
+    For classes that is the percent that is right.
+    """
     training = model.training
     model.eval()
-    right = 0
-    count = 0
-    for images, labels in data.test_batches(250, limit):
-        right += (model(images.to(device)).argmax(1).cpu() == labels).sum().item()
-        count += len(labels)
+    task = data.task
+    judged = [task.judge(model(x.to(device)).cpu(), targets) for x, targets in data.test_batches(BATCH, limit)]
     model.train(training)
-    return 100 * right / count
-
-
-def divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """Return KL(softmax(target) || softmax(logits)) of (images, classes) logits, the mean over the images, in nats."""
-    return F.kl_div(logits.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
+    return task.quality(judged)
 
 
 @torch.no_grad()
@@ -32,7 +29,7 @@ def agreement(dense: nn.Module, model: nn.Module, data: Data, device: str = "cpu
     same = 0.0
     kl = 0.0
     count = 0
-    for images, _ in data.test_batches(250):
+    for images, _ in data.test_batches(BATCH):
         target = dense(images.to(device))
         logits = model(images.to(device))
         same += (target.argmax(1) == logits.argmax(1)).sum().item()

@@ -8,7 +8,7 @@ from typing import IO
 from torch import Tensor
 
 from . import checkpoint
-from .evaluate import accuracy
+from .evaluate import quality
 from .training import Training
 
 EVERY = 5  # steps between two rows
@@ -20,7 +20,7 @@ def due(training: Training) -> bool:
 
 
 def row(training: Training, loss: Tensor) -> dict:
-    """Return the numbers of the step just taken: loss, learning rate, the pruner's report, now and then the accuracy.
+    """Return the numbers of the step just taken: loss, learning rate, the pruner's report, now and then the metric.
 
     Raises:
         ValueError: the loss is not finite.
@@ -33,7 +33,7 @@ def row(training: Training, loss: Tensor) -> dict:
         found |= {name: value for name, value in report.items() if name not in ("step", "layers")}
     quarter = max(1, training.steps // 20) * 5
     if training.step % quarter == 0 or training.step == training.steps:
-        found["accuracy"] = accuracy(training.model, training.data, training.device, limit=1000)
+        found[training.data.task.metric] = quality(training.model, training.data, training.device, limit=1000)
     return found
 
 

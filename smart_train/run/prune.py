@@ -14,7 +14,7 @@ from smart_train import data as datasets
 from . import kept, plots
 from .aim import Aim
 from .compressed import Compressed, compressed, layer_rows
-from .evaluate import accuracy, agreement
+from .evaluate import agreement, quality
 from .recipe import Recipe
 from .report import markdown
 from .stages import BASELINE, Stages
@@ -75,7 +75,7 @@ def evaluate_saved(out: Path) -> tuple[float, float]:
     stages = Stages(recipe, _data(recipe), out, device())
     model = stages.model().eval()
     smart_kernels.load(model, out)
-    return accuracy(model, stages.data, stages.device), reported
+    return quality(model, stages.data, stages.device), reported
 
 
 def _data(recipe: Recipe, workers: int | None = None) -> datasets.Data:
@@ -134,7 +134,7 @@ def _finish(stages: Stages, models: dict[str, nn.Module], last: dict, aim: Aim) 
     results = compressed(models, name, stages.example, aim, PATIENCE)
     smart_kernels.save(pruned, out, results[name].report)
     report = _settings(stages.recipe, last) | {
-        "accuracy": {key: accuracy(model, stages.data, stages.device) for key, model in models.items()},
+        "accuracy": {key: quality(model, stages.data, stages.device) for key, model in models.items()},
         **_agreement(stages, models),
         "budget": budget,
         "layers": layer_rows(results["dense"], results[name], list(masks)),

@@ -72,7 +72,7 @@ class Stages:
         """
         self.data.batch(0, self.recipe.batch, self.recipe.seed)
         model = self.model()
-        found = self._planned or aim.aim_of(self.recipe, model, self.example, None)
+        found = self._planned or aim.aim_of(self.recipe, model, self.example, trained=False)
         self._training(model, self._course, pruner=self._pruner(self.recipe.pruner, model, found))
 
     def dense(self) -> nn.Module:
@@ -86,7 +86,7 @@ class Stages:
         """Return what ``dense`` is pruned to: what the recipe says, or a plan, made once and kept in ``out``."""
         if self._planned:
             return self._planned
-        found = aim.aim_of(self.recipe, dense, self.example, self.data)
+        found = aim.aim_of(self.recipe, dense, self.example, trained=True)
         aim.keep(self._plan, found)
         return found
 

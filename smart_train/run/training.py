@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smart_kernels import warmup
@@ -12,7 +11,6 @@ from smart_train.pruners import Pruner
 
 from . import checkpoint
 from .course import Course, lr_factor
-from .evaluate import divergence
 from .fits import check_state
 from .optimizers import make_capturable_, optimizers, plain_state, set_rate_
 from .recipe import Recipe
@@ -25,7 +23,7 @@ class Training:
     Args:
         model: on ``device``; masked if there is a ``pruner``.
         pruner: steps once per optimizer step, before forward; None trains the model as it is.
-        teacher: in eval mode; its probabilities are learnt instead of the labels.
+        teacher: in eval mode; its outputs are learnt instead of the labels, as the task says.
 
     Attributes:
         on_hard: called with the pruner when its masks have become hard, before the first step of finetuning.
@@ -142,9 +140,9 @@ class Training:
         return tuple(part.to(self.device) for part in self.data.batch(number, self.recipe.batch, self.recipe.seed))
 
     def _label_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross entropy; of itself as teacher an unchanged model would learn nothing."""
+        """Return the loss of the task; of itself as teacher an unchanged model would learn nothing."""
         with self._autocast():
-            return F.cross_entropy(self.model(images), labels)
+            return self.data.task.loss(self.model(images), labels)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.teacher is None:
@@ -152,7 +150,7 @@ class Training:
         with torch.no_grad(), self._autocast():
             target = self.teacher(images)
         with self._autocast():
-            return divergence(target, self.model(images))
+            return self.data.task.imitation(target, self.model(images))
 
     def state_dict(self) -> dict:
         """Return everything that the rest of the training depends on."""

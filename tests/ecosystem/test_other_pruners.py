@@ -61,6 +61,8 @@ def test_what_torch_pruning_has_cut_is_a_smaller_model_for_us():
     example = torch.randn(1, 3, 64, 64)
     settings = {"importance": torch_pruning.importance.MagnitudeImportance(), "pruning_ratio": 0.5}
     torch_pruning.pruner.MetaPruner(model, example, ignored_layers=[model.fc], **settings).step()
+    with pytest.raises(ValueError, match=r"needs an nn\.Linear or a convolution with zeros in its weight, got none"):
+        mask_from_zeros_(model)  # what is cut out left no zeros to hold
     SmartPruner(model, Block(16, 16, "all"), 0.75, search_steps=1).finalize()
     wanted = model(example)
     report = compress_(model, example, policy="size", backends=("dense", "bsr"), seconds=0)
@@ -94,25 +96,49 @@ def test_stem_and_head_of_timms_models_stay(name):
     assert all(getattr(modules[each], "groups", 1) == 1 for each in masked)
 
 
-def test_accelerate_prepares_a_masked_model():
+def _accelerated(model, pruner, weights, *, every):
+    """Train with two batches for an optimizer step, and step() of the pruner with every one or two of them."""
     from accelerate import Accelerator
 
-    model = mlp().train()
-    pruner = SmartPruner(model, Block(16, 16), 0.5, search_steps=4)
-    optimizer = torch.optim.AdamW([{"params": pruner.weights()}, pruner.param_group()], lr=1e-3)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    for batch in range(12):
-        if batch % 2 == 0:
+    prepared, optimizer = accelerator.prepare(model, torch.optim.AdamW(weights, lr=1e-3))
+    for batch in range(20):
+        if batch % every == 0:
             pruner.step()
         with accelerator.accumulate(prepared):
             accelerator.backward(prepared(torch.randn(4, 64)).square().mean())
             optimizer.step()
             optimizer.zero_grad()
-    assert pruner.finalize()["step"] == 6
-    plain = accelerator.unwrap_model(prepared).eval()
-    compress_(plain, torch.randn(4, 64), policy="size", backends=("dense", "bsr"), seconds=0)
-    assert any(isinstance(module, SparseLinear) for module in plain)
+    return optimizer
+
+
+def test_accelerate_prepares_a_masked_model():
+    model = mlp().train()
+    pruner = SmartPruner(model, Block(16, 16), 0.5, search_steps=4)
+    _accelerated(model, pruner, [{"params": pruner.weights()}, pruner.param_group()], every=2)
+    assert pruner.finalize()["step"] == 10
+    compress_(model.eval(), torch.randn(4, 64), policy="size", backends=("dense", "bsr"), seconds=0)
+    assert any(isinstance(module, SparseLinear) for module in model)
+
+
+def test_mistakes_with_accelerate():
+    model = mlp().train()
+    pruner = SmartPruner(model, Block(16, 16), 0.5, search_steps=40)
+    with pytest.warns(UserWarning, match=r"step\(\) must come once per optimizer step, got two or more"):
+        _accelerated(model, pruner, [{"params": pruner.weights()}, pruner.param_group()], every=1)
+    model = mlp().train()
+    weights = [*model.parameters()]  # before the pruner
+    pruner = SmartPruner(model, Block(16, 16), 0.5, search_steps=40)
+    with pytest.warns(UserWarning, match="the scores never change while the weights do: no optimizer has them"):
+        _accelerated(model, pruner, weights, every=2)
+    model = mlp().train()
+    pruner = SmartPruner(model, Block(16, 16), 0.5, search_steps=8)
+    optimizer = _accelerated(model, pruner, [{"params": pruner.weights()}, pruner.param_group()], every=2)
+    pruner.finalize()
+    with pytest.warns(UserWarning, match="pruned weights come back: train before finalize"):
+        for _ in range(2):
+            model(torch.randn(4, 64)).square().mean().backward()
+            optimizer.step()
 
 
 def test_command_line_with_models_of_timm_and_transformers(tmp_path, monkeypatch):

@@ -38,6 +38,21 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
 
 
+class Counted(nn.Sequential):
+    """A model that keeps the number of its channels and cuts by it."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.width = 32
+
+    def forward(self, x):
+        first, act, *rest = self
+        x = act(first(x)).view(-1, self.width)
+        for layer in rest:
+            x = layer(x)
+        return x
+
+
 def cnn() -> nn.Module:
     layers = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten()
     return nn.Sequential(*layers, nn.Linear(64, 4)).eval()
@@ -55,7 +70,7 @@ def tied() -> nn.Module:
 
 @cache
 def saved() -> list[Saved]:
-    """Return saved models of all kinds: blocks, n:m, dead channels, slimmed, folded, split, tied.
+    """Return saved models of all kinds: blocks, n:m, dead channels, slimmed with a number, folded, split, tied.
 
     They are the same on every machine, so that an input can be repeated: nothing is measured, and nothing is chosen.
     """
@@ -65,7 +80,7 @@ def saved() -> list[Saved]:
         _saved(mlp, flat, Block(8, 8), "bsr", "jit"),
         _saved(mlp, flat, NM(2, 4), "nm"),
         _saved(mlp, flat, Channel(), "compact"),
-        _saved(mlp, flat, Channel(), "dense", slim=True),
+        _saved(lambda: Counted().eval(), flat, Channel(), "dense", slim=True),
         _saved(cnn, image, Block(8, 8), "bsr"),
         _saved(attention, torch.randn(2, 5, 16), Block(8, 8), "bsr", "ell"),
         _saved(tied, torch.randn(3, 16), Block(8, 8), "bsr"),

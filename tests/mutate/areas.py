@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Area:
-    """Patterns of files, and the test files that have to notice their mutants."""
+    """Patterns of files, and the test files, or tests, that have to notice their mutants."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
@@ -37,6 +37,10 @@ AREAS = {
             "tests/train/test_pruner.py",
             "tests/train/test_coupled.py",
             "tests/train/test_copies.py",
+            "tests/train/test_pools.py",
+            "tests/train/test_graphed.py::test_training_in_graphs_is_training",
+            "tests/train/test_graphed.py::test_the_model_itself_stays_as_it_is",
+            "tests/train/test_planning.py::test_the_budget_is_corrected_once_by_what_was_measured",
         ),
     ),
     "formats": Area(
@@ -56,11 +60,25 @@ AREAS = {
             "smart_kernels/convert/measure/choice.py",
             *(f"smart_kernels/convert/compress/{name}.py" for name in ("a*", "select", "settings", "usable", "whole")),
         ),
-        ("tests/test_compress.py",),
+        (
+            "tests/test_compress.py",
+            "tests/test_fusing.py::test_what_fails_fused_stays_apart",
+            "tests/test_fusing.py::test_what_is_not_faster_fused_stays_apart",
+            "tests/test_fusing.py::test_compressed_again_nothing_old_is_left",
+            "tests/test_transactions.py::test_a_layer_that_changes_the_whole_model_is_taken_back",
+        ),
     ),
     "checkpoint": Area(
         ("smart_train/run/checkpoint.py", "smart_train/run/fits.py"),
-        ("tests/train/test_checkpoint.py", "tests/train/test_resume.py"),
+        (
+            "tests/train/test_checkpoint.py",
+            "tests/train/test_resume.py::test_killed_and_continued_equals_uninterrupted",
+            "tests/train/test_resume.py::test_random_states_come_back",
+            "tests/train/test_resume.py::test_states_of_gpus_come_back",
+            "tests/train/test_resume.py::test_a_seed_is_that_of_all_generators",
+            "tests/train/test_resume.py::test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after",
+            "tests/train/test_resume.py::test_a_kill_while_writing_leaves_the_old_checkpoint",
+        ),
     ),
-    "save": Area(("smart_kernels/convert/saving/*.py",), ("tests/test_save.py",)),
+    "save": Area(("smart_kernels/convert/saving/*.py",), ("tests/test_save.py", "tests/test_saved_files.py")),
 }

@@ -2,10 +2,13 @@
 
 import ast
 import json
+import sys
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+SLOWER = 20  # times as long as without a mutant
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,12 @@ class Covered:
     Attributes:
         seconds: how long each test takes, by its pytest id.
         tests: file -> line -> the tests that run it.
+        modules: what they have imported, in the order of import.
     """
 
     seconds: dict[str, float]
     tests: dict[str, dict[int, list[str]]]
+    modules: list[str] = field(default_factory=list)
 
     def of(self, file: str, line: int, source: str) -> list[str]:
         """Return the tests that run the statement at a line, the quickest first; all where the import runs it."""
@@ -28,6 +33,10 @@ class Covered:
             by_line = self.tests.get(file, {})
             found = {test for each in lines for test in by_line.get(each, ())} & found
         return sorted(found, key=lambda test: (self.seconds[test], test))
+
+    def patience(self, tests: Sequence[str]) -> float:
+        """Return after how many seconds these tests hang, which counts as noticed."""
+        return 60 + SLOWER * sum(self.seconds[test] for test in tests)
 
 
 def statement(source: str, line: int) -> range | None:
@@ -66,11 +75,12 @@ def watched(run: Callable[[list], int], copy: Path, files: list[str], notes: Pat
     cover.stop()
     data = cover.get_data()
     tests = {file: data.contexts_by_lineno(str(copy / file)) for file in files}
-    notes.write_text(json.dumps([seconds, tests]))
+    notes.write_text(json.dumps([seconds, tests, list(sys.modules)]))
     return ended
 
 
 def read(notes: Path) -> Covered:
     """Read what ``watched`` has written."""
-    seconds, tests = json.loads(notes.read_text())
-    return Covered(seconds, {file: {int(line): ids for line, ids in by.items()} for file, by in tests.items()})
+    seconds, tests, modules = json.loads(notes.read_text())
+    tests = {file: {int(line): ids for line, ids in by.items()} for file, by in tests.items()}
+    return Covered(seconds, tests, modules)

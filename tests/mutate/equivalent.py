@@ -2,6 +2,9 @@
 
 SOLVER = "smart_kernels/reference/topk/soft_topk.py"
 BUDGET = "smart_kernels/patterns/budget.py"
+FITS = "smart_train/run/fits.py"
+ALIKE = "smart_kernels/convert/compress/alike.py"
+SETTINGS = "smart_kernels/convert/compress/settings.py"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
@@ -19,4 +22,20 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return math.floor((1 - Fraction(sparsity).limit_denominator(10**9)) * weights)",
         "return math.floor((1 - Fraction(sparsity).limit_denominator( 11**9)) * weights)",
     ): "a number with nine digits behind the point, or a fraction that a person writes, is the nearest for both",
+    (SOLVER, "up = scores == torch.inf", "up = scores >= torch.inf"): "nothing is above infinity",
+    (
+        FITS,
+        'for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], optimizers, strict=True):',
+        'for saved, like, optimizer in zip(state["optimizers"], own["optimizers"], optimizers, strict=False):',
+    ): "the line above has refused another number of them, and own is made of optimizers",
+    (
+        ALIKE,
+        "return all(abs(a - b) <= LENGTHS for a, b in zip(self.lengths, other.lengths, strict=True))",
+        "return all(abs(a - b) <= LENGTHS for a, b in zip(self.lengths, other.lengths, strict=False))",
+    ): "every likeness has a length for each quartile and one for the columns",
+    (
+        SETTINGS,
+        "seconds: float = 0.5",
+        "seconds: float = 1.5",
+    ): "who measures says how long: compress_ and the latency table",
 }

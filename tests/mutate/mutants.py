@@ -2,6 +2,7 @@
 
 import difflib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -61,6 +62,21 @@ def sample(area: Area, seed: int, count: int) -> list[Mutant]:
     return list(found.values())
 
 
+def those(rows: Iterable[dict]) -> list[Mutant]:
+    """Return the mutants of rows, wherever in its file the code is now; none where it is gone."""
+    found = []
+    for row in rows:
+        lines = (ROOT / row["file"]).read_text().splitlines()
+        same = (
+            _mutant(place, name, occurrence)
+            for place, (name, occurrence) in _mutations(row["file"])
+            if name == row["operator"] and lines[place[1] - 1].strip() in row["was"]
+        )
+        key = row["file"], row["was"], row["now"]
+        found += [mutant for mutant in same if mutant is not None and mutant.key == key][:1]
+    return found
+
+
 @cache
 def _operators() -> dict[str, object]:
     """Return the operators that need no arguments, by name."""
@@ -106,7 +122,10 @@ def _mutant(place: Place, operator: str, occurrence: int) -> Mutant | None:
 
     file, line, _ = place
     source = (ROOT / file).read_text()
-    changed = mutate_code(source, _operators()[operator], occurrence)
+    try:
+        changed = mutate_code(source, _operators()[operator], occurrence)
+    except AttributeError:  # Cosmic Ray can only replace exceptions whose names have no dot
+        return None
     if changed is None or changed == source or not _compiles(changed):
         return None
     lines = list(difflib.ndiff(source.splitlines(), changed.splitlines()))

@@ -8,6 +8,7 @@ from .areas import AREAS
 from .equivalent import EQUIVALENT
 
 ROWS = Path(__file__).parent / "rows.jsonl"
+KILLED, SURVIVED = "killed", "survived"
 HEAD = """
 ## Do the tests notice?
 
@@ -27,6 +28,12 @@ def read() -> dict[tuple[str, str, str], dict]:
     return {(row["file"], row["was"], row["now"]): row for row in map(json.loads, lines)}
 
 
+def survivors(area: str) -> list[dict]:
+    """Return the rows of mutants of an area that nobody has noticed, but for those that nobody can."""
+    named = {key: row for key, row in read().items() if row["area"] == area and key not in EQUIVALENT}
+    return [row for row in named.values() if row["outcome"] == SURVIVED]
+
+
 def add(row: dict) -> None:
     """Add a row."""
     with ROWS.open("a") as file:
@@ -42,7 +49,7 @@ def section() -> str:
             "equivalent" if key in EQUIVALENT else row["outcome"] for key, row in rows.items() if row["area"] == area
         )
         if outcomes:
-            of = outcomes["killed"] + outcomes["survived"]
-            cells = area, outcomes["killed"], of, outcomes["equivalent"], outcomes["survived"]
+            of = outcomes[KILLED] + outcomes[SURVIVED]
+            cells = area, outcomes[KILLED], of, outcomes["equivalent"], outcomes[SURVIVED]
             lines.append(f"| {' | '.join(map(str, cells))} |\n")
     return HEAD + "".join(lines) if lines else ""

@@ -81,3 +81,15 @@ def test_killed_in_the_search_and_resumed_is_the_same(run, report, tmp_path, mon
     assert whole.keys() == resumed.keys() and all(whole[name].equal(resumed[name]) for name in whole)
     again = json.loads((out / "report.json").read_text())
     assert again["accuracy"] == report["accuracy"] and again["budget"] == report["budget"]
+
+
+def test_the_width_of_a_vit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prune, "PATIENCE", 0.0)
+    monkeypatch.setattr(prune.plots, "draw", lambda *_: [])
+    task = ["--model", "vit-tiny", "--pattern", "channel:width", "--sparsity", "0.5", "--batch", "32"]
+    steps = ["--dense-steps", "4", "--search-steps", "4", "--finetune-steps", "2"]
+    assert main(["prune", *task, *steps, "--out", str(tmp_path / "out")]) == 0
+    slimmed = json.loads((tmp_path / "out/config.json").read_text())["slimmed"]
+    (width,) = slimmed["norm.weight"]
+    assert width < 64 and slimmed["position"][-1] == slimmed["patches.weight"][0] == slimmed["head.weight"][1] == width
+    assert main(["run", str(tmp_path / "out")]) == 0

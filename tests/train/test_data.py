@@ -118,6 +118,15 @@ def test_a_folder_that_is_parted_is_tested_on_its_part(tmp_path):
     assert all(a.equal(b) for a, b in zip((*data.train, *data.test), (*alone.train, *alone.test), strict=True))
 
 
+def test_a_fifth_of_the_training_images_can_be_the_test():
+    whole, part = datasets.load("digits", split="test"), datasets.load("digits", split="validation")
+    assert (
+        len(part.test[1]) == 180 and len(part.train[1]) == len(whole.train[1]) - 180 and part.classes == whole.classes
+    )
+    rows = [{image.numpy().tobytes() for image in each} for each in (whole.train[0], part.train[0], part.test[0])]
+    assert rows[0] == rows[1] | rows[2] and not rows[1] & rows[2]
+
+
 def test_splits_that_are_not_there(tmp_path):
     _pictures(tmp_path / "train", 5)
     with pytest.raises(
@@ -127,7 +136,7 @@ def test_splits_that_are_not_there(tmp_path):
     (tmp_path / "val" / "cow").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"must have the same classes, got \['cat', 'dog'\] and \['cow'\]"):
         datasets.load(str(tmp_path))
-    with pytest.raises(ValueError, match=r"split is for a folder with subfolders train and val, got data 'digits'"):
+    with pytest.raises(ValueError, match=r"split of digits must be test or validation, got 'val'"):
         datasets.load("digits", split="val")
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         datasets.load("digits", workers=0)

@@ -9,7 +9,7 @@ from smart_train import data as datasets
 from smart_train.models import build
 from smart_train.run import training as training_module
 from smart_train.run.course import RAMP, Course, lr_factor
-from smart_train.run.evaluate import accuracy
+from smart_train.run.evaluate import quality
 from smart_train.run.loop import fit
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
@@ -60,7 +60,7 @@ def test_three_trainings_share_a_dense_model_and_a_budget(name, digits, tmp_path
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 def test_training_learns(name, digits, tmp_path):
     model = stages(name, digits, tmp_path, dense_steps=60).dense()
-    assert accuracy(model, digits) > 20  # chance is 10
+    assert quality(model, digits) > 20  # chance is 10
 
 
 def test_history(digits, tmp_path):
@@ -145,7 +145,7 @@ def test_nothing_is_compiled_on_a_cpu_or_without_a_pruner(digits):
 def test_accuracy_leaves_the_mode_of_the_model_alone(digits):
     model = build("cnn-tiny", 1, 8, 10)
     for mode in (True, False):
-        assert 0 <= accuracy(model.train(mode), digits, limit=50) <= 100
+        assert 0 <= quality(model.train(mode), digits, limit=50) <= 100
         assert model.training is mode
 
 

@@ -26,6 +26,11 @@ def images():
     pictures = pictures.to(torch.uint8)
     return (pictures[:64], labels[:64]), (pictures[64:], labels[64:]), ["dark", "light"]
 
+def parts(split):
+    train, test, classes = images()
+    half = {None: slice(None), "first": slice(8), "second": slice(8, None)}[split]
+    return train, (test[0][half], test[1][half]), classes
+
 def teacher(channels, classes):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, classes))
     nn.init.constant_(net[1].weight[0], -1.0)
@@ -66,10 +71,16 @@ def test_own_model_and_data(mine, capsys):
     assert "next: smart-train run runs" in capsys.readouterr().out
 
 
+def test_own_data_is_told_the_split(mine):
+    found = [data.load("mine:parts", split=split) for split in (None, "first", "second")]
+    assert [len(each.test[1]) for each in found] == [32, 8, 24]
+    assert torch.equal(found[0].test[0], torch.cat([each.test[0] for each in found[1:]]))
+
+
 def test_own_teacher_in_bfloat16(mine, monkeypatch):
     taught = []
     monkeypatch.setattr(
-        "smart_train.run.training.divergence", lambda target, logits: taught.append(target) or logits.sum()
+        "smart_train.tasks.classification.divergence", lambda target, logits: taught.append(target) or logits.sum()
     )
     task = ["--model", "mine:net", "--teacher", "mine:teacher", "--amp", *TASK, "--out", "runs"]
     assert main(["prune", *task]) == 0
@@ -88,7 +99,9 @@ def test_own_teacher_in_bfloat16(mine, monkeypatch):
             ["--data", "mine:floats"],
             "images uint8 (n, channels, size, size), labels int64), got (4, 1, 8, 8) torch.float32",
         ),
-        (["--data", "mine:net"], "must be a function of nothing, got one that needs channels, classes"),
+        (["--data", "mine:net"], "must be a function of split, got one that needs channels, classes"),
+        (["--split", "first"], "mine:images must have a parameter split to be told 'first', got none"),
+        (["--data", "digits", "--split", "val"], "split of digits must be test or validation, got 'val'"),
         (["--data", "nowhere"], "data must be digits, fashion, folder:PATH, PATH or package.module:function"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",

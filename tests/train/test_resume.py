@@ -2,6 +2,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,34 @@ def test_random_states_come_back():
     assert torch.equal(drawn[0], again[0]) and drawn[1:] == again[1:]
 
 
+def test_states_of_gpus_come_back(monkeypatch):
+    taken, given = [torch.tensor([1, 2], dtype=torch.uint8)], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: taken)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    checkpoint.set_random_state(checkpoint.random_state())
+    assert states_equal(given, taken)
+
+
+def test_a_seed_is_that_of_all_generators():
+    drawn = []
+    for _ in range(2):
+        checkpoint.seed(3)
+        drawn.append((torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, monkeypatch):
+    log, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda it: log.append("folder" if stat.S_ISDIR(os.fstat(it).st_mode) else "file"))
+    monkeypatch.setattr(os, "replace", lambda *paths: log.append("replaced") or replace(*paths))
+    checkpoint.save(tmp_path / "state.pt", {"step": 1})
+    assert log == ["file", "replaced", "folder"]
+    checkpoint.write_text(tmp_path / "history.jsonl", "x")
+    assert log[3:] == ["file", "replaced"]
+    assert checkpoint.load(tmp_path / "state.pt", "cpu") == {"step": 1}
+
+
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     checkpoint.save(path, {"step": 1})
@@ -115,7 +144,7 @@ from smart_train.run.stages import Stages
 from smart_train.run.training import Training
 
 settings = {"pattern": "block:16x16", "sparsity": 0.8, "batch": 16}
-recipe = Recipe.for_model("vit-tiny", dense_steps=20, search_steps=150, finetune_steps=20, **settings)
+recipe = Recipe.for_model("vit-tiny", dense_steps=5, search_steps=60, finetune_steps=5, **settings)
 last = int(sys.argv[1])
 advance = Training.advance
 
@@ -136,8 +165,8 @@ def test_sigkill(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL}
     history = Path("training/smart/history.jsonl")
-    process = subprocess.run([sys.executable, "-c", TRAIN, "97", str(killed)], **options)
-    assert process.returncode == -signal.SIGKILL and _last_step(killed / history) == 95
+    process = subprocess.run([sys.executable, "-c", TRAIN, "57", str(killed)], **options)
+    assert process.returncode == -signal.SIGKILL and _last_step(killed / history) == 55
     subprocess.run([sys.executable, "-c", TRAIN, "-1", str(killed), str(whole)], check=True, **options)
     states = [checkpoint.load(run / "training/smart/state.pt", "cpu") for run in (killed, whole)]
     assert states_equal(*states)

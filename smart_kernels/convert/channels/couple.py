@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from smart_kernels.convert.modules import BATCHNORMS
+from smart_kernels.nn import LiveNorm
 
 from .follow import Follower
 from .resize import CONVOLUTIONS
@@ -21,21 +22,21 @@ class Member(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Layers and BatchNorms whose channels depend on each other.
+    """Layers and norms whose channels depend on each other.
 
     Attributes:
         size: how many scores they share.
         layers: those that write channels.
-        batchnorms: with the layer whose output they alone read, or None.
+        norms: BatchNorms, with the layer whose output they alone read or None, and norms over live channels, with None.
     """
 
     size: int
     layers: list[Member]
-    batchnorms: list[tuple[Member, nn.Module | None]]
+    norms: list[tuple[Member, nn.Module | None]]
 
 
 def coupled(found: Follower, model: nn.Module, chosen: dict[str, nn.Module]) -> list[Group]:
-    """Find groups of the chosen layers and of the grouped convolutions and BatchNorms that their channels run through.
+    """Find groups of the chosen layers and of the grouped convolutions and norms that their channels run through.
 
     A layer is left out where a channel of it cannot be removed: the model returns it, something like a LayerNorm mixes
     it with others, or a layer that is not chosen writes it, too. ``found.notes`` says so.
@@ -52,7 +53,7 @@ def coupled(found: Follower, model: nn.Module, chosen: dict[str, nn.Module]) -> 
     layers = free | {
         name: m for name, m in writers.items() if _grouped(found, m) and not removable.isdisjoint(roots[name])
     }
-    norms = _batchnorms(model, found, removable)
+    norms = _norms(model, found, removable)
     followers = found.followers()
     directly = {followers.get(id(layer.weight)): layer for layer in layers.values()}
     groups = []
@@ -78,14 +79,18 @@ def _free(found: Follower, writers: dict, roots: dict, chosen: dict[str, nn.Modu
     return free
 
 
-def _batchnorms(model: nn.Module, found: Follower, removable: set[int]) -> dict[nn.Module, list[int]]:
-    """Find the BatchNorms that removable channels run through, with the roots of their channels."""
+def _norms(model: nn.Module, found: Follower, removable: set[int]) -> dict[nn.Module, list[int]]:
+    """Find the norms that removable channels run through, with the roots of their channels."""
     norms = {
         module: _roots(found, module.weight)
         for module in model.modules()
-        if isinstance(module, BATCHNORMS) and module.affine and id(module.weight) in found.axes
+        if _carries_masks(module) and id(module.weight) in found.axes
     }
     return {module: own for module, own in norms.items() if not removable.isdisjoint(own)}
+
+
+def _carries_masks(module: nn.Module) -> bool:
+    return isinstance(module, LiveNorm) or (isinstance(module, BATCHNORMS) and module.affine)
 
 
 def _members(order: dict[int, int], modules: Iterable[tuple[nn.Module, list[int]]]) -> list[Member]:
@@ -98,14 +103,15 @@ def _stuck(found: Follower, writers: dict, roots: dict, free: dict) -> list[str]
 
     Tables do not hold what they are added to: a bias for each head needs no zeros. Elsewhere a rehearsal shows it.
     """
+    tables = {id(module.weight) for module in writers.values() if isinstance(module, nn.Embedding)}
     others = [name for name in writers if name not in free and not _grouped(found, writers[name])]
-    held = {root for name in others if not isinstance(writers[name], nn.Embedding) for root in roots[name]}
+    held = {root for name in others if id(writers[name].weight) not in tables for root in roots[name]}
     held.add(STAYS)
     return [name for name in free if not held.isdisjoint(roots[name])]
 
 
 def _components(layers: list[list[int]], norms: list[list[int]], removable: set[int]) -> list[dict[int, int]]:
-    """Find sets of roots that some layer or BatchNorm has together, each as root -> place."""
+    """Find sets of roots that some layer or norm has together, each as root -> place."""
     merged: list[dict[int, None]] = []
     for own in [*layers, *norms]:
         new = {root: None for root in own if root in removable}

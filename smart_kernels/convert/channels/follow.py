@@ -20,6 +20,7 @@ from smart_kernels.convert.modules import call, evaluating
 
 from .follow_heads import cut_into_heads
 from .heads import HeadFinder
+from .numbers import Number
 from .operands import plain_name, tensors_of, written
 from .output import copied, some_tensor
 from .places import Place, Places
@@ -36,15 +37,16 @@ class Follower(Record, TorchFunctionMode):
 
     Args:
         model: what is run; it stays as it is.
-        held: calls of operators, or inputs of modules, that need their channels in full number.
+        held: calls of operators, or inputs of modules, that need their channels in full number; and numbers that
+            modules keep and that have to stay.
     """
 
-    def __init__(self, model: nn.Module, held: Collection[Place] = ()):
+    def __init__(self, model: nn.Module, held: Collection[Place | Number] = ()):
         super().__init__(model)
         self._model = model
         self._held = held
         self._places = Places()
-        self._heads: Collection[Place] = ()  # calls that cut channels into heads
+        self._heads = HeadFinder(model)
         self._failed: Place | None = None
         self._calls = WeakTensorKeyDictionary()  # tensor -> the call that made it
         self._unread: dict[Place, list[Tensor]] = {}  # numbers that no operator has read yet
@@ -57,7 +59,7 @@ class Follower(Record, TorchFunctionMode):
             ValueError: the output shows no tensor.
             Exception: whatever the model raises; ``trouble`` says where then.
         """
-        self._heads = HeadFinder(self._model).run(example_input)
+        self._heads = HeadFinder.of(self._model, example_input)
         with evaluating(self._model), self._places.watching(self._model, self._enter), self:
             outputs = some_tensor(call(self._model, copied(example_input)))
         self.stay(*outputs)
@@ -83,6 +85,8 @@ class Follower(Record, TorchFunctionMode):
         inputs = tensors_of((args, kwargs))
         if any(t in self._channels or self.known(t) for t in inputs):
             self._follow(place, function, args, kwargs, inputs, out)
+        for dim, number in self._heads.sizes.get(place, {}).items():
+            self.cut_by(number, out, dim)
         return out
 
     def _follow(self, place: Place, function, args, kwargs, inputs: list[Tensor], out) -> None:
@@ -118,7 +122,7 @@ class Follower(Record, TorchFunctionMode):
         if place in self._held:
             self._hold(place, inputs, NOT_FEWER)
         try:
-            rule = cut_into_heads if place in self._heads else RULES[place.operator]
+            rule = cut_into_heads if place in self._heads.found else RULES[place.operator]
             found = rule(self, function, args, kwargs, outputs)
             return [channels or constant(y) for y, channels in zip(outputs, found, strict=True)]
         except Exception:  # no rule, or arguments that it was not made for; what it has tied so far does no harm

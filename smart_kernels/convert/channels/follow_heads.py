@@ -76,11 +76,7 @@ def _meet_mask(follower, mask: Tensor | None, numbers: Tensor) -> None:
     if mask is None:
         return
     found = follower.channels(mask).numbers
-    if (
-        found.dim() == numbers.dim()
-        and found.shape[-3] == numbers.shape[-3]
-        and found.shape[-1] == found.shape[-2] == 1
-    ):
+    if found.dim() > 2 and found.shape[-3] == numbers.shape[-3] and found.shape[-1] == found.shape[-2] == 1:
         follower.ties.tie(found, numbers)
     else:
         follower.stay(mask)

@@ -42,6 +42,15 @@ def shape(follower, function, args, kwargs, outputs):
     return moved
 
 
+def lookup(follower, function, args, kwargs, outputs):
+    """Move the numbers; what a table holds along a dimension that is read by an index lives and dies together."""
+    table = first(args, kwargs)
+    if follower.known(table) and table.is_floating_point():
+        for dim in _looked_up(args[1:]):
+            follower.unite(table, dim)
+    return shape(follower, function, args, kwargs, outputs)
+
+
 def chunk(follower, function, args, kwargs, outputs):
     """Tie channels at the same place of each part, so that equal parts stay equal."""
     moved = move(follower, function, args, kwargs, outputs)
@@ -87,6 +96,14 @@ def write(follower, function, args, kwargs, outputs):
 def fresh(follower, function, args, kwargs, outputs):
     """Start memory that takes its type from a tensor, and nothing of its values."""
     return [None] * len(outputs)
+
+
+def _looked_up(index: tuple) -> list[int]:
+    """Return the dimensions that tensors of whole numbers index, for ``x[index]`` with nothing else but ``:``."""
+    parts = index[0] if len(index) == 1 and isinstance(index[0], tuple) else index
+    tables = [dim for dim, part in enumerate(parts) if isinstance(part, Tensor) and part.dtype == torch.int64]
+    others = [part for dim, part in enumerate(parts) if dim not in tables]
+    return tables if all(isinstance(part, slice) and part == slice(None) for part in others) else []
 
 
 def _in_parts(before: Tensor, after: Tensor) -> bool:

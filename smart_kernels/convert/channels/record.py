@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .numbers import Number
 from .ties import STAYS, Channels, Ties, constant
 
 
@@ -17,6 +18,7 @@ class Record:
         dense, grouped, transposed: ids of the weights of layers that mix all channels, of grouped convolutions, and of
             those among the former with input channels first.
         tensors: the Parameters and buffers by id.
+        cut: numbers that modules keep -> the channels along each dimension of a view that had its size from there.
         why: id of the weight of a layer -> why its channels stay, in a few words, where an operator needs them.
         notes: why channels stay that another model might lose, a line each; the keys of a dict, which has an order.
     """
@@ -30,6 +32,7 @@ class Record:
         self.grouped: set[int] = set()
         self.transposed: set[int] = set()
         self.tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        self.cut: dict[Number, list[Tensor]] = {}
         self.why: dict[int, str] = {}
         self.notes: dict[str, None] = {}
         self._channels = WeakTensorKeyDictionary()
@@ -47,6 +50,18 @@ class Record:
             numbers = self.ties.new(tensor.numel()).view(tensor.shape)
             self._channels[tensor] = Channels(numbers, (tensor.detach() == 0).cpu())
         return self._channels[tensor] if tensor in self._channels else constant(tensor)
+
+    def unite(self, tensor: Tensor, dim: int) -> None:
+        """Tie all channels along a dimension of a tensor."""
+        numbers, zero = self.channels(tensor)
+        self.ties.tie(numbers.narrow(dim, 0, 1), numbers)
+        self._channels[tensor] = Channels(numbers.narrow(dim, 0, 1), zero.all(dim, keepdim=True))
+
+    def cut_by(self, number: Number, view: Tensor, dim: int) -> None:
+        """Note that ``number`` is how many channels this dimension of a view holds."""
+        size = view.shape[dim]
+        found = self.channels(view).vector(dim, size)
+        self.cut.setdefault(number, []).append(torch.full((size,), STAYS) if found is None else found[0])
 
     def known(self, tensor: Tensor | None) -> bool:
         """Return whether it is a parameter or buffer of the model."""

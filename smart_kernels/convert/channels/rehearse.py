@@ -5,10 +5,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.nn import TRANSPOSED, Masked, Sparse
+from smart_kernels.nn import TRANSPOSED, LiveNorm, Masked, Sparse
 
 from .couple import Group, coupled
 from .follow import Follower
+from .numbers import Number
 from .places import Place
 from .remove import remove_
 
@@ -16,8 +17,9 @@ from .remove import remove_
 def rehearsed(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> tuple[list[Group], dict[str, None]]:
     """Find ``coupled`` layers of which pruned channels can really be removed.
 
-    Half of the channels of each group, at random, are pruned and removed from a copy of the model, and its outputs are
-    compared. Channels that it does not run without stay. A model that is masked in part already is not rehearsed.
+    About half of the channels of each group, at random, are pruned and removed from a copy of the model, and its
+    outputs are compared. Channels that it does not run without stay. A model that is masked in part already is not
+    rehearsed.
 
     Returns:
         the groups, and a line for everything that stays.
@@ -25,7 +27,7 @@ def rehearsed(model: nn.Module, chosen: dict[str, nn.Module], example_input) -> 
     Raises:
         ValueError: the output shows no tensor, or that of the smaller copy differs.
     """
-    held: frozenset[Place] = frozenset()
+    held: frozenset[Place | Number] = frozenset()
     while True:
         found = Follower(model, held).run(example_input)
         groups = coupled(found, model, chosen)
@@ -55,7 +57,7 @@ def _rehearse(model: nn.Module, groups: list[Group], copies: dict, example_input
     rows: dict[nn.Module, Tensor] = {}
     for group in groups:
         dead = _half(group, generator)
-        for module, index in (*group.layers, *(member for member, _ in group.batchnorms)):
+        for module, index in (*group.layers, *(member for member, _ in group.norms)):
             rows[module] = (index >= 0) & dead[index]
             _prune_(copies[id(module)], rows[module])
     try:
@@ -68,9 +70,14 @@ def _rehearse(model: nn.Module, groups: list[Group], copies: dict, example_input
 
 
 def _half(group: Group, generator: torch.Generator) -> Tensor:
-    """Return (size,) bool, half of the scores of a group, but not all of a layer."""
+    """Return (size,) bool, half of the scores of a group, but not all of a layer.
+
+    One less of a width: half of the heads and half of the width may be as many channels, and hide that one is taken
+    for the other.
+    """
     dead = torch.zeros(group.size, dtype=torch.bool)
-    dead[torch.randperm(group.size, generator=generator)[: group.size // 2]] = True
+    count = group.size // 2 - any(isinstance(member.module, LiveNorm) for member, _ in group.norms)
+    dead[torch.randperm(group.size, generator=generator)[:count]] = True
     for _, index in group.layers:
         if dead[index[index >= 0]].all():
             dead[index.max()] = False
@@ -79,6 +86,9 @@ def _half(group: Group, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _prune_(module: nn.Module, dead: Tensor) -> None:
+    if isinstance(module, LiveNorm):
+        module.keep_live(~dead.to(module.weight.device))
+        return
     for tensor in (_rows(module), module.bias):
         if tensor is not None:
             tensor[dead.to(tensor.device)] = 0

@@ -1,13 +1,15 @@
 """Cutting the channels out of a model that nothing reads."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smart_kernels.convert.modules import Outputs, whole_or_not_at_all
 
 from .follow import Follower
+from .numbers import Number, set_numbers_
 from .places import Place
 from .resize import resize_, select_
 from .ties import STAYS
@@ -20,30 +22,33 @@ class Removed(NamedTuple):
     """The end of a removal.
 
     Attributes:
-        held: places that need their channels in full number.
+        held: places that need their channels in full number, and numbers of modules that have to stay.
         notes: why channels stay, a line each.
     """
 
-    held: frozenset[Place]
+    held: frozenset[Place | Number]
     notes: dict[str, None]
 
 
 class Stopped(Exception):
-    """The forward of a model that was cut ended with an error, at a place."""
+    """A model that was cut does not run, or is another one; ``culprits`` are what may be held so that it does."""
 
-    def __init__(self, place: Place):
-        self.place = place
+    def __init__(self, why: str, culprits: Collection[Place | Number]):
+        super().__init__(why)
+        self.culprits = culprits
 
 
-def remove_(model: nn.Module, example_input, held: frozenset[Place] = frozenset()) -> Removed:
-    """Cut every channel that nothing reads, in place.
+def remove_(model: nn.Module, example_input, held: frozenset[Place | Number] = frozenset()) -> Removed:
+    """Cut every channel that nothing reads, in place, and set the numbers that modules keep of these.
 
-    Where the model does not run then, the channels that reach the place of the error stay, and it begins anew.
+    Where the model does not run then, the channels that reach the place of the error stay, and it begins anew; where
+    that is of no use, or the output is another, the numbers stay, and at last what enters the module of that place,
+    which may have taken a size from there.
 
     Args:
         model: plain.
         example_input: see ``slim_``.
-        held: places that are known to need their channels in full number.
+        held: what is known to have to stay, see ``Removed``.
 
     Raises:
         ValueError: the output shows no tensor, is another at every run, or changed. The model is as it was then, as
@@ -55,34 +60,38 @@ def remove_(model: nn.Module, example_input, held: frozenset[Place] = frozenset(
     while True:
         try:
             with whole_or_not_at_all(model):
-                notes = _cut_all(model, example_input, held)
+                notes, numbers = _cut_all(model, example_input, held)
                 if difference := expected.changed(model):
-                    raise ValueError(f"{LEFT}: the output must agree to rounding, got {difference}")
+                    raise Stopped(f"the output must agree to rounding, got {difference}", numbers)
             return Removed(held, notes)
         except Stopped as stopped:
-            if stopped.place in held:
-                why = f"with fewer channels it does not run {stopped.place}: {stopped.__cause__}"
-                raise ValueError(f"{LEFT}: {why}") from stopped.__cause__
-            held |= {stopped.place}
+            if not stopped.culprits:
+                raise ValueError(f"{LEFT}: {stopped}") from stopped.__cause__
+            held = held.union(stopped.culprits)
 
 
-def _cut_all(model: nn.Module, example_input, held: frozenset[Place]) -> dict[str, None]:
-    """Follow and cut until there is nothing left to cut; return the notes of all passes."""
+def _cut_all(model: nn.Module, example_input, held: frozenset[Place | Number]) -> tuple[dict, frozenset[Number]]:
+    """Follow and cut until there is nothing left to cut; return the notes of all passes, and the numbers they set."""
     notes: dict[str, None] = {}
+    numbers: frozenset[Number] = frozenset()
     for _ in range(PASSES):
         found = Follower(model, held)
         try:
             found.run(example_input)
         except Exception as error:  # the user's forward may raise anything
-            raise Stopped(found.trouble) from error
+            place = found.trouble
+            why = f"with fewer channels it does not run {place}: {error}"
+            raise Stopped(why, {place} - held or numbers or {Place(place.module)} - held) from error
         notes |= found.notes
-        if not _cut(model, found):
+        cut, changed = _cut(model, found, held)
+        numbers |= changed
+        if not cut:
             break
-    return notes
+    return notes, numbers
 
 
-def _cut(model: nn.Module, found: Follower) -> bool:
-    """Remove every channel that nothing reads; return whether there were any."""
+def _cut(model: nn.Module, found: Follower, held: Collection) -> tuple[bool, frozenset[Number]]:
+    """Remove every channel that nothing reads; return whether there were any, and the numbers that changed."""
     axes = {key: {dim: found.ties.roots(n) for dim, n in dims.items()} for key, dims in found.axes.items()}
     live = found.ties.root_set(found.read) | {STAYS}
     for roots in (roots for dims in axes.values() for roots in dims.values()):
@@ -97,4 +106,9 @@ def _cut(model: nn.Module, found: Follower) -> bool:
                 select_(found.tensors[key], dim, keep.nonzero()[:, 0])
                 cut = True
     resize_(model)
-    return cut
+    sizes = {n: {_count(found, each, alive) for each in cuts} for n, cuts in found.cut.items() if n not in held}
+    return cut, set_numbers_(model, sizes)
+
+
+def _count(found: Follower, channels: Tensor, alive: Tensor) -> int:
+    return int(torch.isin(found.ties.roots(channels), alive).sum())

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.nn import TRANSPOSED
+from smart_kernels.nn import TRANSPOSED, LiveNorm
 
 Sizes = dict[str, list[int]]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -40,6 +40,10 @@ def resize_(model: nn.Module) -> None:
             module.embedding_dim = weight.shape[1]
         elif isinstance(module, nn.RNNBase):
             module.input_size = module.weight_ih_l0.shape[1]
+        elif weight is not None and hasattr(module, "normalized_shape"):
+            module.normalized_shape = tuple(weight.shape)
+        if isinstance(module, LiveNorm):
+            module.settle()
 
 
 def sizes(model: nn.Module) -> Sizes:

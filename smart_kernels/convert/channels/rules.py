@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from .follow_heads import attention, matmul
 from .follow_layers import batch_norm, conv, conv_transpose, embedding, instance_norm, linear, prelu
-from .follow_moves import chunk, fresh, glu, move, shape, write
+from .follow_moves import chunk, fresh, glu, lookup, move, shape, write
+from .follow_norms import live_norm
 from .follow_places import along, mix, normalize, pad, pool, reduce, sample
 from .follow_recurrent import pack, recurrent
 from .follow_values import elementwise, keep, product, quotient
@@ -44,8 +45,9 @@ BY_RULE: dict[Callable, str] = {
     move: """permute transpose squeeze unsqueeze expand expand_as movedim moveaxis swapaxes swapdims t get cat concat
         concatenate stack""",
     shape: """view view_as reshape reshape_as flatten unflatten ravel split split_with_sizes tensor_split unbind
-        getitem narrow select index_select unfold repeat tile repeat_interleave roll flip pixel_shuffle
+        narrow select index_select unfold repeat tile repeat_interleave roll flip pixel_shuffle
         pixel_unshuffle channel_shuffle""",
+    lookup: "getitem",
     chunk: "chunk",
     glu: "glu",
     write: "setitem",
@@ -55,6 +57,7 @@ BY_RULE: dict[Callable, str] = {
     conv_transpose: "conv_transpose1d conv_transpose2d conv_transpose3d",
     batch_norm: "batch_norm",
     instance_norm: "instance_norm",
+    live_norm: "live_norm",
     prelu: "prelu",
     embedding: "embedding",
     pack: "pack_padded_sequence",

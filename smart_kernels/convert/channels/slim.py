@@ -40,8 +40,9 @@ def slim_(model: nn.Module, example_input) -> Slimmed:
 
     Parameters stay the same objects with less in them, so that tied weights stay tied. Optimizers made before hold
     states of the old sizes: make new ones. The model is run to find out what belongs together, and again to check that
-    its output is the same but for rounding. Where it does not run with fewer channels, sizes written into its
-    ``forward`` for instance, they stay, with one line in the log.
+    its output is the same but for rounding. Numbers that modules keep and cut channels by, ``self.num_heads`` in a
+    ``view``, are set to what is left. Where it does not run with fewer channels, sizes written into its ``forward`` for
+    instance, they stay, with one line in the log.
 
     Args:
         model: plain, as ``SmartPruner.finalize`` or ``unmask_`` leave it; not yet ``compress_``-ed.

@@ -9,7 +9,7 @@ from .followers import following_batchnorms
 from .graph import call, device_of, evaluating, inputs_of, users_of_weights, watch_calls
 from .head import head_of
 from .outputs import tensors_in
-from .plain import BATCHNORMS, LAYERS, MASKABLE, left_alone, plain_batchnorm, why_not_plain
+from .plain import BATCHNORMS, LAYERS, MASKABLE, left_alone, plain_batchnorm, why_no_norm, why_not_plain
 from .pruned import bake_torch_masks_
 from .shards import check_model, check_whole
 from .swap import swap_
@@ -48,5 +48,6 @@ __all__ = [
     "users_of_weights",
     "watch_calls",
     "whole_or_not_at_all",
+    "why_no_norm",
     "why_not_plain",
 ]

@@ -3,7 +3,15 @@
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from smart_kernels.nn import TRANSPOSED, MaskedBatchNorm, MaskedConv2d, MaskedLinear, SparseConv2d, SparseLinear
+from smart_kernels.nn import (
+    TRANSPOSED,
+    LiveNorm,
+    MaskedBatchNorm,
+    MaskedConv2d,
+    MaskedLinear,
+    SparseConv2d,
+    SparseLinear,
+)
 
 LAYERS = (nn.Linear, nn.Conv2d)
 MASKABLE = (*LAYERS, nn.Conv1d, nn.Conv3d, *TRANSPOSED)  # the others run dense, however many zeros they have
@@ -24,6 +32,7 @@ OWN_NAMES |= {
     "joined",
     "epilogue",
 }  # set on the layers
+NORM_NAMES = OWN_NAMES | {"kind"} | set(dir(LiveNorm)) - set(dir(nn.Module))
 
 
 def why_not_plain(layer: nn.Module, classes: tuple[type[nn.Module], ...] = LAYERS) -> str | None:
@@ -61,6 +70,19 @@ def plain_batchnorm(module: nn.Module) -> bool:
     own = cls.forward is nn.BatchNorm2d.forward and cls.__call__ is nn.Module.__call__
     own = own and {"weight", "bias"} <= module._parameters.keys() and not hasattr(cls, "weight")
     return own and OWN_NAMES.isdisjoint(_names(module))
+
+
+def why_no_norm(module: nn.Module) -> str | None:
+    """Return why a module cannot be a norm over its last dimension alone, as far as can be seen without a run."""
+    own = {name: p for name, p in module._parameters.items() if p is not None}
+    if not own.keys() or not {"weight"} <= own.keys() <= {"weight", "bias"} or module._buffers or module._modules:
+        return "it must have a weight, perhaps a bias, and nothing else"
+    if any(p.dim() != 1 or len(p) < 2 or not p.is_floating_point() or p.is_meta for p in own.values()):
+        return "its weight must be a vector of floats"
+    if "forward" in vars(module) or any(type(p) is not nn.Parameter for p in own.values()):
+        return "its forward and its Parameters must be its own"
+    taken = sorted(NORM_NAMES & _names(module) - {"weight", "bias"})
+    return f"its own {' and '.join(taken)} would be overwritten" if taken else None
 
 
 def _names(module: nn.Module) -> set[str]:

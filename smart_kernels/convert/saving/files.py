@@ -4,8 +4,8 @@
     model.safetensors.half -> model.safetensors  from here on the new model is there: config.json.next belongs to it
     config.json.next -> config.json
 
-``config.json`` carries length and digest of the tensors it was written with. Whatever else lies beside them, a damaged
-file or half of another save, does not match.
+``config.json`` carries length and digest of the tensors it was written with, and these carry its numbers, which nothing
+else would contradict. Whatever else lies beside them, a damaged file or half of another save, does not match.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ CONFIG = "config.json"
 HALF = f"{TENSORS}.half"
 NEXT = f"{CONFIG}.next"
 MARK = "smart_kernels"  # in the metadata of the tensors: whose they are
+NUMBERS = "numbers"
 VERSION = 1
 GLANCE = 2**26  # bytes of a file that are looked at to see whose it is
 
@@ -40,7 +41,7 @@ def write(path: Path, config: dict, tensors: dict[str, Tensor]) -> None:
     half = path / HALF
     following = path / NEXT
     try:
-        save_file(tensors, half, {"format": "pt", MARK: str(VERSION)})
+        save_file(tensors, half, {"format": "pt", MARK: str(VERSION)} | _numbers(config))
         following.write_text(json.dumps(config | {"tensors": _digest(half)}, indent=2) + "\n")
         for written in (half, following):
             _to_disk(written)
@@ -101,9 +102,16 @@ def _config(path: Path, most: int) -> dict:
 
 def _matches(tensors: Path, header: dict, config: dict) -> bool:
     """Return whether these are the tensors of ``config``; version 0.1.0 wrote no digest, and no mark either."""
+    if _metadata(header).get(NUMBERS) != _numbers(config).get(NUMBERS):
+        return False
     if "tensors" not in config:
         return MARK not in _metadata(header)
     return config["tensors"]["bytes"] == tensors.stat().st_size and config["tensors"] == _digest(tensors)
+
+
+def _numbers(config: dict) -> dict[str, str]:
+    """Return what the metadata of the tensors say of the numbers that modules keep."""
+    return {NUMBERS: json.dumps(config[NUMBERS], sort_keys=True)} if NUMBERS in config else {}
 
 
 def _digest(path: Path) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.channels import fit_
+from smart_kernels.convert.channels import fit_, fit_numbers_
 from smart_kernels.convert.compress import PLAIN, LayerReport, Report, Settings, compress_, fuse_
 from smart_kernels.convert.measure import device_name
 from smart_kernels.convert.modules import device_of, refold_, swap_, whole_or_not_at_all
@@ -69,6 +69,7 @@ def shape_(model: nn.Module, config: dict, keys: Iterable[str]) -> None:
     """
     split_attention(model, config["split_attention"])
     fit_(model, config.get("slimmed", {}))
+    fit_numbers_(model, config.get("numbers", {}))
     biases = {key.removesuffix(".bias") for key in (*keys, *config["tied"]) if key.endswith(".bias")}
     refold_(model, config.get("folded", []), biases)
 

@@ -9,11 +9,11 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from smart_kernels.convert.channels import noted
+from smart_kernels.convert.channels import noted, noted_numbers
 from smart_kernels.convert.compress import LayerReport, Report, explaining_groups
 from smart_kernels.convert.modules import Folded
 from smart_kernels.formats import FORMATS, Format, Zeros
-from smart_kernels.nn import Sparse, SplitAttention, matrix, weight_shape
+from smart_kernels.nn import LiveNorm, Sparse, SplitAttention, matrix, weight_shape
 
 from .files import VERSION, write
 from .restore import checked, submodule
@@ -26,8 +26,8 @@ def save(model: nn.Module, directory: str | Path, report: Report) -> None:
     its own name. A model that was saved there before is replaced, whole or not at all.
 
     Raises:
-        ValueError: the report is that of another model, or the directory holds files of such names that somebody else
-            wrote, Hugging Face for one.
+        ValueError: the report is that of another model, norms are over their live channels alone, or the directory
+            holds files of such names that somebody else wrote, Hugging Face for one.
     """
     write(Path(directory), *gathered(model, report))
 
@@ -36,8 +36,9 @@ def gathered(model: nn.Module, report: Report) -> tuple[dict, dict[str, Tensor]]
     """Return what ``config.json`` says of a compressed model, and its tensors, on the CPU.
 
     Raises:
-        ValueError: the report is that of another model.
+        ValueError: the report is that of another model, or norms are over their live channels alone.
     """
+    _check_norms(model)
     layers: dict[str, dict] = {}
     tensors: dict[str, Tensor] = {}
     for row in report.rows:
@@ -56,7 +57,18 @@ def gathered(model: nn.Module, report: Report) -> tuple[dict, dict[str, Tensor]]
         "report": report.to_dict(),
         "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
     }
+    if numbers := noted_numbers(model):
+        config["numbers"] = numbers
     return config, {key: tensor.detach().cpu().contiguous() for key, tensor in {**rest, **tensors}.items()}
+
+
+def _check_norms(model: nn.Module) -> None:
+    norms = [name for name, module in model.named_modules() if isinstance(module, LiveNorm)]
+    if norms:
+        raise ValueError(
+            f"a file holds plain norms, got {', '.join(norms)} over live channels alone: call "
+            "slim_(model, example_input) after finalize(), and compress_ after it"
+        )
 
 
 def _smallest(layer: nn.Linear | nn.Conv2d, row: LayerReport) -> Format:

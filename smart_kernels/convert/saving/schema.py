@@ -25,7 +25,7 @@ class Table:
         if missing := self.keys.keys() - self.optional - value.keys():
             raise ValueError(f"{where} must hold {sorted(self.keys)}, got it missing {missing}")
         if unknown := value.keys() - self.keys.keys():
-            raise ValueError(f"{where} must hold {sorted(self.keys)}, got also {_shown(sorted(unknown))}")
+            raise ValueError(f"{where} must hold {sorted(self.keys)}, got also {_shown(', '.join(sorted(unknown)))}")
         for name, entry in value.items():
             self.keys[name](entry, f"{where}.{name}")
 
@@ -152,12 +152,13 @@ CONFIG = Table(
         "layers": mapping(anything),  # each LAYER, checked with the row that it belongs to
         "tied": mapping(text),
         "slimmed": mapping(sequence(count)),
+        "numbers": mapping(mapping(size)),
         "split_attention": sequence(text),
         "folded": sequence(text),
         "report": anything,  # REPORT
         "versions": mapping(text),
         "tensors": Table({"bytes": count, "sha256": text}),
     },
-    frozenset({"slimmed", "folded", "versions", "tensors"}),
+    frozenset({"slimmed", "numbers", "folded", "versions", "tensors"}),
 )
 LAYER = Table({"stored": text, "shared": sequence(text)})

@@ -32,7 +32,7 @@ WON = {
         {"BLOCK_M": 32},
     ),
     "block_grad_kernel": ({"WIDTH": 256}, {"BLOCK_M": 64}, {"BLOCK_M": 32}),
-    "weight_grad_kernel": DEEP,
+    "weight_grad_kernel": ({"WIDTH": 256}, *DEEP),
     "conv_grad_kernel": DEEP,
     "conv_matmul_kernel": ({"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 64}, {"BLOCK_M": 128, "num_stages": 2}),
     "block_gather_kernel": ({"BLOCK_M": 256}, {"BLOCK_M": 128, "num_warps": 4}, {"BLOCK_M": 128}, {"BLOCK_M": 64}),

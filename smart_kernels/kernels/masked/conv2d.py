@@ -40,12 +40,12 @@ def masked_grad_kernel(
             g += tl.load(g_p)
             g_p += blocks.to(tl.int64) * (BLOCK_N * BLOCK_K)
         store_gradients(
-            g, row, col,
+            g, row, col, None,
             weight_ptr, mask_ptr, threshold_ptr, temperature_ptr, dweight_ptr, dmask_ptr,
             N, K, group_n, group_k,
             stride_wn, stride_wk, stride_maskn, stride_maskk, stride_tn, stride_tk,
             eps,
             TILE_N, TILES_N, STRIDE_N, PARTS_N, BLOCK_N,
             TILE_K, TILES_K, STRIDE_K, PARTS_K, BLOCK_K,
-            PER_TILE_N, PER_TILE_K, EVEN_N, EVEN_K, DEAD_GRAD,
+            PER_TILE_N, PER_TILE_K, EVEN_N, EVEN_K, DEAD_GRAD, 1,
         )

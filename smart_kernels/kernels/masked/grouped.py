@@ -12,8 +12,8 @@ of columns, which the gradient of the input walks along, read the same memory.
 import triton
 import triton.language as tl
 
-from .linear import block_lives, pack_block, put_in_order
-from .live_blocks import list_line
+from .linear import pack_block, put_in_order
+from .live_blocks import block_lives, list_line
 
 # columns of the table
 FIELDS = tl.constexpr(16)
@@ -132,7 +132,8 @@ def group_pack_kernel(
         eps = tl.load(eps_ptr + layer)
         stride_mask = tl.cdiv(K, tile_k)
         if block_lives(row, col, mask_p, None, None, N, K, stride_mask, 1, 0, 0, None, None, eps,
-                       tile_n, TILES_N, stride_n, parts_n, BLOCK_N, tile_k, TILES_K, stride_k, parts_k, BLOCK_K, False):
+                       tile_n, TILES_N, stride_n, parts_n, BLOCK_N, tile_k, TILES_K, stride_k, parts_k, BLOCK_K,
+                       False, 1):
             weight_p = place(table_ptr, layer, WEIGHT).to(weight_ptr.dtype)
             stride_w = K
             if WIDE:

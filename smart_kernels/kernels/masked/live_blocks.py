@@ -25,13 +25,36 @@ def block_span(i, size, STRIDE, PARTS, BLOCK: tl.constexpr, EVEN: tl.constexpr):
 
 
 @triton.jit
-def element_tiles(i, TILE, TILES: tl.constexpr, STRIDE, PARTS, BLOCK: tl.constexpr):
-    """Return the tile of each element of block i; a single entry, to be broadcast, where all share one."""
+def of_elements(value, BLOCK: tl.constexpr, GROUP: tl.constexpr):
+    """Return what each element of GROUP blocks has from its block; of one block the number, to be broadcast."""
+    if GROUP == 1:
+        return value
+    else:
+        return tl.reshape(tl.broadcast_to(value[:, None], (GROUP, BLOCK)), (GROUP * BLOCK,))
+
+
+@triton.jit
+def element_tiles(i, TILE, TILES: tl.constexpr, STRIDE, PARTS, BLOCK: tl.constexpr, GROUP: tl.constexpr):
+    """Return the tile of each element of block i; a single entry, to be broadcast, where all share one.
+
+    Of several blocks, which have a tile each, ``i`` is that of each element.
+    """
     start = block_start(i, STRIDE, PARTS, BLOCK)
-    if TILES == 1:
+    if GROUP > 1:
+        return start // TILE
+    elif TILES == 1:
         return start // TILE + tl.arange(0, 1)
     else:
         return (start + tl.arange(0, BLOCK)) // TILE
+
+
+@triton.jit
+def tiles_of(start, TILE, TILES: tl.constexpr, GROUP: tl.constexpr):
+    """Return the tiles of the block that starts there, or the tile of each of several blocks."""
+    if GROUP > 1:
+        return start // TILE
+    else:
+        return start // TILE + tl.arange(0, TILES)
 
 
 @triton.jit
@@ -59,6 +82,30 @@ def load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, inside,
 def is_live(mask, eps):
     """Return whether a mask value is above eps; NaN is live, so that it stays visible."""
     return (mask <= eps) == 0
+
+
+@triton.jit
+def block_lives(row, col, mask_ptr, threshold_ptr, temperature_ptr, N, K,
+                stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k, eps,
+                TILE_N, TILES_N: tl.constexpr, STRIDE_N, PARTS_N, BLOCK_N: tl.constexpr,
+                TILE_K, TILES_K: tl.constexpr, STRIDE_K, PARTS_K, BLOCK_K: tl.constexpr,
+                DEAD_GRAD: tl.constexpr, GROUP: tl.constexpr):
+    """Return whether there is something to compute for the block: it has a live tile, or DEAD_GRAD; and it exists.
+
+    Of several blocks, with an entry each in ``col``, all have one tile.
+    """
+    start_n = block_start(row, STRIDE_N, PARTS_N, BLOCK_N)
+    start_k = block_start(col, STRIDE_K, PARTS_K, BLOCK_K)
+    exists = (start_n < N) & (start_k < K)
+    if DEAD_GRAD:
+        return exists
+    else:
+        tile_n, tile_k = tiles_of(start_n, TILE_N, TILES_N, 1), tiles_of(start_k, TILE_K, TILES_K, GROUP)
+        in_tile = (tile_n * TILE_N < N)[:, None] & (tile_k * TILE_K < K)[None, :]
+        mask = load_mask(mask_ptr, threshold_ptr, temperature_ptr, tile_n, tile_k, in_tile,
+                         stride_maskn, stride_maskk, stride_tn, stride_tk, group_n, group_k)
+        live = tl.max((in_tile & is_live(mask, eps)).to(tl.int32), 0)
+        return exists & ((live if GROUP > 1 else tl.max(live, 0)) > 0)
 
 
 @triton.jit

@@ -130,6 +130,12 @@ def needs_fp8() -> None:
         raise ValueError(f"the device must be sm_89 or newer for products of float8_e4m3fn, got {name}")
 
 
+def whole_copies(dy: Tensor, x: Tensor, n: Axis, k: Axis) -> bool:
+    """Return whether blocks and rows lie so that each copy of a gradient may have 16 bytes, if dy and x begin so."""
+    steps = (dy.stride(0), x.stride(0), n.stride, k.stride)
+    return dy.stride(1) == x.stride(1) == 1 and all(step % 16 == 0 for step in steps)
+
+
 def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, aligned: bool, precision: str) -> Callable:
     """Plan ``dy[:, rows of the block].T @ x[:, columns of the block]`` for each block, accumulated in fp32.
 
@@ -151,8 +157,6 @@ def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, aligned: 
     if not M * count:
         return lambda *tensors: grad()
     longest = min(count, k.blocks)
-    steps = (dy.stride(0), x.stride(0), n.stride, k.stride)
-    whole = aligned and dy.stride(1) == x.stride(1) == 1 and all(step % 16 == 0 for step in steps)
 
     def programs(meta):
         return (n.blocks * triton.cdiv(longest, max(1, meta["WIDTH"] // k.block)),)
@@ -162,7 +166,8 @@ def plan_grad(dy, x, count: int, n: Axis, k: Axis, dtype: torch.dtype, aligned: 
         M, n.size, k.size,
         *dy.stride(), *x.stride(),
         m_class(M), longest,
-        **constants(n, k), EVEN_N=n.even, EVEN_K=k.even, WHOLE_COPIES=whole, PRECISION=precision,
+        **constants(n, k), EVEN_N=n.even, EVEN_K=k.even, WHOLE_COPIES=aligned and whole_copies(dy, x, n, k),
+        PRECISION=precision,
     )  # fmt: skip
 
     def run(*tensors):

@@ -11,11 +11,13 @@ from torch import Tensor
 from smart_kernels.kernels.masked.linear import pack_kernel, weight_grad_kernel
 from smart_kernels.ops.common.arguments import m_class, precision
 from smart_kernels.ops.common.axis import Axis
-from smart_kernels.ops.common.block_matmul import Product, plan_matmul
+from smart_kernels.ops.common.block_matmul import Product, plan_matmul, whole_copies
 from smart_kernels.ops.common.launch import ABSENT, NOTHING, TENSOR, Launch, aligned, slot
 from smart_kernels.ops.common.plan import Planned, buffers
 
 from .live_blocks import Settings, TileMask, cut, lists_launch
+
+MOST = 1024  # blocks of a row that a program of the gradient looks at together
 
 
 def matmul(x: Tensor, weight: Tensor, mask: TileMask, bias: Tensor | None) -> Tensor:
@@ -87,24 +89,32 @@ def weight_grad(dy: Tensor, x: Tensor, weight: Tensor, mask: TileMask, wanted: W
 
     A second one sums dmask where a tile has several blocks.
     """
-    return _weight_grad((dy, x, weight, *mask.given), (mask.settings, wanted, precision()))
+    return _weight_grad((dy, x, weight, *mask.given), (mask.settings, wanted, aligned(dy, x), precision()))
 
 
 @Planned
 def _weight_grad(
-    dy, x, weight, values, threshold, temperature, settings: Settings, wanted: Wanted, precision: str
+    dy, x, weight, values, threshold, temperature, settings: Settings, wanted: Wanted, aligned: bool, precision: str
 ) -> Callable:
     mask = TileMask.of(values, threshold, temperature, settings)
     n, k = mask.axes(weight.shape)
     outputs = wanted.dweight, wanted.dmask, wanted.dbias is not None
+    one_tile = n.tiles_per_block == k.tiles_per_block == 1
+
+    def programs(meta):
+        group = max(1, meta["WIDTH"] // k.block) if one_tile else 1
+        return (n.whole_blocks * triton.cdiv(k.whole_blocks, group) + n.blocks * outputs[2],)
+
     launch = Launch(
-        weight_grad_kernel, (n.whole_blocks * k.whole_blocks + n.blocks * outputs[2],),
+        weight_grad_kernel, programs,
         TENSOR, TENSOR, TENSOR, *map(slot, mask.given), *(TENSOR if each else ABSENT for each in outputs),
         x.shape[0], *weight.shape, n.blocks, k.whole_blocks, *mask.groups,
         *dy.stride(), *x.stride(), *weight.stride(), *mask.strides,
         mask.eps, m_class(x.shape[0]),
         **cut(n, k), PER_TILE_N=n.blocks_per_tile, PER_TILE_K=k.blocks_per_tile,
-        EVEN_N=n.even, EVEN_K=k.even, DEAD_GRAD=wanted.all_blocks, PRECISION=precision,
+        EVEN_N=n.even, EVEN_K=k.even, WHOLE_COPIES=aligned and whole_copies(dy, x, n, k),
+        DEAD_GRAD=wanted.all_blocks, PRECISION=precision,
+        CHUNK=min(MOST, triton.next_power_of_2(k.whole_blocks)),
     )  # fmt: skip
     new = _new_gradients(torch.empty, weight, mask, n, k, wanted)
     finish = plan_finish(weight, mask, n, k, wanted)

@@ -1,10 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smart_kernels.kernels.common.block_matmul import CONFIGS
+from smart_kernels.kernels.masked.linear import weight_grad_kernel
 from smart_kernels.ops.common.plan import forget
 from smart_kernels.ops.masked import matmul as _masked_matmul
 from smart_kernels.ops.masked.linear import masked_linear
@@ -79,6 +81,34 @@ def test_matches_the_truncated_formula(M, N, K, tile, device):
     inputs, dy = make_inputs(M, N, K, tile, device=device)
     run, exact = (lambda *t: masked_linear(*t, tile=tile, eps=0.5)), (lambda *t: formula(*t, tile, 0.5))
     check(run, exact, inputs, dy, torch.float32)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU the tuner decides")
+@pytest.mark.parametrize("dead_grad", [False, True])
+@pytest.mark.parametrize(
+    ("tile", "chunk"), [((16, 16), 1024), ((16, 16), 4), ((32, 32), 1024), ((24, 40), 1024), ((40, 128), 1024)], ids=str
+)
+def test_a_gradient_of_several_blocks_is_exact(tile, chunk, dead_grad, monkeypatch):
+    """Rows that live blocks do not fill, one without any, edges, tiles of several blocks, rows of x that no step fills.
+
+    The numbers are small integers, so every sum is exact.
+    """
+    config = triton.Config({"BLOCK_M": 16, "WIDTH": 128}, num_warps=4, num_stages=2)
+    monkeypatch.setattr(weight_grad_kernel, "configs", [config])
+    monkeypatch.setattr(_masked_matmul, "MOST", chunk)
+    forget()
+    M, N, K = 37, 72, 200
+    x, weight, bias, dy = (torch.randint(-3, 4, shape).float() for shape in ((M, K), (N, K), (N,), (M, N)))
+    mask = torch.where(make_mask((N, K), tile) > 0, 0.5, 0.25)
+    mask[-1] = 0.25
+    inputs = [t.requires_grad_() for t in (x, weight, mask, bias)]
+    _, *got = gradients(lambda *t: masked_linear(*t, tile=tile, eps=0.25, dead_grad=dead_grad), inputs, dy)
+    want = gradients(lambda *t: formula(*t, tile, 0.25), [t.detach().double().requires_grad_() for t in inputs], dy)[1:]
+    if dead_grad:
+        want = *want[:2], reduce_sum(dy.double().T @ x.detach().double() * weight.detach().double(), tile), want[3]
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.double(), b)
+    forget()
 
 
 @given(st.data())

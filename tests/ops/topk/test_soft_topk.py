@@ -9,6 +9,7 @@ from smart_kernels.ops.common import forget
 from smart_kernels.ops.topk import launch as launchers
 from smart_kernels.ops.topk.soft_topk import _soft_topk, soft_topk
 from smart_kernels.reference.common.soft_mask import soft_mask
+from smart_kernels.reference.topk import soft_topk as solver
 from tests.util import assert_close
 
 # lanes whose result is not taken divide by zero
@@ -85,6 +86,49 @@ def test_float64_scores_meet_the_budget_to_float64():
     scores = torch.randn(40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for temperature in TEMPERATURES[:2]:
         assert budget_error(soft_topk(scores, 7, temperature)[0], 7) <= 1e-12
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """(threshold, whether the masks are too many there) of what the reference has evaluated, at most 80 times."""
+    found, excess = [], solver._excess
+
+    def watched(scores, threshold, *others):
+        result = excess(scores, threshold, *others)
+        found.append((threshold.item(), result[0].item() > 0))
+        assert len(found) <= solver.NEWTON + solver.BISECT
+        return result
+
+    monkeypatch.setattr(solver, "_excess", watched)
+    return found
+
+
+def solve(tried, scores, keep, temperature, cost=None, start=None):
+    """Return (low, threshold, high) of each threshold that was tried: between which ends it was known to lie."""
+    args = scores, torch.as_tensor([keep]), torch.tensor(temperature), cost
+    low, high = (end.item() for end in solver._bracket(*args))
+    tried.clear()
+    solver.soft_topk(*args, start)
+    found = []
+    for threshold, over in tried:
+        found.append((low, threshold, high))
+        low, high = (threshold, high) if over else (low, threshold)
+    return found
+
+
+def test_no_threshold_is_tried_that_is_known_to_be_too_low_or_too_high(tried):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        scores, cost = torch.randn(1, 4, generator=generator), torch.randn(1, 4, generator=generator).exp()
+        found = solve(tried, scores, cost.sum() / 2, 0.1, cost, torch.randn(1, generator=generator))
+        assert all(low < threshold < high for low, threshold, high in found)
+
+
+@pytest.mark.parametrize("spread, ends", [(1e12, True), (1e25, False)])
+def test_the_last_steps_halve_and_their_number_is_bounded(spread, ends, tried):
+    found = solve(tried, torch.tensor([[spread, -spread]], dtype=torch.float64), 0.5, 1e-3)
+    assert (len(found) < solver.NEWTON + solver.BISECT) == ends
+    assert all(threshold == (low + high) / 2 for low, threshold, high in found[solver.NEWTON + 1 :])
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["cost-per-score", "cost-per-group-and-score"])
