@@ -14,7 +14,7 @@ class Floor:
     """Lifts the best tile of each layer over the threshold.
 
     Without it a layer whose tiles are all under the threshold is trained away, and hardening, which keeps its best
-    tile, takes that from another layer: with 12 tiles for 8 layers two thirds of the masks changed in the end.
+    tile, takes that from another layer: with 12 tiles for 8 layers a third of them changed in the end.
 
     Args:
         pools: at least one.
