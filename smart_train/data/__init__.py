@@ -30,18 +30,15 @@ def load(
     """Load a data set.
 
     Args:
-        name: ``digits``, ``fashion``, ``folder:PATH`` (one subfolder of images per class), that path alone or another
-            of ``names()``.
+        name: ``digits``, ``fashion``, ``folder:PATH`` (a subfolder for each class), that path alone, or of ``names()``.
         directory: where the four IDX files of Fashion-MNIST are, if not where Debian puts them.
         size: pictures of a folder are resized to size x size.
-        split: what to test on. Of a folder the subfolder beside ``train``; default: val, valid, validation or test, if
-            there is one. Of digits and fashion ``test``, the default, or ``validation``: a fifth of the training
-            images, which are not trained on then. A function is told it as ``split``.
+        split: to test on. Of folders a subfolder beside ``train``; default: val, valid, validation or test. Of digits
+            and fashion ``test``, or ``validation``: a fifth of the training images. Functions are told it.
         workers: threads that read the pictures of a folder; default: one per processor core, at most 8.
 
     Raises:
-        ValueError: for another name, a split of data that has none, no workers, or when the files are not there; the
-            message says how to get them.
+        ValueError: another name, a split of data that has none, no workers, or missing files.
     """
     kind, _, argument = name.partition(":")
     if kind not in SOURCES and Path(name).is_dir():

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from .ranked import RankedPool
 
+FEW = 32  # tiles kept of a layer, in the mean: with more no layer has been seen to lose them all
 MARGIN = 1.0  # above the threshold, in scores: at the first temperature of a search a mask of .993
+
+
+def needs_floor(pool: RankedPool) -> bool:
+    """Return whether several layers compete for so few tiles that one may lose them all."""
+    layers = sum(map(len, pool.sharing.values()))
+    return layers > 1 and pool.scored * pool.target < FEW * layers * pool.everything
 
 
 class Floor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smart_kernels import soft_topk
 
-from .floor import Floor
+from .floor import Floor, needs_floor
 from .ranked import RankedPool
 
 
@@ -31,8 +31,7 @@ class Softened:
         costs = [pool.cost for pool in pools]
         some = any(cost is not None for cost in costs)
         self.cost = torch.cat([self._filled(pool) for pool in pools]) if some else None
-        several = any(sum(map(len, pool.sharing.values())) > 1 for pool in pools)
-        self.floor = Floor(pools) if several else None
+        self.floor = Floor(pools) if any(map(needs_floor, pools)) else None
 
     def masks(self, keep: Tensor, temperature: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the masks of all layers in one piece, and as views (rows, cols) by name; differentiable in all scores.

@@ -22,9 +22,9 @@ def confirmed(table: LatencyTable, model: nn.Module, example_input: Any, found: 
         table: that the plan was made from.
         model: plain; it stays as it is.
         example_input: see ``latency_table``.
-        found: a plan; one that leaves all dense says nothing.
+        found: a plan; one that leaves all dense, or is not for a time, says nothing.
     """
-    if not found.pruned:
+    if not found.pruned or found.unit != "ms":
         return table
     pruned = copy.deepcopy(model)
     pruner = OneShotPruner(pruned, found, search_steps=1)

@@ -38,9 +38,8 @@ def correct_(pruner: Pruner, plan: Plan, example_input: Any, seconds: float = PA
 
     Args:
         pruner: made with the plan, after ``harden()``.
-        plan: for a latency or a speed-up.
-        example_input: that the plan was made for.
-        seconds: see ``compress_``.
+        plan: for a latency or a speed-up, made for the example.
+        example_input, seconds: see ``compress_``.
 
     Raises:
         ValueError: the plan is not one of time, or the masks are not hard.
@@ -50,12 +49,17 @@ def correct_(pruner: Pruner, plan: Plan, example_input: Any, seconds: float = PA
     measured = measured_ms(pruner, plan, example_input, seconds)
     goal = plan.limit if plan.met else plan.predicted
     before = _kept(pruner)
+    _afford(pruner, goal - measured)
+    return Correction(goal, plan.ms, measured, before, _kept(pruner))
+
+
+def _afford(pruner: Pruner, more: float) -> None:
+    """Make the masks anew with so much more to spend; several budgets share it by what they spend."""
     planned = [pool for pool in pruner.pools if isinstance(pool, PlannedPool)]
     whole = sum(pool.spends for pool in planned)
     for pool in planned:
-        pool.afford((goal - measured) * pool.spends / whole if whole else 0.0)
+        pool.afford(more * pool.spends / whole if whole else 0.0)
     pruner.masked.set_masks(pruner.masked.hard_masks())
-    return Correction(goal, plan.ms, measured, before, _kept(pruner))
 
 
 def measured_ms(pruner: Pruner, plan: Plan, example_input: Any, seconds: float) -> float:

@@ -6,6 +6,7 @@ too. The best choice is then found exactly. Where no choice meets the target the
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,22 +38,18 @@ def plan(
     """Decide what each layer is to become so that the model, which stays as it is, meets a target at the least loss.
 
     Args:
-        model: plain and trained, on the device it will run on.
-        example_input: see ``latency_table``.
+        model, example_input: plain and trained, on the device it will run on; see ``latency_table``.
         target: ``Latency(ms)``, ``Speedup(factor)``, ``Size(nbytes)``, ``Macs(count)`` or ``Sparsity(fraction)``.
-        table: as ``latency_table`` has made it for this model and input; None measures it, with ``measuring``, and
-            for a target of time the first plan as well, in a copy pruned by magnitude: the second plan is returned.
+        table: of this model and input; None measures it, with ``measuring``, and plans twice: see ``confirmed``.
         batches, loss: see ``Pruner.prepare`` and ``loss_curves``; None for losses by magnitude.
 
     Raises:
         ValueError: there is no layer to prune, ``target`` is none, or one of ``batches`` and ``loss`` is missing.
     """
     _check(target, batches, loss)
-    known = latency_table(model, example_input, **measuring) if table is None else table
-    curves = loss_curves(model, _wanted(known), batches, loss)
-    if table is None and target.in_time:
-        known = confirmed(known, model, example_input, choose_plan(known, curves, target))
-    return choose_plan(known, curves, target)
+    known = table or latency_table(model, example_input, **measuring)
+    planned = partial(choose_plan, curves=loss_curves(model, _wanted(known), batches, loss), target=target)
+    return planned(known if table else confirmed(known, model, example_input, planned(known)))
 
 
 def _check(target: Target, batches: Batches | None, loss: Callable[..., Tensor] | None) -> None:

@@ -20,6 +20,7 @@ from smart_train import SmartPruner
 from smart_train.run import checkpoint as checkpoints
 from smart_train.run.recipe import Recipe
 from smart_train.run.training import Course, Training
+from smart_train.tasks import Classification
 
 STEPS = 6
 
@@ -140,6 +141,8 @@ def _kill_some(model: nn.Module, pattern) -> None:
 
 class Batches:
     """Random images instead of a data set."""
+
+    task = Classification()
 
     def batch(self, number: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(number)
