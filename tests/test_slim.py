@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -23,8 +24,11 @@ from smart_kernels import (
     slim_,
     unmask_,
 )
+from smart_kernels.convert.channels.couple import Group, Member, coupled
 from smart_kernels.convert.channels.follow import Follower
+from smart_kernels.convert.channels.rehearse import _half
 from smart_kernels.convert.channels.resize import fit_
+from smart_kernels.nn import live_norm_class
 from tests.cnn_models import SIZE, ZOO, make
 from tests.util import assert_close
 
@@ -344,3 +348,35 @@ def test_soft_masks_reach_a_layer_behind_a_batchnorm_once():
     assert torch.allclose(norm.weight, norm._parameters["weight"] * expand.channel_mask())
     model.train()(X).square().mean().backward()
     assert expand.scores.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("size", [2, 7, 8])
+def test_a_rehearsal_prunes_half_and_of_a_width_one_less(size):
+    index = torch.arange(size)
+    plain = Group(size, [Member(nn.Linear(1, size), index)], [])
+    width = plain._replace(norms=[(Member(live_norm_class(nn.LayerNorm)(size), index), None)])
+    counts = [int(_half(group, torch.Generator().manual_seed(0)).sum()) for group in (plain, width)]
+    assert counts == [size // 2, size // 2 - 1]
+
+
+def test_layers_that_stay_say_whether_they_ran():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 8), nn.Linear(4, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.used(x))
+
+    model = Net()
+    found = Follower(model).run(torch.ones(1, 4))
+    coupled(found, model, {"used": model.used, "idle": model.idle})
+    assert list(found.notes) == ["idle stays dense: it does not run on the example"]
+
+
+def test_what_slimming_did_is_not_to_be_changed():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    found = slim_(model, torch.ones(1, 4))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.layers = {}

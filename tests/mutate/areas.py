@@ -49,11 +49,17 @@ AREAS = {
     ),
     "following": Area(
         tuple(f"smart_kernels/convert/channels/{name}.py" for name in ("follow*", "o*", "p*", "record", "rules")),
-        ("tests/test_following.py", "tests/test_slim.py"),
+        ("tests/test_following.py", "tests/test_slim.py", "tests/test_heads.py", "tests/test_width.py"),
     ),
     "slimming": Area(
         tuple(f"smart_kernels/convert/channels/{name}.py" for name in ("slim", "re[!c]*", "couple", "ties")),
-        ("tests/test_slim.py", "tests/train/test_coupled.py", "tests/test_following.py"),
+        (
+            "tests/test_slim.py",
+            "tests/train/test_coupled.py",
+            "tests/test_following.py",
+            "tests/test_width.py::test_half_of_the_width_leaves",
+            "tests/test_width.py::test_a_size_taken_from_the_stream_makes_it_stay",
+        ),
     ),
     "choice": Area(
         (

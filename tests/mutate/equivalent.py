@@ -2,6 +2,9 @@
 
 SOLVER = "smart_kernels/reference/topk/soft_topk.py"
 BUDGET = "smart_kernels/patterns/budget.py"
+TIES = "smart_kernels/convert/channels/ties.py"
+TILES = "smart_train/masks/tiles.py"
+RANKS = "smart_train/masks/ranks.py"
 FITS = "smart_train/run/fits.py"
 ALIKE = "smart_kernels/convert/compress/alike.py"
 SETTINGS = "smart_kernels/convert/compress/settings.py"
@@ -38,4 +41,17 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "seconds: float = 0.5",
         "seconds: float = 1.5",
     ): "who measures says how long: compress_ and the latency table",
+    (RANKS, " @staticmethod", ""): "autograd calls forward and backward of the class, not of an object of it",
+    (TIES, "self._count = 1", "self._count = 2"): "a number that no channel has is tied to none",
+    (
+        TIES,
+        "numbers = numbers.narrow(dim, 0, 1)",
+        "numbers = numbers.narrow(dim, 1, 1)",
+    ): "the line above has found all numbers along dim equal",
+    (
+        TIES,
+        "self._parent = np.concatenate([self._parent, np.arange(len(self._parent), 2 * self._count)])",
+        "self._parent = np.concatenate([self._parent, np.arange(len(self._parent), 3 * self._count)])",
+    ): "how far room is made ahead changes how often",
+    (TILES, "  @torch.no_grad()", ""): "what patterns say of importances has no gradient, so neither has its mean",
 }

@@ -1,5 +1,7 @@
 """What pools and those around them promise one by one: settings, prices, who owns a layer, and that processes agree."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,11 +11,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from smart_kernels import Block, Channel, mask_
 from smart_train import SmartPruner
 from smart_train.masks import owners
-from smart_train.masks.planned import _whole
+from smart_train.masks.inputs import Graphed
+from smart_train.masks.planned import PlannedPool, _whole
 from smart_train.masks.pools import Budget
 from smart_train.masks.ranks import Ranks
 from smart_train.masks.sharing import standardised
-from smart_train.masks.tiles import fold_
+from smart_train.masks.tiles import fold_, tile_means
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,56 @@ def test_a_wrapper_that_waits_for_scores_is_refused(one_of_two):
     with pytest.raises(ValueError, match="waits for scores"):
         SmartPruner(model, sparsity=0.5, search_steps=2)
     del wrapper
+
+
+@pytest.mark.parametrize("settings", [{"sparsity": "0.5"}, {"sparsity": 0.5, "eps": "0.1"}])
+def test_a_budget_is_made_of_numbers(settings):
+    with pytest.raises(TypeError, match="must be a number"):
+        Budget(**settings)
+
+
+@pytest.mark.parametrize("kept", [1, 8, 200])
+def test_what_counts_as_dead_follows_from_the_budget(kept):
+    """Equal scores have a mask of keep / n each, a tenth of which must still be alive."""
+    model = nn.Sequential(nn.Linear(64, 64, bias=False))
+    (pool,) = SmartPruner(model, Block(4, 4), 1 - kept / 256, search_steps=2).pools
+    assert pool.target == kept and pool.eps == pytest.approx(min(1e-3, 0.1 * kept / 256))
+
+
+@pytest.mark.parametrize("u", [0.25, 0.5, 1.0])
+def test_tiles_of_different_costs_fill_a_budget_on_the_way(u):
+    model = nn.Sequential(nn.Linear(18, 18, bias=False))  # tiles at the edge are smaller
+    pruner = SmartPruner(model, Block(4, 4), 0.75, search_steps=4)
+    pruner.step()
+    (pool,) = pruner.pools
+    keep = pool.keep(u)
+    spent = sum(float((mask * pool.costs[name]).sum()) for name, mask in pool.hard_masks(keep).items())
+    assert keep - 16 < spent <= keep
+
+
+def test_a_planned_search_begins_between_the_last_tile_and_the_next():
+    pool = object.__new__(PlannedPool)
+    scores = torch.tensor([[9.0, 5.0, 7.0, 6.0]])
+    pool.layers, pool._densities = {"a": SimpleNamespace(scores=scores.clone())}, {"a": 0.5}
+    pool.start_scores_()
+    assert pool.layers["a"].scores.tolist() == [[2.5, -1.5, 0.5, -0.5]]
+    pool.layers, pool._densities = {"a": SimpleNamespace(scores=scores.clone())}, {"a": 0.1}
+    pool.start_scores_()
+    assert pool.layers["a"].scores.max() == 0, "not even one tile: the best is at the threshold"
+
+
+def test_means_of_tiles_have_no_gradient():
+    model = nn.Sequential(nn.Linear(8, 8, bias=False))
+    pruner = SmartPruner(model, Block(4, 4), 0.5, search_steps=2)
+    (means,) = tile_means(pruner.masked, lambda layer: layer.matrix().square()).values()
+    assert not means.requires_grad
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_captured_is_in_the_mode_of_the_model(training):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).train(training)
+    pruner = SmartPruner(model, Block(4, 4), 0.5, search_steps=2)
+    pruner.step()
+    seen = []
+    Graphed(pruner.masked, (torch.ones(1, 8),), lambda module, samples, **_: seen.append(module))
+    assert seen[0].training == training and model[1].training == training
