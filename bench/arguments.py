@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check = _command(commands, "gpu-check", "the first minutes on a GPU: right, then fast")
     check.add_argument("--minutes", type=_positive, help="ends after this long, what is worth most first; default: 8")
     cores = "default: as many as there are cores; 1 in a dry run, and then everything runs in this one"
-    check.add_argument("--processes", type=int, choices=range(1, 257), metavar="N", help=cores)
+    check.add_argument("--processes", type=_whole(256), metavar="N", help=cores)
     check.add_argument("--small", action="store_true", help="small shapes, as under compute-sanitizer")
     check.add_argument("--all", dest="parts", action="store_const", const=list(PARTS), help="every part, the default")
     for part in PARTS:
@@ -56,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def _add_pareto(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--models", nargs="+", choices=PARETO_MODELS, metavar="MODEL", help=f"default: {', '.join(PARETO_MODELS)}")
-    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--seeds", type=_whole(100), default=5, metavar="N", help="from 0 on; default: 5")
     add("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
 
 
@@ -64,7 +65,7 @@ def _add_accuracy(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--cells", nargs="+", choices=CELLS, metavar="CELL", help=f"default: the core; of {', '.join(CELLS)}")
     add("--pruners", nargs="+", choices=METHODS, metavar="NAME", help=f"default: all of {', '.join(METHODS)}")
-    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--seeds", type=_whole(100), default=5, metavar="N", help="from 0 on; default: 5")
     add("--cost", action="store_true", help="only count what each method costs in memory")
     add("--search", action="store_true", help="only find the settings of the methods, on a validation split")
     add("--variants", action="store_true", help="changes of SMART, one at a time, on cells and seeds of their own")
@@ -78,7 +79,7 @@ def _add_tasks(command: argparse.ArgumentParser) -> None:
     add("--cells", nargs="+", choices=TASK_CELLS, metavar="CELL", help=f"default: all of {', '.join(TASK_CELLS)}")
     usual = "default: SMART, one-shot, gradual and the method that claims the task; any of "
     add("--pruners", nargs="+", choices=TASK_METHODS, metavar="NAME", help=usual + ", ".join(TASK_METHODS))
-    add("--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="from 0 on; default: 5")
+    add("--seeds", type=_whole(100), default=5, metavar="N", help="from 0 on; default: 5")
     add("--minutes", type=_positive, help="start nothing after this long; default: until all is done")
 
 
@@ -88,7 +89,7 @@ def _command(commands, name: str, help_: str) -> argparse.ArgumentParser:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     command.add_argument("--dry-run", action="store_true", help="small, on the CPU, once; times and writes nothing")
     command.add_argument("--device", choices=("cpu", "cuda"), default=found)
-    command.add_argument("--threads", type=int, choices=range(1, 1 + (os.cpu_count() or 1)), default=1, metavar="N")
+    command.add_argument("--threads", type=_whole(os.cpu_count() or 1), default=1, metavar="N")
     only = "regular expression; only cases that contain it"
     command.add_argument("--filter", type=_expression, default="", metavar="TEXT", help=only)
     command.add_argument("--out", type=_place, metavar="FILE", help="default: beside the committed results")
@@ -102,6 +103,15 @@ def _positive(text: str) -> float:
         number = 0.0
     if number <= 0:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return number
+
+
+def _whole(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}, got {text}")
+        return int(text)
+
     return number
 
 

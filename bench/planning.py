@@ -7,7 +7,6 @@ latency table took, what was asked, predicted and measured, and where and with w
 import argparse
 import copy
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from smart_train import OneShotPruner, Speedup, correct_, plan
 from smart_train.models import build
 
 from .resnet import ResNet
-from .rows import RESULTS, environment
+from .rows import RESULTS, command, environment
 
 ROWS = RESULTS / "planning" / "predicted.jsonl"
 FACTORS = (1.5, 2.0, 3.0)
@@ -75,9 +74,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def _append(path: Path, row: dict, argv: list[str] | None) -> None:
     """Print a row, and write it with device, versions and the command."""
     arguments = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "bench.planning", *arguments])
     with path.open("a") as file:
-        print(json.dumps(row | environment("cpu") | {"command": command}), file=file)
+        print(json.dumps(row | environment("cpu") | {"command": command("bench.planning", arguments)}), file=file)
     print({key: value for key, value in row.items() if key != "layers"}, flush=True)
 
 

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -18,6 +18,8 @@ import triton
 import smart_kernels
 
 from .places import IS_CHECKOUT, RESULTS
+
+PLACES = ("--out", "--cache")  # options that say where on a machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,30 @@ def environment(device: str) -> dict:
         "python": platform.python_version(),
         "commit": commit(),
         "date": date.today().isoformat(),
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "command": command("bench", sys.argv[1:]),
     }
+
+
+def command(module: str, arguments: Sequence[str]) -> str:
+    """Return how a module was called, without the places of a machine that it read or wrote."""
+    kept = []
+    after = False  # an option whose value is a place
+    for argument in arguments:
+        option, *value = argument.split("=", 1)
+        if not after and option not in PLACES:
+            kept.append(argument)
+        after = option in PLACES and not value
+    return shlex.join(["python", "-m", module, *kept])
+
+
+def made_on(rows: Iterable["Measured"]) -> str:
+    """Return where, with what and when rows were made, in a line."""
+    rows = list(rows)
+    devices = ", ".join(sorted({f"{row.device}, {row.threads} thread{'s' * (row.threads > 1)}" for row in rows}))
+    versions = ", ".join(sorted({f"torch {row.torch}, Python {row.python}" for row in rows}))
+    commits = ", ".join(sorted({row.commit for row in rows}))
+    days = [row.date for row in rows]
+    return f"{len(rows)} runs on {devices}; {versions}; commits {commits}; {min(days)} to {max(days)}"
 
 
 def device_name(device: str) -> str:

@@ -618,3 +618,25 @@ def test_census_finds_faults(change, fault):
     row = GOOD | change
     found = table.faults(row | {"budget": budget.budget(row)})
     assert found == [] if fault is None else any(fault in f for f in found)
+
+
+def test_a_row_says_the_command_and_no_place_of_a_machine():
+    given = ["pareto", "--seeds", "2", "--out", "/a b/c.jsonl", "--cache=/d", "--models", "cnn"]
+    assert rows.command("bench", given) == "python -m bench pareto --seeds 2 --models cnn"
+    assert rows.command("bench", ["ops", "--out=x"]) == "python -m bench ops"
+
+
+def test_no_committed_row_names_a_place_of_a_machine():
+    places = [
+        line for path in rows.RESULTS.rglob("*.jsonl") for line in path.open() if re.search(r" --(out|cache)\b", line)
+    ]
+    assert not places
+
+
+@pytest.mark.parametrize("given", ["0", "101", "two", "-1", "1.5"])
+def test_a_number_that_does_not_fit_is_one_clear_line(given, capsys):
+    with pytest.raises(SystemExit):
+        main(["pareto", f"--seeds={given}"])
+    assert (
+        capsys.readouterr().err.splitlines()[-1].endswith(f"--seeds: must be a whole number from 1 to 100, got {given}")
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..report.drawing import save
+from ..rows import made_on
 from . import cost, record, tried, tuning
 from .cells import CELLS, CORE, METHODS, title
 from .compare import OURS, Comparison
@@ -92,14 +93,9 @@ def made(runs: list[Run]) -> str:
     """Return where and with what the rows were made."""
     if not runs:
         return "No runs yet."
-    device = ", ".join(sorted({f"{run.device}, {run.threads} thread{'s' * (run.threads > 1)}" for run in runs}))
-    versions = ", ".join(sorted({f"torch {run.torch}, Python {run.python}" for run in runs}))
-    commits = ", ".join(sorted({run.commit for run in runs}))
-    load = fmean(run.load for run in runs)
     return (
-        f"{len(runs)} runs on {device}; {versions}; commits {commits}; {min(run.date for run in runs)} to "
-        f"{max(run.date for run in runs)}. Steps are processor time over that of a dense step; the machine was shared "
-        f"(mean load {load:.0f}), so they are rough."
+        f"{made_on(runs)}. Steps are processor time over that of a dense step; the machine was shared (mean load "
+        f"{fmean(run.load for run in runs):.0f}), so they are rough."
     )
 
 

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smart_kernels import parse
-from smart_train import PRUNERS
 from smart_train.data import Data, load
 from smart_train.run import checkpoint
 from smart_train.run.evaluate import quality as accuracy
@@ -23,6 +21,7 @@ from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
 
 from .. import rows
+from ..refused import refused
 from .cells import Cell
 from .record import Run, Task
 
@@ -34,13 +33,7 @@ HELD = 10_000  # images to validate on
 
 def refusal(cell: Cell, method: str) -> str:
     """Return why a method does not prune what a cell has, or nothing."""
-    recipe = cell.recipe(0, method)
-    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256))
-    try:
-        PRUNERS[recipe.pruner](model, parse(recipe.pattern), recipe.sparsity, **recipe.pruner_settings)
-    except ValueError as error:
-        return str(error)
-    return ""
+    return refused(cell.recipe(0, method))
 
 
 def run(cell: Cell, task: Task, device: str, tested: str = "test") -> Run:

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from ..accuracy.paired import Difference
 from ..report.drawing import save
+from ..rows import made_on
 from . import picture, record
 from .choices import MODELS, PLANS
 from .compare import Front, near
@@ -58,14 +59,7 @@ def predictions(fronts: dict[str, Front]) -> str:
 
 def made(points: list[Point]) -> str:
     """Return where and with what the rows were made."""
-    device = ", ".join(sorted({f"{p.device}, {p.threads} thread{'s' * (p.threads > 1)}" for p in points}))
-    versions = ", ".join(sorted({f"torch {p.torch}, Python {p.python}" for p in points}))
-    commits = ", ".join(sorted({p.commit for p in points}))
-    days = sorted({p.date for p in points})
-    load = fmean(p.load for p in points)
-    return (
-        f"{len(points)} runs on {device}; {versions}; commits {commits}; {days[0]} to {days[-1]}; mean load {load:.0f}."
-    )
+    return f"{made_on(points)}; mean load {fmean(point.load for point in points):.0f}."
 
 
 def _rows(model: str, front: Front, plan: str) -> list[str]:

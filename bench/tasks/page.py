@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..accuracy.paired import Difference, paired
+from ..rows import made_on
 from . import record
 from .cells import BATCH, CELLS, FAIR, SCENES, STEPS, title
 from .data import TASKS
@@ -55,7 +56,7 @@ def text(runs: Iterable[Run]) -> str:
     lines.append(_row(["**SMART**", *(_mean(found[cell][OURS]) for cell in CELLS)]))
     for method in methods(runs):
         lines.append(_row([title(method), *(_difference(cell, method, found[cell]) for cell in CELLS)]))
-    return "\n".join([*lines, "", _made(runs)])
+    return "\n".join([*lines, "", f"{made_on(runs)}." if runs else "No runs yet."])
 
 
 def methods(runs: Iterable[Run]) -> list[str]:
@@ -85,17 +86,6 @@ def _dense(of_cell: dict[str, dict[int, Run]]) -> str:
 
 def _mean(runs: dict[int, Run]) -> str:
     return f"**{fmean(run.quality for run in runs.values()):.2f}** ({len(runs)})" if runs else "not run"
-
-
-def _made(runs: list[Run]) -> str:
-    """Return where and with what the rows were made."""
-    if not runs:
-        return "No runs yet."
-    device = ", ".join(sorted({f"{run.device}, {run.threads} thread{'s' * (run.threads > 1)}" for run in runs}))
-    versions = ", ".join(sorted({f"torch {run.torch}, Python {run.python}" for run in runs}))
-    commits = ", ".join(sorted({run.commit for run in runs}))
-    days = f"{min(run.date for run in runs)} to {max(run.date for run in runs)}"
-    return f"{len(runs)} runs on {device}; {versions}; commits {commits}; {days}."
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from smart_kernels import parse
-from smart_train import PRUNERS
 from smart_train.data import Data
 from smart_train.run.evaluate import quality
 from smart_train.run.recipe import Recipe
 from smart_train.run.stages import Stages
 
 from .. import rows
+from ..refused import refused
 from .cells import CELLS, Cell
 from .record import Run, Task
 
@@ -24,13 +23,7 @@ AFTERWARDS = ("pattern", "sparsity", "pruner", "options", "search_steps", "finet
 
 def refusal(cell: Cell, method: str) -> str:
     """Return why a method does not prune what a cell has, or nothing."""
-    recipe = cell.recipe(method, 0, {})
-    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256))
-    try:
-        PRUNERS[recipe.pruner](model, parse(recipe.pattern), recipe.sparsity, **recipe.pruner_settings)
-    except ValueError as error:
-        return str(error)
-    return ""
+    return refused(cell.recipe(method, 0, {}))
 
 
 def run(task: Task, data: Data, steps: dict[str, int], device: str, scratch: Path = SCRATCH) -> Run:
